@@ -1,0 +1,79 @@
+"""nano's vision tokenizer, from scratch: `python -m recipes.nano_vision runs/vision`.
+
+64 codes of a codebook of 2,048 for a picture of 64x64, trained on Emoji World without its held-out
+pairs. Kill it whenever you like: the same command goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emu3.config import VisionConfig
+from emu3.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
+from emu3.train.vision import VisionTraining, train_vision
+from emu3.vision.tokenizer import VisionTokenizer
+
+CONFIG = VisionConfig(codebook_size=2048, ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=1)
+
+RUN = VisionTraining(
+    steps=2400,
+    batch=12,
+    learning_rate=2e-3,
+    warmup=20,
+    unquantised=200,
+    l1=0.2,
+    commitment=0.25,
+    clip=1.0,
+    report_every=20,
+    save_every=200,
+    seed=0,
+)
+
+
+def pixels_of(scenes: list[Scene], icons: Icons) -> Tensor:
+    """Scenes of one ratio as pixels [B, 3, H, W] in [-1, 1]."""
+    pictures = np.stack([compose(scene, icons) for scene in scenes])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+
+
+def scenes_of_one_ratio(rng: np.random.Generator, pairs: np.ndarray, count: int) -> list[Scene]:
+    """Random scenes of random pairs, all in the ratio that the first happens to have."""
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        thing, style = pairs[rng.integers(len(pairs))]
+        scene = random_scene(rng, int(thing), int(style))
+        if not scenes or scene.ratio == scenes[0].ratio:
+            scenes.append(scene)
+    return scenes
+
+
+def main(folder: Path) -> VisionTokenizer:
+    """Train, with a sheet of held-out pictures and their reconstructions at every checkpoint."""
+    icons = Icons.load()
+    seen = seen_pairs()
+    shown = pixels_of(scenes_of_one_ratio(np.random.default_rng(1), held_out_pairs(), 16), icons)
+
+    def batch(rng: np.random.Generator, count: int) -> Tensor:
+        return pixels_of(scenes_of_one_ratio(rng, seen, count), icons)
+
+    @torch.no_grad()
+    def sheet(model: VisionTokenizer, step: int) -> None:
+        codes = model.encode(shown)
+        both = torch.cat([shown, model.decode(codes)], dim=2).clamp(-1, 1)
+        row = both.permute(2, 0, 3, 1).flatten(1, 2).add(1).mul(127.5).byte()
+        Image.fromarray(row.numpy()).save(folder / f"sheet-{step:06d}.png")
+        error = (both.chunk(2, dim=2)[0] - both.chunk(2, dim=2)[1]).square().flatten(1).mean(1)
+        psnr = (-10 * torch.log10(error / 4)).mean().item()
+        print(f"step {step}: held out {psnr:.2f} dB, {len(codes.unique())} codes in use")
+
+    return train_vision(CONFIG, RUN, batch, folder, on_save=sheet)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/vision"))

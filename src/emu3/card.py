@@ -1,0 +1,49 @@
+"""What a checkpoint was made for: `emu3.json` beside its config, or BAAI's defaults without one.
+
+The published config files have no place for a quality suffix, a negative prompt or a licence, and
+no key of theirs is bent for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from emu3.config import FileConfig
+
+CARD_FILE = "emu3.json"
+QUALITY_SUFFIX = " masterpiece, film grained, best quality."
+NEGATIVE_PROMPT = (
+    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, "
+    "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
+    "username, blurry."
+)
+TASKS = ("image", "chat")
+
+
+@dataclass(frozen=True)
+class Card(FileConfig):
+    """Defaults are those of BAAI's checkpoints (README and `image_generation.py`)."""
+
+    tasks: tuple[str, ...] = TASKS
+    suffix: str = QUALITY_SUFFIX
+    negative_prompt: str = NEGATIVE_PROMPT
+    license: str = "Apache-2.0"
+    description: str = ""
+
+    def check(self) -> None:
+        """Raise ValueError on a task that there is no verb for."""
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> Card:
+        """The card of a checkpoint folder; without one, what its published name promises."""
+        if (folder / CARD_FILE).exists():
+            return cls.from_file(folder / CARD_FILE)
+        if "-Gen" in name:
+            return cls(tasks=("image",))
+        if "-Chat" in name:
+            return cls(tasks=("chat",))
+        return cls()

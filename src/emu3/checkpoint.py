@@ -1,0 +1,161 @@
+"""A checkpoint opened: decoder, text tokenizer, vision tokenizer, and what they were made for.
+
+A checkpoint is one folder in BAAI's layout (`config.json`, weights, two vocabulary files) and a
+second for the vision tokenizer (`config.json`, `preprocessor_config.json`, weights).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from emu3.card import CARD_FILE, Card
+from emu3.config import DecoderConfig, PreprocessorConfig, read_json
+from emu3.decoder.transformer import Transformer
+from emu3.errors import InputError
+from emu3.files import check_writable, replacing
+from emu3.hub import VISION_FOLDER, find_model, find_vision
+from emu3.prompt import Prompts
+from emu3.text import TextTokenizer
+from emu3.vision.tokenizer import VisionTokenizer
+from emu3.weights import load_decoder, load_vision, save_weights
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model runs and in which precision."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def choose(cls, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Place:
+        """CUDA where there is one, in bfloat16; else the CPU, in float32. Raises InputError."""
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(device)
+        except RuntimeError:
+            raise InputError(f"no such device: {device!r}; try cpu or cuda") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError("device cuda: PyTorch finds no CUDA GPU on this machine; use cpu")
+        if dtype is None:
+            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        if isinstance(dtype, str) and dtype not in DTYPES:
+            raise InputError(f"no such precision: {dtype!r}; one of {', '.join(DTYPES)}")
+        return cls(device, DTYPES[dtype] if isinstance(dtype, str) else dtype)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything read from the folders of a model."""
+
+    name: str
+    card: Card
+    decoder: Transformer
+    text: TextTokenizer
+    vision: VisionTokenizer
+    preprocessor: PreprocessorConfig
+
+    @property
+    def prompts(self) -> Prompts:
+        """The templates, with the grammar of this vocabulary."""
+        return Prompts.of(self.text)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder, with the vision tokenizer inside; whole or not at all.
+
+        Weights keep their precision. Every file is in BAAI's layout; the card is one more file.
+        """
+        check_writable(folder.parent / f"{folder.name}.json")
+        with replacing(folder) as temporary:
+            (temporary / VISION_FOLDER).mkdir(parents=True)
+            save_decoder(self.decoder, self.text, temporary)
+            save_vision(self.vision, self.preprocessor, temporary / VISION_FOLDER)
+            write_json(temporary / CARD_FILE, self.card.to_dict())
+
+
+def open_checkpoint(model: str | Path, vision: str | Path | None, place: Place) -> Checkpoint:
+    """Read a model by name, folder or hub id; raises InputError on whatever is wrong with it."""
+    folder = find_model(model)
+    text, config = open_text(folder)
+    vision_folder = find_vision(folder, vision, model)
+    tokenizer = load_vision(vision_folder, torch.float32, place.device)
+    if tokenizer.config.codebook_size != text.vocabulary.codebook_size:
+        raise InputError(
+            f"{vision_folder}: {tokenizer.config.codebook_size} codes, but {folder} has ids for "
+            f"{text.vocabulary.codebook_size}; these two do not belong together"
+        )
+    preprocessor = PreprocessorConfig.from_file(vision_folder / "preprocessor_config.json")
+    if preprocessor.spatial_factor % tokenizer.config.spatial_factor:
+        raise InputError(
+            f"{vision_folder}: spatial_factor {preprocessor.spatial_factor} is no multiple of the "
+            f"{tokenizer.config.spatial_factor} pixels of a code"
+        )
+    return Checkpoint(
+        name=str(model),
+        card=Card.of(folder, str(model)),
+        decoder=load_decoder(folder, place.dtype, place.device),
+        text=text,
+        vision=tokenizer,
+        preprocessor=preprocessor,
+    )
+
+
+def open_text(folder: Path) -> tuple[TextTokenizer, DecoderConfig]:
+    """The text tokenizer and the decoder's config of a folder, checked against each other."""
+    config = DecoderConfig.from_file(folder / "config.json")
+    text = TextTokenizer.from_folder(folder)
+    text.vocabulary.check(config)
+    if (folder / "generation_config.json").exists():
+        _check_generation(folder / "generation_config.json", config)
+    return text, config
+
+
+def _check_generation(path: Path, config: DecoderConfig) -> None:
+    """The stop and pad ids that transformers would use must be those of the config."""
+    said = read_json(path)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if key in said and said[key] != getattr(config, key):
+            raise InputError(f"{path}: {key} = {said[key]}, config.json says {getattr(config, key)}")
+
+
+def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:
+    """Write a decoder and its text tokenizer to an existing folder, in BAAI's layout."""
+    config = model.config
+    described = {"architectures": ["Emu3ForCausalLM"], **config.to_dict()}
+    write_json(folder / "config.json", {**described, "torch_dtype": _name(model.dtype)})
+    ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Emu3Tokenizer"})
+    text.save(folder)
+    save_weights(model, folder)
+
+
+def save_vision(model: VisionTokenizer, preprocessor: PreprocessorConfig, folder: Path) -> None:
+    """Write a vision tokenizer to an existing folder, in BAAI's layout."""
+    described = {"architectures": ["Emu3VisionVQModel"], **model.config.to_dict()}
+    write_json(folder / "config.json", {**described, "torch_dtype": _name(model.dtype)})
+    bounds = {"min_pixels": preprocessor.min_pixels, "max_pixels": preprocessor.max_pixels}
+    said = {key: value for key, value in preprocessor.to_dict().items() if value is not None}
+    write_json(folder / "preprocessor_config.json", {**said, "size": bounds})
+    save_weights(model, folder)
+
+
+def write_json(path: Path, value: dict[str, object]) -> None:
+    """Write a JSON object with sorted keys and an end of line, as the published files have."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

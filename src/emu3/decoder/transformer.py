@@ -1,0 +1,133 @@
+"""The decoder, top to bottom: embed, blocks, norm, head.
+
+Plain arithmetic: who is in the batch, what may be sampled, on how many devices it runs and in
+which number format are decided elsewhere. Names of parameters are those of the published
+checkpoints. Dropout (0.1 in the paper's models) acts in four places, in training only: attention
+probabilities, after attention, after the MLP, and on the embeddings.
+
+Source: `modeling_emu3.py` of baaivision/Emu3.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emu3.config import DecoderConfig
+from emu3.decoder.attention import Attention, Rotation, rotation
+from emu3.decoder.cache import Cache
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size], same shape out."""
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.up_proj = nn.Linear(hidden, inner, bias=False)
+        self.down_proj = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, hidden], same shape out."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normed copy, added back."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.dropout = nn.Dropout(config.attention_dropout)
+
+    def forward(self, x: Tensor, by: Rotation, cache: Cache | None, mask: Tensor | None) -> Tensor:
+        """[B, L, hidden], same shape out."""
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), by, cache, mask))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Trunk(nn.Module):
+    """Everything but the head; `model` in the checkpoint's names."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.dropout = nn.Dropout(config.attention_dropout)
+
+
+class Transformer(nn.Module):
+    """`Emu3ForCausalLM` of the published checkpoints."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of activations and cache."""
+        return self.model.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.norm.weight.device
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """Ids [B, L] to logits [B, L, vocabulary]. With a cache, `ids` continue what it holds."""
+        return self.logits(self.hidden(ids, cache))
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """Ids [B, L] to the last hidden states [B, L, hidden]; the cache moves on by L."""
+        length = ids.shape[1]
+        positions, mask = torch.arange(length, device=ids.device)[None], None
+        if cache is not None:
+            positions = cache.positions(length, ids.device)
+            mask = cache.mask(length, ids.device)
+        by = rotation(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
+        x = self.model.dropout(self.model.embed_tokens(ids))
+        for block in self.model.layers:
+            x = block(x, by, cache, mask)
+        if cache is not None:
+            cache.advance(length)
+        return self.model.norm(x)
+
+    def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Hidden states [..., hidden] to logits in float32, of the vocabulary or some rows of it."""
+        weight = self.lm_head.weight if rows is None else self.lm_head.weight[rows]
+        return F.linear(hidden, weight).float()
+
+    def new_cache(self, padding: list[int], capacity: int) -> Cache:
+        """An empty cache for a batch with so many empty places in front of each row."""
+        return Cache(self.config, padding, capacity, self.dtype, self.device)
+
+
+@torch.no_grad()
+def initialise(model: Transformer) -> None:
+    """Fresh weights: normal with the config's `initializer_range`, norms at one."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=model.config.initializer_range)

@@ -1,0 +1,44 @@
+"""Emoji World: a small, endless set of pictures with captions, questions and answers.
+
+A picture is one of 400 objects, drawn in one of three styles, placed on one of six flat
+backgrounds in one of five shapes; all of it follows from a random generator, so the same seed
+gives the same data. It is large enough to learn drawing and seeing from, and small enough that
+one machine can, with a tenth of the pairs of object and style held out to tell learning from
+remembering.
+
+The icons are fetched, not shipped: Noto Emoji (Apache-2.0, Google), Fluent Emoji Flat (MIT,
+Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors).
+"""
+
+from emu3.emoji_world.icons import SIZES, STYLES, Icons, default_folder, fetch_icons, rasterise
+from emu3.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
+from emu3.emoji_world.scene import BACKGROUNDS, RATIOS, Scene, compose, grid, random_scene
+from emu3.emoji_world.split import held_out, held_out_pairs, seen_pairs
+from emu3.emoji_world.words import Kind, answer, caption, full_caption, question_answer
+
+__all__ = [
+    "BACKGROUNDS",
+    "OBJECTS",
+    "RATIOS",
+    "SIZES",
+    "STYLES",
+    "Icons",
+    "Kind",
+    "Scene",
+    "answer",
+    "caption",
+    "compose",
+    "default_folder",
+    "fetch_icons",
+    "full_caption",
+    "grid",
+    "held_out",
+    "held_out_pairs",
+    "mirrorable",
+    "question_answer",
+    "random_scene",
+    "rasterise",
+    "seen_pairs",
+    "spoken",
+    "with_article",
+]

@@ -1,0 +1,120 @@
+"""One picture of Emoji World: an icon somewhere on a flat background, and how it is drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu3.emoji_world.icons import SIZES, STYLES, Icons
+from emu3.emoji_world.objects import OBJECTS, mirrorable
+from emu3.errors import InputError
+
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (255, 255, 255),
+    "gray": (200, 200, 200),
+    "yellow": (255, 236, 150),
+    "green": (176, 224, 168),
+    "blue": (168, 208, 248),
+    "pink": (250, 190, 206),
+}
+"""The flat, light background colours, RGB 0 to 255."""
+
+RATIOS = ("1:1", "4:3", "3:4", "16:9", "9:16")
+"""Shapes of a picture, width:height."""
+
+CODE = 8
+"""Pixels along a side of what one code of the tokenizer covers."""
+
+_AREA = 64 * 64
+_SQUARE_PROBABILITY = 0.6
+_NAMES = tuple(BACKGROUNDS)
+
+
+def grid(ratio: str) -> tuple[int, int]:
+    """Height and width in codes of a picture of about 64 * 64 px: `"4:3"` gives (7, 9).
+
+    Raises InputError for a ratio that is not in `RATIOS`.
+    """
+    if ratio not in RATIOS:
+        raise InputError(f"ratio {ratio!r} is not one of {', '.join(RATIOS)}")
+    width, height = (int(part) for part in ratio.split(":"))
+    unit = math.sqrt(_AREA / (width * height)) / CODE
+    return round(height * unit), round(width * unit)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. `size`, `x` and `y` (left and top of the icon) are in pixels.
+
+    Raises InputError for anything unknown and for an icon that would leave the picture.
+    """
+
+    object: int
+    style: int
+    background: str
+    ratio: str
+    size: int
+    x: int
+    y: int
+    mirror: bool
+
+    def __post_init__(self) -> None:
+        h, w = self.shape
+        if not (0 <= self.object < len(OBJECTS) and 0 <= self.style < len(STYLES)):
+            raise InputError(f"there is no object {self.object} in style {self.style}")
+        if self.background not in BACKGROUNDS:
+            raise InputError(f"background {self.background!r} is not one of {', '.join(_NAMES)}")
+        if self.size not in SIZES:
+            raise InputError(f"icon size {self.size} is not one of {SIZES}")
+        if not (0 <= self.x <= w - self.size and 0 <= self.y <= h - self.size):
+            raise InputError(f"a {self.size} px icon at ({self.x}, {self.y}) leaves {w}x{h} px")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        h, w = grid(self.ratio)
+        return h * CODE, w * CODE
+
+
+def random_scene(
+    rng: np.random.Generator, object: int, style: int, *, aligned: bool = True
+) -> Scene:
+    """Put an object, drawn in a style, somewhere on something.
+
+    `aligned` keeps the icon's corner on the grid of codes; without it any pixel will do.
+    """
+    square = rng.random() < _SQUARE_PROBABILITY
+    ratio = RATIOS[0] if square else RATIOS[1 + int(rng.integers(len(RATIOS) - 1))]
+    h, w = (side * CODE for side in grid(ratio))
+    sizes = icon_sizes(ratio)
+    size = sizes[int(rng.integers(len(sizes)))]
+    step = CODE if aligned else 1
+    x, y = (step * int(rng.integers((side - size) // step + 1)) for side in (w, h))
+    background = _NAMES[int(rng.integers(len(_NAMES)))]
+    # Drawn in any case, so that which objects may be mirrored does not shift later draws.
+    mirror = bool(rng.random() < 0.5) and mirrorable(OBJECTS[object])
+    return Scene(object, style, background, ratio, size, x, y, mirror)
+
+
+def icon_sizes(ratio: str) -> tuple[int, ...]:
+    """Sides in pixels of the icons that a picture may hold: one or two codes less than it."""
+    short = min(grid(ratio)) * CODE
+    return tuple(short - CODE * k for k in (1, 2) if short - CODE * k >= min(SIZES))
+
+
+def compose(scene: Scene, icons: Icons) -> NDArray[np.uint8]:
+    """Draw the scene: uint8 [height, width, 3], RGB."""
+    colour = np.array(BACKGROUNDS[scene.background], np.uint16)
+    out = np.empty((*scene.shape, 3), np.uint8)
+    out[:] = colour
+    icon = icons.get(scene.object, scene.style, scene.size)
+    if scene.mirror:
+        icon = icon[:, ::-1]
+    # 255 * 255 + 127 still fits 16 bits, so this is exact rounding without floats.
+    alpha = icon[..., 3:].astype(np.uint16)
+    blend = (icon[..., :3] * alpha + colour * (255 - alpha) + 127) // 255
+    out[scene.y : scene.y + scene.size, scene.x : scene.x + scene.size] = blend
+    return out

@@ -1,0 +1,108 @@
+"""Ids in, ids out: the decoder asked for one token after another. The slow and obvious version.
+
+This file knows no strings and no pictures. What may come where is handed in as a grammar, how it is
+drawn as a `Sampling`. Rows of a batch may have different prompts and sizes; each comes out as it
+would alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from emu3.decoder.cache import Cache
+from emu3.decoder.transformer import Transformer
+from emu3.grammar import Grammar
+from emu3.sampling import Noise, Sampling, guide
+
+OnStep = Callable[[int, Tensor], None]
+"""Called after each step with its number and all new ids so far, [B, step + 1]."""
+
+
+def prefill(model: Transformer, prompts: Sequence[Sequence[int]], new: int) -> tuple[Tensor, Cache]:
+    """Read prompts of any lengths: the last hidden states [B, hidden], and a cache with room.
+
+    `new` tokens fit in behind the longest prompt.
+    """
+    longest = max(map(len, prompts))
+    rows = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
+    cache = model.new_cache([longest - len(row) for row in rows], longest + new)
+    return model.hidden(ids, cache)[:, -1], cache
+
+
+@torch.inference_mode()
+def generate_pictures(
+    model: Transformer,
+    grammar: Grammar,
+    prompts: Sequence[Sequence[int]],
+    negatives: Sequence[Sequence[int]] | None,
+    sizes: Sequence[tuple[int, int]],
+    sampling: Sampling,
+    guidance_scale: float,
+    seeds: Sequence[int],
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Continue prompts that end in a picture's header: ids [B, length + 1], EOS last, then PAD.
+
+    `negatives` are the prompts of the guidance branch, headers included; without them, or with a
+    scale of 1, there is none. The branch rides in the same batch, one pass for both.
+    """
+    count = len(prompts)
+    steps = max(grammar.length(h, w) for h, w in sizes) + 1
+    forced = torch.stack([grammar.forced(h, w, steps) for h, w in sizes])
+    free = (forced < 0).any(0).tolist()  # steps at which some row has a choice
+    forced = forced.to(model.device)
+    guided = negatives is not None and guidance_scale != 1
+    rows = [*prompts, *(negatives or [])] if guided else list(prompts)
+    noise = Noise(list(seeds), model.device)
+    hidden, cache = prefill(model, rows, new=steps - 1)
+    out = torch.empty(count, steps, dtype=torch.long, device=model.device)
+    for step in range(steps):
+        out[:, step] = forced[:, step]
+        if free[step]:
+            logits = model.logits(hidden, grammar.vocabulary.visual)
+            if guided:
+                logits = guide(*logits.chunk(2), guidance_scale)
+            drawn = sampling.draw(logits, noise) + grammar.vocabulary.visual_start
+            out[:, step] = torch.where(forced[:, step] < 0, drawn, forced[:, step])
+        if on_step is not None:
+            on_step(step, out[:, : step + 1])
+        if step < steps - 1:
+            fed = out[:, step : step + 1]
+            hidden = model.hidden(fed.repeat(2, 1) if guided else fed, cache)[:, -1]
+    return out
+
+
+@torch.inference_mode()
+def generate_text(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    stop: int,
+    pad: int,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Continue prompts until `stop`: new ids [B, at most max_new_tokens], the stop id included.
+
+    A row that has stopped is filled with `pad`.
+    """
+    noise = Noise(list(seeds), model.device)
+    hidden, cache = prefill(model, prompts, new=max_new_tokens - 1)
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    out = torch.full((len(prompts), max_new_tokens), pad, device=model.device)
+    for step in range(max_new_tokens):
+        drawn = sampling.draw(model.logits(hidden), noise)
+        out[:, step] = torch.where(done, pad, drawn)
+        done |= drawn == stop
+        if on_step is not None:
+            on_step(step, out[:, : step + 1])
+        if step == max_new_tokens - 1 or bool(done.all()):
+            return out[:, : step + 1]
+        hidden = model.hidden(out[:, step : step + 1], cache)[:, -1]
+    return out

@@ -1,0 +1,72 @@
+"""What `image` gives back, and how it becomes a file that remembers how it was made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from emu3.errors import InputError
+from emu3.files import check_writable, replacing
+
+PNG_KEY = "emu3"
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+EXIF_DESCRIPTION = 0x010E
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a picture: the same settings and model draw the same codes."""
+
+    prompt: str
+    suffix: str
+    negative_prompt: str
+    ratio: str
+    area: int
+    guidance_scale: float
+    top_k: int
+    top_p: float
+    temperature: float
+    seed: int
+    model: str
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """Pictures, their codes [h, w], and the settings of each, in the order of the prompts."""
+
+    images: list[Image.Image]
+    codes: list[Tensor]
+    settings: list[Settings]
+
+    def save(self, path: str | Path, index: int = 0) -> Path:
+        """Write one picture with its settings inside (PNG text `emu3`, EXIF description else)."""
+        path = Path(path)
+        check_picture_path(path)
+        save_picture(self.images[index], path, asdict(self.settings[index]))
+        return path
+
+
+def check_picture_path(path: Path) -> None:
+    """Raise InputError when no picture could be written there: before the work, not after."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: end the name in {', '.join(FORMATS)}")
+    check_writable(path)
+
+
+def save_picture(picture: Image.Image, path: Path, settings: dict[str, object]) -> None:
+    """Write a picture and the settings it was made with; whole or not at all."""
+    note = json.dumps(settings, ensure_ascii=False)
+    kind = FORMATS[path.suffix.lower()]
+    with replacing(path) as temporary:
+        if kind == "PNG":
+            info = PngImagePlugin.PngInfo()
+            info.add_itxt(PNG_KEY, note)
+            picture.save(temporary, format=kind, pnginfo=info)
+        else:
+            exif = Image.Exif()
+            exif[EXIF_DESCRIPTION] = note
+            picture.save(temporary, format=kind, exif=exif, quality=95)

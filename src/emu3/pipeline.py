@@ -1,0 +1,297 @@
+"""`Emu3`: one door to a checkpoint. Strings and pictures in, pictures and strings out.
+
+    image:  str → prompt → ids → generate → ids → grammar → codes → vision → pixels → picture
+    chat:   picture → pixels → vision → codes → grammar → ids → prompt → generate → text → str
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emu3.checkpoint import Checkpoint, Place, open_checkpoint
+from emu3.config import DecoderConfig
+from emu3.errors import InputError
+from emu3.generate import generate_pictures, generate_text
+from emu3.image import size_in_codes, to_image, to_pixels
+from emu3.output import ImageOutput, Settings
+from emu3.sampling import Sampling
+
+OnRow = Callable[[int, int, "Sequence[Tensor]"], None]
+"""Called after each finished row with its number, the number of rows, and all codes so far."""
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Emu3:
+    """A decoder, its text tokenizer and a vision tokenizer, on one device."""
+
+    checkpoint: Checkpoint
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "nano",
+        *,
+        vision: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> Emu3:
+        """Open `"nano"` (inside this package), a folder in BAAI's layout, or a hub id.
+
+        `vision` names the vision tokenizer where it is not found by itself. The default device is
+        CUDA if there is one; the default precision bfloat16 there and float32 on a CPU. The vision
+        tokenizer always runs in float32, in which its codes are defined.
+        Raises InputError when anything is missing, broken or not supported.
+        """
+        return cls(open_checkpoint(model, vision, Place.choose(device, dtype)))
+
+    @property
+    def config(self) -> DecoderConfig:
+        """What the checkpoint's `config.json` says."""
+        return self.checkpoint.decoder.config
+
+    @property
+    def text_tokenizer(self) -> object:
+        """The BPE tokenizer: `.encode(text) -> list[int]`, `.decode(ids) -> str`."""
+        return self.checkpoint.text
+
+    def image(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        ratio: str | Sequence[str] = "1:1",
+        area: int | None = None,
+        negative_prompt: str | None = None,
+        suffix: str | None = None,
+        guidance_scale: float = 3.0,
+        top_k: int = 2048,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+        num_images: int = 1,
+        seed: int = 0,
+        allow_special: bool = False,
+        on_row: OnRow | None = None,
+    ) -> ImageOutput:
+        """Draw pictures: `num_images` for each prompt, prompt by prompt.
+
+        `area` is in pixels, about; `ratio` is width:height, one for all or one for each prompt.
+        `suffix` and `negative_prompt` default to what the checkpoint was made for. Picture i is
+        drawn with seed `seed + i`, and comes out the same alone or in a batch. `top_k=1` is greedy.
+        Raises InputError on settings that make no picture, naming the limit.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        ratios = [ratio] * len(prompts) if isinstance(ratio, str) else list(ratio)
+        sampling = Sampling(top_k, top_p, temperature)
+        _check_request(prompts, ratios, num_images, seed, guidance_scale)
+        card = self.checkpoint.card
+        suffix = card.suffix if suffix is None else suffix
+        negative_prompt = card.negative_prompt if negative_prompt is None else negative_prompt
+        area = self.config.image_area if area is None else area
+        settings = [
+            Settings(
+                prompt=text,
+                suffix=suffix,
+                negative_prompt=negative_prompt,
+                ratio=shape,
+                area=area,
+                guidance_scale=guidance_scale,
+                top_k=top_k,
+                top_p=top_p,
+                temperature=temperature,
+                seed=seed + index * num_images + number,
+                model=self.checkpoint.name,
+            )
+            for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
+            for number in range(num_images)
+        ]
+        codes = self._draw(settings, sampling, allow_special, on_row)
+        return ImageOutput([self.decode(each) for each in codes], codes, settings)
+
+    @torch.inference_mode()
+    def _draw(
+        self,
+        settings: Sequence[Settings],
+        sampling: Sampling,
+        allow_special: bool,
+        on_row: OnRow | None,
+    ) -> list[Tensor]:
+        """Codes [h, w] for each of the settings, drawn in one batch."""
+        prompts = self.checkpoint.prompts
+        factor = self.checkpoint.vision.config.spatial_factor
+        sizes = [size_in_codes(s.ratio, s.area, factor) for s in settings]
+        texts = [
+            prompts.image(s.prompt + s.suffix, size, allow_special=allow_special)
+            for s, size in zip(settings, sizes, strict=True)
+        ]
+        negatives = [
+            prompts.image(s.negative_prompt, size, allow_special=allow_special)
+            for s, size in zip(settings, sizes, strict=True)
+        ]
+        grammar = prompts.grammar
+        for size, *rows in zip(sizes, texts, negatives, strict=True):
+            self._check_context(max(map(len, rows)), grammar.length(*size), "picture")
+
+        def read(ids: Tensor) -> list[Tensor]:
+            return [grammar.read_body(r, *size) for r, size in zip(ids, sizes, strict=True)]
+
+        def on_step(step: int, ids: Tensor) -> None:
+            widest = max(width for _, width in sizes)
+            if on_row is not None and (step + 1) % (widest + 1) == 0:
+                tallest = max(height for height, _ in sizes)
+                row = min((step + 1) // (widest + 1), tallest)
+                on_row(row, tallest, [grammar.rows(r, *s) for r, s in zip(ids, sizes, strict=True)])
+
+        ids = generate_pictures(
+            self.checkpoint.decoder,
+            grammar,
+            texts,
+            negatives,
+            sizes,
+            sampling,
+            settings[0].guidance_scale,
+            [s.seed for s in settings],
+            on_step,
+        )
+        return read(ids)
+
+    def chat(
+        self,
+        text: str,
+        images: Sequence[Image.Image] = (),
+        *,
+        max_new_tokens: int = 1024,
+        top_k: int = 1,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+        seed: int = 0,
+        allow_special: bool = False,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """Answer a question about pictures (or none); greedy unless told otherwise.
+
+        `on_text` is called with all of the answer so far, as it grows.
+        """
+        return self.chat_batch(
+            [text],
+            [list(images)],
+            max_new_tokens=max_new_tokens,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            seed=seed,
+            allow_special=allow_special,
+            on_text=on_text,
+        )[0]
+
+    @torch.inference_mode()
+    def chat_batch(
+        self,
+        texts: Sequence[str],
+        images: Sequence[Image.Image | Sequence[Image.Image]],
+        *,
+        max_new_tokens: int = 1024,
+        top_k: int = 1,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+        seed: int = 0,
+        allow_special: bool = False,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """`chat` for several questions at once, each with its picture or pictures.
+
+        Answers are the same as one at a time; `on_text` follows the first.
+        """
+        sampling = Sampling(top_k, top_p, temperature)
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
+        prompts, vocabulary = self.checkpoint.prompts, self.checkpoint.text.vocabulary
+        rows = [
+            prompts.chat(text, [self.encode(p) for p in _listed(group)], allow_special=allow_special)
+            for text, group in zip(texts, images, strict=True)
+        ]
+        room = self.config.max_position_embeddings - max(map(len, rows))
+        self._check_context(max(map(len, rows)), 1, "answer")
+
+        def said(ids: Tensor) -> str:
+            return self.checkpoint.text.decode(ids.tolist(), skip_special=True).strip()
+
+        out = generate_text(
+            self.checkpoint.decoder,
+            rows,
+            vocabulary.eos,
+            vocabulary.pad,
+            min(max_new_tokens, room),
+            sampling,
+            [seed + index for index in range(len(rows))],
+            None if on_text is None else lambda step, ids: on_text(said(ids[0])),
+        )
+        return [said(ids) for ids in out]
+
+    @torch.inference_mode()
+    def encode(self, picture: Image.Image | Tensor) -> Tensor:
+        """A picture to codes [h, w]; frames [T, H, W, 3] uint8 to codes [t, h, w].
+
+        A picture is resized as the checkpoint's preprocessor says. Frames are encoded in groups
+        of four, each on its own; raises InputError when they fill no whole group.
+        """
+        vision = self.checkpoint.vision
+        if isinstance(picture, Image.Image):
+            pixels = to_pixels(picture, self.checkpoint.preprocessor)
+            return vision.encode(pixels[None].to(vision.device))[0].cpu()
+        frames = [Image.fromarray(frame.numpy()) for frame in torch.as_tensor(picture)]
+        group = vision.config.temporal_downsample_factor
+        if not frames or len(frames) % group:
+            raise InputError(f"{len(frames)} frames: expected a multiple of {group}")
+        pixels = torch.stack([to_pixels(frame, self.checkpoint.preprocessor) for frame in frames])
+        return vision.encode_groups(pixels[None].to(vision.device))[0].cpu()
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Image.Image | Tensor:
+        """Codes [h, w] to a picture; codes [t, h, w] to frames [4t, 8h, 8w, 3] uint8.
+
+        Raises InputError on another shape or on codes that the codebook does not have.
+        """
+        vision, preprocessor = self.checkpoint.vision, self.checkpoint.preprocessor
+        codes = torch.as_tensor(codes).long().to(vision.device)
+        try:
+            if codes.ndim == 2:
+                return to_image(vision.decode(codes[None])[0], preprocessor)
+            frames = vision.decode_groups(codes[None])[0]
+        except (ValueError, IndexError) as error:
+            raise InputError(str(error)) from None
+        return torch.stack([to_array(frame, preprocessor) for frame in frames])
+
+    def _check_context(self, prompt: int, new: int, what: str) -> None:
+        """Raise InputError where a request is longer than what the decoder was trained for."""
+        limit = self.config.max_position_embeddings
+        if prompt + new > limit:
+            raise InputError(
+                f"{prompt} ids of prompt and {new} of {what} exceed the context of {limit}; "
+                "use a smaller area or a shorter text"
+            )
+
+
+def _listed(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
+    return [images] if isinstance(images, Image.Image) else list(images)
+
+
+def _check_request(
+    prompts: Sequence[str], ratios: Sequence[str], num_images: int, seed: int, guidance: float
+) -> None:
+    if not prompts:
+        raise InputError("no prompt given")
+    if len(ratios) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts but {len(ratios)} ratios")
+    if num_images < 1:
+        raise InputError(f"num_images = {num_images} must be at least 1")
+    if not 0 <= seed <= MAX_SEED - len(prompts) * num_images:
+        raise InputError(f"seed = {seed} must lie in 0 to {MAX_SEED}")
+    if not 0 <= guidance < float("inf"):
+        raise InputError(f"guidance_scale = {guidance} must be 0 or more; 1 is no guidance")

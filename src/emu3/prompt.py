@@ -1,0 +1,74 @@
+"""What a person asks for, as the ids that the decoder continues.
+
+The templates are those of the published checkpoints (`processing_emu3.py` of baaivision/Emu3,
+paper section 2.3). Text is encoded between control tokens and never across them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emu3.grammar import Grammar
+from emu3.text import TextTokenizer
+
+CHAT_OPENING = "You are a helpful assistant. USER: "
+CHAT_CLOSING = ". ASSISTANT:"  # the full stop is part of the template, whatever the text ends with
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Builds prompts and training documents for one vocabulary.
+
+    `allow_special` lets names of control tokens in a text become these tokens, as the reference
+    does with everything it is given.
+    """
+
+    tokenizer: TextTokenizer
+    grammar: Grammar
+
+    @classmethod
+    def of(cls, tokenizer: TextTokenizer) -> Prompts:
+        """The prompts of a text tokenizer, with the grammar of its vocabulary."""
+        return cls(
+            tokenizer, Grammar(tokenizer.vocabulary, tokenizer.encode, tokenizer.decode)
+        )
+
+    def image(
+        self, text: str, size: tuple[int, int], *, allow_special: bool = False
+    ) -> list[int]:
+        """BOS text SOV h*w SOT: what the codes of a picture of `size` = (h, w) codes follow."""
+        words = self.tokenizer.encode(text, allow_special=allow_special)
+        return [self.tokenizer.vocabulary.bos, *words, *self.grammar.header(*size)]
+
+    def chat(
+        self, text: str, pictures: Sequence[Tensor], *, allow_special: bool = False
+    ) -> list[int]:
+        """BOS opening, pictures as codes [h, w], text, closing: what an answer follows."""
+        ids = [self.tokenizer.vocabulary.bos]
+        closing = self.tokenizer.encode(text + CHAT_CLOSING, allow_special=allow_special)
+        if not pictures:
+            whole = CHAT_OPENING + text + CHAT_CLOSING
+            return ids + self.tokenizer.encode(whole, allow_special=allow_special)
+        ids += self.tokenizer.encode(CHAT_OPENING)
+        for codes in pictures:
+            ids += self.grammar.write(codes).tolist()
+        return ids + closing
+
+    def image_document(self, caption: str, codes: Tensor) -> Tensor:
+        """A training document, ids [L]: BOS caption picture EOS."""
+        prompt = self.image(caption, (codes.shape[0], codes.shape[1]))
+        return _joined(prompt, self.grammar.body(codes), self.tokenizer.vocabulary.eos)
+
+    def chat_document(self, question: str, codes: Tensor, answer: str) -> Tensor:
+        """A training document, ids [L]: the chat prompt for one picture, the answer, EOS."""
+        answered = self.tokenizer.encode(" " + answer)
+        prompt = self.chat(question, [codes])
+        return _joined(prompt, torch.tensor(answered), self.tokenizer.vocabulary.eos)
+
+
+def _joined(prompt: list[int], middle: Tensor, last: int) -> Tensor:
+    return torch.cat([torch.tensor(prompt), middle.long().cpu(), torch.tensor([last])])

@@ -1,0 +1,1 @@
+"""Training: one room for each thing that is trained, and what their loops share."""

@@ -1,0 +1,89 @@
+"""Learning a codebook: entries follow the mean of what they are chosen for, idle ones move house.
+
+Exponential moving averages instead of a codebook loss are from van den Oord et al. 2017
+(arXiv 1711.00937, appendix A.1). How Emu3 trained its codebook was never disclosed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from emu3.vision.quantizer import Quantizer
+
+IDLE = 0.03  # an entry used less than this, the average being 1, is moved to where it is needed
+FRESH = 0.1  # what a moved entry starts with: some hundred steps to prove itself
+
+
+class CodebookTrainer:
+    """Moves the entries of a quantizer; its two statistics are part of a checkpoint."""
+
+    def __init__(self, quantizer: Quantizer, decay: float = 0.99) -> None:
+        self.quantizer, self.decay = quantizer, decay
+        quantizer.embedding.weight.requires_grad_(False)
+        self.counts = torch.ones(quantizer.size)
+        self.sums = quantizer.embedding.weight.detach().clone()
+
+    @torch.no_grad()
+    def start(self, rows: Tensor, rounds: int = 12) -> None:
+        """Place all entries by k-means over latents [N, c], spread out at first (k-means++ like)."""
+        table = self.quantizer.embedding.weight
+        table.copy_(rows[:1].expand_as(table))
+        placed = 1
+        while placed < len(table):  # in doubling waves, each where the error is largest
+            take = min(placed, len(table) - placed)
+            table[placed : placed + take] = self._far_rows(rows, take)
+            placed += take
+        for _ in range(rounds):
+            self.counts.fill_(0.0)
+            self.sums.copy_(table * 1e-3)
+            self.counts += 1e-3
+            self._accumulate(rows, self.quantizer(_as_latent(rows)).flatten(), weight=1.0)
+            table.copy_(self.sums / self.counts[:, None])
+            self._revive(rows)
+        self.counts.fill_(1.0)
+        self.sums.copy_(table)
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, codes: Tensor) -> float:
+        """One step from latents [N, c] and their codes [N]; returns the share of entries revived."""
+        self.counts *= self.decay
+        self.sums *= self.decay
+        self._accumulate(rows, codes, weight=1 - self.decay)
+        self.quantizer.embedding.weight.copy_(self.sums / self.counts[:, None].clamp_min(1e-6))
+        return self._revive(rows)
+
+    def _accumulate(self, rows: Tensor, codes: Tensor, weight: float) -> None:
+        share = weight * self.quantizer.size / len(rows)  # an average entry then counts 1.0
+        self.counts.index_add_(0, codes, torch.full((len(rows),), share))
+        self.sums.index_add_(0, codes, rows * share)
+
+    def _far_rows(self, rows: Tensor, take: int) -> Tensor:
+        """`take` of the rows, the likelier the worse the codebook fits them."""
+        codes = self.quantizer(_as_latent(rows)).flatten()
+        error = (rows - self.quantizer.embedding(codes)).square().sum(1) + 1e-12
+        return rows[torch.multinomial(error, take, replacement=take > len(rows))]
+
+    def _revive(self, rows: Tensor) -> float:
+        idle = (self.counts < IDLE).nonzero().flatten()
+        idle = idle[: max(1, len(rows) // 8)]
+        if len(idle):
+            fresh = self._far_rows(rows, len(idle))
+            self.quantizer.embedding.weight[idle] = fresh
+            self.counts[idle] = FRESH
+            self.sums[idle] = fresh * FRESH
+        return len(idle) / self.quantizer.size
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The two statistics."""
+        return {"counts": self.counts, "sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from the statistics of a checkpoint."""
+        self.counts.copy_(state["counts"])
+        self.sums.copy_(state["sums"])
+
+
+def _as_latent(rows: Tensor) -> Tensor:
+    """[N, c] as the [1, c, 1, 1, N] that a quantizer reads."""
+    return rows.T[None, :, None, None]
