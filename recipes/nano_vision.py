@@ -22,7 +22,7 @@ from emu3.vision.tokenizer import VisionTokenizer
 CONFIG = VisionConfig(codebook_size=2048, ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=1)
 
 RUN = VisionTraining(
-    steps=2400,
+    steps=1800,
     batch=12,
     learning_rate=2e-3,
     warmup=20,

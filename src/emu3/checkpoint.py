@@ -127,7 +127,9 @@ def _check_generation(path: Path, config: DecoderConfig) -> None:
     said = read_json(path)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if key in said and said[key] != getattr(config, key):
-            raise InputError(f"{path}: {key} = {said[key]}, config.json says {getattr(config, key)}")
+            raise InputError(
+                f"{path}: {key} = {said[key]}, config.json says {getattr(config, key)}"
+            )
 
 
 def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:

@@ -54,7 +54,7 @@ def generate_pictures(
     count = len(prompts)
     steps = max(grammar.length(h, w) for h, w in sizes) + 1
     forced = torch.stack([grammar.forced(h, w, steps) for h, w in sizes])
-    free = (forced < 0).any(0).tolist()  # steps at which some row has a choice
+    drawing = (forced < 0).T.tolist()  # which rows have a choice at each step
     forced = forced.to(model.device)
     guided = negatives is not None and guidance_scale != 1
     rows = [*prompts, *(negatives or [])] if guided else list(prompts)
@@ -63,11 +63,12 @@ def generate_pictures(
     out = torch.empty(count, steps, dtype=torch.long, device=model.device)
     for step in range(steps):
         out[:, step] = forced[:, step]
-        if free[step]:
+        if any(drawing[step]):
             logits = model.logits(hidden, grammar.vocabulary.visual)
             if guided:
-                logits = guide(*logits.chunk(2), guidance_scale)
-            drawn = sampling.draw(logits, noise) + grammar.vocabulary.visual_start
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, guidance_scale)
+            drawn = sampling.draw(logits, noise, drawing[step]) + grammar.vocabulary.visual_start
             out[:, step] = torch.where(forced[:, step] < 0, drawn, forced[:, step])
         if on_step is not None:
             on_step(step, out[:, : step + 1])

@@ -103,7 +103,9 @@ class Grammar:
     def rows(self, ids: Tensor, height: int, width: int) -> Tensor:
         """The codes [r, w] of the rows finished so far, of ids after a header that break off."""
         done = min(len(ids) // (width + 1), height)
-        return ids[: done * (width + 1)].view(done, width + 1)[:, :-1] - self.vocabulary.visual_start
+        return (
+            ids[: done * (width + 1)].view(done, width + 1)[:, :-1] - self.vocabulary.visual_start
+        )
 
     def read(self, ids: Tensor) -> Tensor:
         """The inverse of `write`: a whole picture, ids [L], to its codes [h, w]."""

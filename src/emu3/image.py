@@ -103,13 +103,15 @@ def to_pixels(picture: Image.Image, config: PreprocessorConfig) -> Tensor:
     rgb = picture.convert("RGB").resize((width, height), Image.Resampling(config.resample))
     # In float64 up to here and float32 from here, as transformers' image processors do it.
     scaled = (np.asarray(rgb) * config.rescale_factor).astype(np.float32)
-    mean, std = np.float32(config.image_mean), np.float32(config.image_std)
+    mean = np.array(config.image_mean, np.float32)
+    std = np.array(config.image_std, np.float32)
     return torch.from_numpy((scaled - mean) / std).movedim(-1, 0).contiguous()
 
 
 def to_array(pixels: Tensor, config: PreprocessorConfig) -> np.ndarray:
     """Pixels [..., 3, H, W] to uint8 [..., H, W, 3]; cut to 0..255 and truncated, as published."""
-    mean, std = np.float32(config.image_mean), np.float32(config.image_std)
+    mean = np.array(config.image_mean, np.float32)
+    std = np.array(config.image_std, np.float32)
     values = pixels.detach().float().movedim(-3, -1).cpu().numpy()
     # The inverse of the normalisation, in the form and order in which the reference computes it.
     values = (values - (-mean / std)) / (1 / std) / np.float32(config.rescale_factor)

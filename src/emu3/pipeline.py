@@ -1,7 +1,7 @@
 """`Emu3`: one door to a checkpoint. Strings and pictures in, pictures and strings out.
 
-    image:  str → prompt → ids → generate → ids → grammar → codes → vision → pixels → picture
-    chat:   picture → pixels → vision → codes → grammar → ids → prompt → generate → text → str
+image:  str → prompt → ids → generate → ids → grammar → codes → vision → pixels → picture
+chat:   picture → pixels → vision → codes → grammar → ids → prompt → generate → text → str
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from torch import Tensor
 from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
-from emu3.generate import generate_pictures, generate_text
-from emu3.image import size_in_codes, to_image, to_pixels
+from emu3.generate import OnStep, generate_pictures, generate_text
+from emu3.grammar import Grammar
+from emu3.image import size_in_codes, to_array, to_image, to_pixels
 from emu3.output import ImageOutput, Settings
 from emu3.sampling import Sampling
+from emu3.text import TextTokenizer
 
-OnRow = Callable[[int, int, "Sequence[Tensor]"], None]
-"""Called after each finished row with its number, the number of rows, and all codes so far."""
+OnRow = Callable[[int, int, Sequence[Tensor]], None]
+"""Called as rows are finished: how many are, of how many, and each picture's codes so far [r, w]."""
 
 MAX_SEED = 2**63 - 1
 
@@ -58,7 +60,7 @@ class Emu3:
         return self.checkpoint.decoder.config
 
     @property
-    def text_tokenizer(self) -> object:
+    def text_tokenizer(self) -> TextTokenizer:
         """The BPE tokenizer: `.encode(text) -> list[int]`, `.decode(ids) -> str`."""
         return self.checkpoint.text
 
@@ -112,7 +114,7 @@ class Emu3:
             for number in range(num_images)
         ]
         codes = self._draw(settings, sampling, allow_special, on_row)
-        return ImageOutput([self.decode(each) for each in codes], codes, settings)
+        return ImageOutput([self._picture(each) for each in codes], codes, settings)
 
     @torch.inference_mode()
     def _draw(
@@ -123,43 +125,34 @@ class Emu3:
         on_row: OnRow | None,
     ) -> list[Tensor]:
         """Codes [h, w] for each of the settings, drawn in one batch."""
-        prompts = self.checkpoint.prompts
+        prompts, grammar = self.checkpoint.prompts, self.checkpoint.prompts.grammar
         factor = self.checkpoint.vision.config.spatial_factor
         sizes = [size_in_codes(s.ratio, s.area, factor) for s in settings]
-        texts = [
-            prompts.image(s.prompt + s.suffix, size, allow_special=allow_special)
-            for s, size in zip(settings, sizes, strict=True)
-        ]
-        negatives = [
-            prompts.image(s.negative_prompt, size, allow_special=allow_special)
-            for s, size in zip(settings, sizes, strict=True)
-        ]
-        grammar = prompts.grammar
-        for size, *rows in zip(sizes, texts, negatives, strict=True):
-            self._check_context(max(map(len, rows)), grammar.length(*size), "picture")
-
-        def read(ids: Tensor) -> list[Tensor]:
-            return [grammar.read_body(r, *size) for r, size in zip(ids, sizes, strict=True)]
-
-        def on_step(step: int, ids: Tensor) -> None:
-            widest = max(width for _, width in sizes)
-            if on_row is not None and (step + 1) % (widest + 1) == 0:
-                tallest = max(height for height, _ in sizes)
-                row = min((step + 1) // (widest + 1), tallest)
-                on_row(row, tallest, [grammar.rows(r, *s) for r, s in zip(ids, sizes, strict=True)])
-
+        rows, negatives = (
+            [
+                prompts.image(text, size, allow_special=allow_special)
+                for text, size in zip(texts, sizes, strict=True)
+            ]
+            for texts in (
+                [s.prompt + s.suffix for s in settings],
+                [s.negative_prompt for s in settings],
+            )
+        )
+        longest = max(map(len, [*rows, *negatives]))
+        self._check_context(longest, max(grammar.length(*size) for size in sizes), "picture")
         ids = generate_pictures(
             self.checkpoint.decoder,
             grammar,
-            texts,
+            rows,
             negatives,
             sizes,
             sampling,
             settings[0].guidance_scale,
             [s.seed for s in settings],
-            on_step,
+            None if on_row is None else _row_reporter(on_row, grammar, sizes),
         )
-        return read(ids)
+        read = zip(ids.cpu(), sizes, strict=True)
+        return [grammar.read_body(row, *size) for row, size in read]
 
     def chat(
         self,
@@ -213,7 +206,9 @@ class Emu3:
             raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
         prompts, vocabulary = self.checkpoint.prompts, self.checkpoint.text.vocabulary
         rows = [
-            prompts.chat(text, [self.encode(p) for p in _listed(group)], allow_special=allow_special)
+            prompts.chat(
+                text, [self.encode(p) for p in _listed(group)], allow_special=allow_special
+            )
             for text, group in zip(texts, images, strict=True)
         ]
         room = self.config.max_position_embeddings - max(map(len, rows))
@@ -259,14 +254,18 @@ class Emu3:
         Raises InputError on another shape or on codes that the codebook does not have.
         """
         vision, preprocessor = self.checkpoint.vision, self.checkpoint.preprocessor
-        codes = torch.as_tensor(codes).long().to(vision.device)
-        try:
-            if codes.ndim == 2:
-                return to_image(vision.decode(codes[None])[0], preprocessor)
-            frames = vision.decode_groups(codes[None])[0]
-        except (ValueError, IndexError) as error:
-            raise InputError(str(error)) from None
-        return torch.stack([to_array(frame, preprocessor) for frame in frames])
+        if codes.ndim not in (2, 3) or not codes.numel():
+            raise InputError(f"codes are [h, w] or [t, h, w], not {list(codes.shape)}")
+        if codes.is_floating_point() or codes.min() < 0 or codes.max() >= vision.quantize.size:
+            raise InputError(f"codes must be integers in 0 to {vision.quantize.size - 1}")
+        codes = codes.long().to(vision.device)
+        if codes.ndim == 2:
+            return self._picture(codes)
+        return torch.from_numpy(to_array(vision.decode_groups(codes[None])[0], preprocessor))
+
+    def _picture(self, codes: Tensor) -> Image.Image:
+        """Codes [h, w] to a picture."""
+        return to_image(self.checkpoint.vision.decode(codes[None])[0], self.checkpoint.preprocessor)
 
     def _check_context(self, prompt: int, new: int, what: str) -> None:
         """Raise InputError where a request is longer than what the decoder was trained for."""
@@ -276,6 +275,20 @@ class Emu3:
                 f"{prompt} ids of prompt and {new} of {what} exceed the context of {limit}; "
                 "use a smaller area or a shorter text"
             )
+
+
+def _row_reporter(on_row: OnRow, grammar: Grammar, sizes: Sequence[tuple[int, int]]) -> OnStep:
+    """Turns steps of the decoder into finished rows; pictures of a batch may differ in width."""
+    tallest, width = max(sizes)
+    steps_a_row = width + 1
+
+    def on_step(step: int, ids: Tensor) -> None:
+        done, rest = divmod(step + 1, steps_a_row)
+        if rest == 0 and done <= tallest:
+            pairs = zip(ids, sizes, strict=True)
+            on_row(done, tallest, [grammar.rows(row, *size) for row, size in pairs])
+
+    return on_step
 
 
 def _listed(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:

@@ -33,13 +33,9 @@ class Prompts:
     @classmethod
     def of(cls, tokenizer: TextTokenizer) -> Prompts:
         """The prompts of a text tokenizer, with the grammar of its vocabulary."""
-        return cls(
-            tokenizer, Grammar(tokenizer.vocabulary, tokenizer.encode, tokenizer.decode)
-        )
+        return cls(tokenizer, Grammar(tokenizer.vocabulary, tokenizer.encode, tokenizer.decode))
 
-    def image(
-        self, text: str, size: tuple[int, int], *, allow_special: bool = False
-    ) -> list[int]:
+    def image(self, text: str, size: tuple[int, int], *, allow_special: bool = False) -> list[int]:
         """BOS text SOV h*w SOT: what the codes of a picture of `size` = (h, w) codes follow."""
         words = self.tokenizer.encode(text, allow_special=allow_special)
         return [self.tokenizer.vocabulary.bos, *words, *self.grammar.header(*size)]

@@ -7,6 +7,7 @@ the picture drawn alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,11 +51,14 @@ class Sampling:
             logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
         return logits
 
-    def draw(self, logits: Tensor, noise: Noise) -> Tensor:
-        """One index of [0, N) for each row of logits [B, N]: [B] int64."""
+    def draw(self, logits: Tensor, noise: Noise, drawing: Sequence[bool] | None = None) -> Tensor:
+        """One index of [0, N) for each row of logits [B, N]: [B] int64.
+
+        Rows that are not `drawing` use up no noise; what they get means nothing.
+        """
         if self.greedy:
             return logits.argmax(-1)
-        return (self.filter(logits) + noise.gumbel(logits.shape[-1])).argmax(-1)
+        return (self.filter(logits) + noise.gumbel(logits.shape[-1], drawing)).argmax(-1)
 
 
 class Noise:
@@ -64,10 +68,17 @@ class Noise:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = device
 
-    def gumbel(self, size: int) -> Tensor:
-        """Standard Gumbel noise [B, size] in float32; each call draws afresh."""
-        rows = [torch.empty(size).exponential_(generator=g) for g in self.generators]
-        return -torch.stack(rows).to(self.device).log()
+    def gumbel(self, size: int, drawing: Sequence[bool] | None = None) -> Tensor:
+        """Standard Gumbel noise [B, size] in float32; each call draws afresh.
+
+        A row that is not `drawing` gets zeros and its generator stays where it is: the n-th draw
+        of a row must not depend on what its neighbours do.
+        """
+        rows = torch.ones(len(self.generators), size)
+        for index, generator in enumerate(self.generators):
+            if drawing is None or drawing[index]:
+                rows[index].exponential_(generator=generator)
+        return -rows.to(self.device).log()
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -60,7 +60,9 @@ def _fill(model: Model, folder: Path, dtype: torch.dtype, device: torch.device) 
 
 def _check(name: str, tensor: Tensor, wanted: dict[str, Tensor], path: Path) -> None:
     if name not in wanted:
-        raise InputError(f"{path}: {name} belongs to no part of the model that config.json describes")
+        raise InputError(
+            f"{path}: {name} belongs to no part of the model that config.json describes"
+        )
     if tensor.shape != wanted[name].shape:
         have, want = list(tensor.shape), list(wanted[name].shape)
         raise InputError(f"{path}: {name} has shape {have}, config.json asks for {want}")

@@ -29,7 +29,10 @@ CODE = 8
 """Pixels along a side of what one code of the tokenizer covers."""
 
 _AREA = 64 * 64
+# Most pictures are square, and show their object large and the way it is usually drawn.
 _SQUARE_PROBABILITY = 0.6
+_LARGE_PROBABILITY = 0.75
+_MIRROR_PROBABILITY = 0.25
 _NAMES = tuple(BACKGROUNDS)
 
 
@@ -90,12 +93,12 @@ def random_scene(
     ratio = RATIOS[0] if square else RATIOS[1 + int(rng.integers(len(RATIOS) - 1))]
     h, w = (side * CODE for side in grid(ratio))
     sizes = icon_sizes(ratio)
-    size = sizes[int(rng.integers(len(sizes)))]
+    size = sizes[0 if rng.random() < _LARGE_PROBABILITY else -1]
     step = CODE if aligned else 1
     x, y = (step * int(rng.integers((side - size) // step + 1)) for side in (w, h))
     background = _NAMES[int(rng.integers(len(_NAMES)))]
     # Drawn in any case, so that which objects may be mirrored does not shift later draws.
-    mirror = bool(rng.random() < 0.5) and mirrorable(OBJECTS[object])
+    mirror = bool(rng.random() < _MIRROR_PROBABILITY) and mirrorable(OBJECTS[object])
     return Scene(object, style, background, ratio, size, x, y, mirror)
 
 

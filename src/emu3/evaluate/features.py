@@ -5,6 +5,7 @@ Nothing in here is learnt, so it owes nothing to the models that are measured wi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ Floats = NDArray[np.float32]
 SIDE = 48
 """Side in pixels of the square that an object is fitted into before it is described."""
 
-WEIGHTS = {"shape": 1.0, "place": 1.0, "colour": 1.0}
+WEIGHTS = {"shape": 1.0, "place": 4.0, "colour": 2.0}
 """How much each part of the vector counts in the squared distance, tuned on spoilt scenes."""
 
 _NEUTRAL = 0.5  # gray that takes the background's place, so that its colour does not matter
@@ -47,7 +48,7 @@ def background_colour(picture: Pixels) -> Floats:
     An icon never covers more than half of the border, so the median is the background's.
     """
     edges = (picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1])
-    return (np.median(np.concatenate(edges), axis=0) / 255).astype(np.float32)
+    return np.asarray(np.median(np.concatenate(edges), axis=0) / 255, np.float32)
 
 
 def describe(picture: Pixels) -> Floats:
@@ -59,7 +60,7 @@ def describe(picture: Pixels) -> Floats:
         raise InputError(f"a picture must be uint8 [H, W, 3], not {picture.dtype} {picture.shape}")
     square = fit(picture)
     parts = {"shape": _shape(square), "place": _place(square), "colour": _colour(square)}
-    return np.concatenate([np.sqrt(WEIGHTS[name]) * part for name, part in parts.items()])
+    return np.concatenate([math.sqrt(WEIGHTS[name]) * part for name, part in parts.items()])
 
 
 def fit(picture: Pixels) -> Floats:
@@ -112,7 +113,7 @@ def _shape(square: Floats) -> Floats:
 
 def _place(square: Floats) -> Floats:
     """A thumbnail, root mean square over its pixels."""
-    return _shrunk(square, _THUMB).ravel() / _THUMB
+    return _shrunk(square, _THUMB).ravel() / np.float32(_THUMB)
 
 
 def _colour(square: Floats) -> Floats:
@@ -125,7 +126,7 @@ def _colour(square: Floats) -> Floats:
     counts = np.zeros(_BINS**3)
     for r, g, b in np.ndindex(2, 2, 2):
         share = near[r, :, 0] * near[g, :, 1] * near[b, :, 2] * layers[:, 3]
-        index = (low + (r, g, b)) @ (_BINS**2, _BINS, 1)
+        index = (low + np.array([r, g, b])) @ (_BINS**2, _BINS, 1)
         counts += np.bincount(index, share, minlength=_BINS**3)
     return _unit(np.sqrt(counts).astype(np.float32))
 

@@ -96,7 +96,8 @@ def train_vision(
     plain_norms(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # measured: twice as fast on a CPU
+            # Measured on a CPU: a training step takes half the time.
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     book = CodebookTrainer(model.quantize)
     optimizer = MuonAndAdamW(model.named_parameters())
     start = _resume(folder, model, book, optimizer)

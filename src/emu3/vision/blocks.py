@@ -10,6 +10,8 @@ Source: `modeling_emu3visionvq.py` of baaivision/Emu3; the spatial norm is MoVQ'
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,7 +123,9 @@ class PlainNorm(nn.GroupNorm):
 
 def norm(channels: int, latent_channels: int | None) -> nn.Module:
     """The encoder's norm, or the decoder's when there is a latent to read."""
-    return PlainNorm(channels) if latent_channels is None else SpatialNorm(channels, latent_channels)
+    return (
+        PlainNorm(channels) if latent_channels is None else SpatialNorm(channels, latent_channels)
+    )
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -209,10 +213,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, each followed by attention where the config asks for it.
-
-    Its resampling is called by the owner: `downsample` in the encoder, `upsample` in the decoder.
-    """
+    """The blocks of one resolution, each followed by attention where the config asks for it."""
 
     def __init__(
         self,
@@ -222,8 +223,9 @@ class Level(nn.Module):
         latent_channels: int | None,
     ) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.block = nn.ModuleList(ResBlock(i, o, dropout, latent_channels) for i, o in pairs)
+        self.block = nn.ModuleList(
+            ResBlock(i, o, dropout, latent_channels) for i, o in pairwise(widths)
+        )
         self.attn = nn.ModuleList(
             AttnBlock(o, latent_channels) for o in (widths[1:] if attention else [])
         )
@@ -252,5 +254,3 @@ def silu_chain(x: Tensor, convs: nn.ModuleList) -> Tensor:
     for conv in convs:
         x = F.silu(conv(x))
     return x
-
-

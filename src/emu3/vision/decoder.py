@@ -25,6 +25,17 @@ from emu3.vision.blocks import (
 )
 
 
+class UpLevel(Level):
+    """A level, then twice the height and width; the finest level has no `upsample`."""
+
+    upsample: Upsample
+
+    def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] to [B, C', 2H, 2W]."""
+        x = super().forward(x, zq)
+        return self.upsample(x) if hasattr(self, "upsample") else x
+
+
 class Decoder(nn.Module):
     """Latents [B, c, T, h, w] to pixels [B, 3, 4T, 8h, 8w]."""
 
@@ -43,10 +54,10 @@ class Decoder(nn.Module):
         width = config.ch * config.ch_mult[-1]
         self.conv_in = conv3x3(config.z_channels, width)
         self.mid = Middle(width, config.dropout, latent)
-        levels: list[Level] = []
+        levels: list[UpLevel] = []
         for index, multiple in reversed(list(enumerate(config.ch_mult))):
             widths = [width] + [config.ch * multiple] * (config.num_res_blocks + 1)
-            level = Level(widths, config.dropout, index in config.attn_resolutions, latent)
+            level = UpLevel(widths, config.dropout, index in config.attn_resolutions, latent)
             width = widths[-1]
             if index > 0:
                 level.upsample = Upsample(width)
@@ -58,10 +69,8 @@ class Decoder(nn.Module):
     def spatial(self, z: Tensor, zq: Tensor) -> Tensor:
         """Each frame alone: two latents [B, c, h, w] to pixels [B, 3, 8h, 8w]."""
         h = self.mid(self.conv_in(z), zq)
-        for level in reversed(self.up):
+        for level in list(self.up)[::-1]:
             h = level(h, zq)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
         return self.conv_out(F.silu(self.norm_out(h, zq)))
 
     def forward(self, z: Tensor, zq: Tensor) -> Tensor:
@@ -74,6 +83,7 @@ class Decoder(nn.Module):
         """Frame 0 of `forward`, at the cost of one frame: [B, c, 1, h, w] to [B, 3, 8h, 8w]."""
         both = self.time_res_stack(torch.cat([z, zq])[:, :, :1])
         for up in self.time_conv:
+            assert isinstance(up, TemporalUpsample)
             both = F.silu(up.first_frame(both))
         z, zq = both.chunk(2)
         return self.spatial(fold_time(z), fold_time(zq))

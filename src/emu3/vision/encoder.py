@@ -24,6 +24,17 @@ from emu3.vision.blocks import (
 )
 
 
+class DownLevel(Level):
+    """A level, then half the height and width; the last level has no `downsample`."""
+
+    downsample: Downsample
+
+    def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] to [B, C', H/2, W/2]."""
+        x = super().forward(x, zq)
+        return self.downsample(x) if hasattr(self, "downsample") else x
+
+
 class Encoder(nn.Module):
     """Pixels [B, 3, T, H, W] to latent [B, c, T/4, H/8, W/8]."""
 
@@ -34,7 +45,7 @@ class Encoder(nn.Module):
         width = config.ch
         for index, multiple in enumerate(config.ch_mult):
             widths = [width] + [config.ch * multiple] * config.num_res_blocks
-            level = Level(widths, config.dropout, index in config.attn_resolutions, None)
+            level = DownLevel(widths, config.dropout, index in config.attn_resolutions, None)
             width = widths[-1]
             if index < len(config.ch_mult) - 1:
                 level.downsample = Downsample(width)
@@ -57,8 +68,6 @@ class Encoder(nn.Module):
         h = self.conv_in(pixels)
         for level in self.down:
             h = level(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
     def temporal(self, latent: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Quantizer(nn.Module):
 def _nearest(rows: Tensor, table: Tensor) -> Tensor:
     """rows [N, c], table [K, c] to indices [N]; the first of equal distances wins."""
     distance = (
-        rows.square().sum(1, keepdim=True) + table.square().sum(1) - 2 * rows @ table.transpose(0, 1)
+        rows.square().sum(1, keepdim=True)
+        + table.square().sum(1)
+        - 2 * rows @ table.transpose(0, 1)
     )
     return distance.argmin(1)

@@ -1,0 +1,175 @@
+"""nano's decoder, from scratch: `python -m recipes.nano_decoder runs/decoder`.
+
+Reads the vision tokenizer of `runs/vision`, teaches itself a byte-level BPE of 1,024 ranks, and
+trains on Emoji World without its held-out pairs: half the documents draw a caption, half answer
+questions about a picture. Kill it whenever you like: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emu3.config import DecoderConfig
+from emu3.decoder.transformer import Transformer
+from emu3.emoji_world import (
+    Icons,
+    Scene,
+    caption,
+    full_caption,
+    held_out_pairs,
+    question_answer,
+    random_scene,
+    seen_pairs,
+)
+from emu3.generate import generate_pictures
+from emu3.prompt import Prompts
+from emu3.sampling import Sampling
+from emu3.text import RANKS_FILE, TextTokenizer
+from emu3.train.decoder import DecoderTraining, Document, train_decoder, weigh
+from emu3.train.loop import load_state
+from emu3.train.text import train_text
+from emu3.vision.tokenizer import VisionTokenizer
+from recipes import nano_vision
+
+RANKS = 1024
+SCENES_A_STEP = 24  # each gives one document to draw and one to answer
+DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
+VISION_WEIGHT = 0.5
+ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
+
+RUN = DecoderTraining(
+    steps=1400,
+    learning_rate=4e-3,
+    warmup=30,
+    decay=0.01,
+    clip=1.0,
+    report_every=20,
+    save_every=100,
+    seed=0,
+)
+
+
+def config_for(text: TextTokenizer) -> DecoderConfig:
+    """The published architecture, small, over this vocabulary."""
+    v = text.vocabulary
+    return DecoderConfig(
+        vocab_size=v.size,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        rope_theta=10_000.0,
+        attention_dropout=0.0,  # every picture is seen about once; the paper's 0.1 slows it here
+        image_area=64 * 64,
+        pad_token_id=v.pad,
+        bos_token_id=v.bos,
+        eos_token_id=v.eos,
+        img_token_id=v.sot,
+        boi_token_id=v.sov,
+        eoi_token_id=v.eov,
+        eol_token_id=v.eol,
+        eof_token_id=v.eof,
+    )
+
+
+def corpus(seed: int = 0) -> list[str]:
+    """Everything that is said about some four thousand scenes, and the sizes of pictures."""
+    rng = np.random.default_rng(seed)
+    texts = [f"{h}*{w}" for h in range(1, 100) for w in range(1, 100)]
+    pairs = seen_pairs()
+    for _ in range(4000):
+        thing, style = pairs[rng.integers(len(pairs))]
+        scene = random_scene(rng, int(thing), int(style))
+        _, question, answer = question_answer(scene, rng)
+        texts += [caption(scene, rng), question + ". ASSISTANT:", " " + answer]
+    return [*texts, *["You are a helpful assistant. USER: "] * 200]
+
+
+def trained_vision(folder: Path) -> VisionTokenizer:
+    """The vision tokenizer of a finished run of `nano_vision`."""
+    state = load_state(folder / "state.pt")
+    if state is None:
+        raise SystemExit(f"{folder}: no vision tokenizer yet; run python -m recipes.nano_vision")
+    model = VisionTokenizer(nano_vision.CONFIG)
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+class Lessons:
+    """Documents of a step: scenes drawn, encoded, and written down twice."""
+
+    def __init__(self, vision: VisionTokenizer, text: TextTokenizer, icons: Icons) -> None:
+        self.vision, self.icons = vision, icons
+        self.prompts = Prompts.of(text)
+        self.pairs = seen_pairs()
+
+    def __call__(self, rng: np.random.Generator) -> list[Document]:
+        """Two documents for each of the scenes of one ratio."""
+        scenes = nano_vision.scenes_of_one_ratio(rng, self.pairs, SCENES_A_STEP)
+        with torch.no_grad():
+            codes = self.vision.encode(nano_vision.pixels_of(scenes, self.icons))
+        documents: list[Document] = []
+        for scene, picture in zip(scenes, codes, strict=True):
+            documents += [self.draw(scene, picture, rng), self.answer(scene, picture, rng)]
+        return documents
+
+    def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
+        """Caption, picture; the caption is dropped now and then."""
+        words = "" if rng.random() < DROPPED_CAPTIONS else caption(scene, rng)
+        ids = self.prompts.image_document(words, codes)
+        visual = self.prompts.tokenizer.vocabulary.visual
+        return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
+
+    def answer(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
+        """Picture, question, answer; the template and the question are only context."""
+        _, question, answer = question_answer(scene, rng)
+        ids = self.prompts.chat_document(question, codes, answer)
+        weights = weigh(ids, self.prompts.tokenizer.vocabulary.visual, 0.0, VISION_WEIGHT)
+        weights[len(self.prompts.chat(question, [codes])) :] = ANSWER_WEIGHT
+        return Document(ids, weights)
+
+
+def main(vision_folder: Path, folder: Path) -> Transformer:
+    """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
+    icons, vision = Icons.load(), trained_vision(vision_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / RANKS_FILE).exists():
+        train_text(corpus(), RANKS, vision.config.codebook_size).save(folder)
+    text = TextTokenizer.from_folder(folder)
+    prompts = Prompts.of(text)
+    rng = np.random.default_rng(1)
+    pairs = [*rng.permutation(seen_pairs())[:16], *rng.permutation(held_out_pairs())[:16]]
+    scenes = [random_scene(rng, int(thing), int(style)) for thing, style in pairs]
+
+    @torch.no_grad()
+    def sheet(model: Transformer, step: int) -> None:
+        ids = generate_pictures(
+            model,
+            prompts.grammar,
+            [prompts.image(full_caption(scene), (8, 8)) for scene in scenes],
+            [prompts.image("", (8, 8))] * len(scenes),
+            [(8, 8)] * len(scenes),
+            Sampling(),
+            guidance_scale=3.0,
+            seeds=list(range(len(scenes))),
+        )
+        codes = torch.stack([prompts.grammar.read_body(row, 8, 8) for row in ids])
+        pixels = vision.decode(codes).clamp(-1, 1).add(1).mul(127.5).byte()
+        rows = pixels.view(2, 16, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(128, 1024, 3)
+        Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")
+
+    visual = text.vocabulary.visual
+    return train_decoder(
+        config_for(text), RUN, Lessons(vision, text, icons), visual, folder, on_save=sheet
+    )
+
+
+if __name__ == "__main__":
+    main(Path("runs/vision"), Path(sys.argv[1] if len(sys.argv) > 1 else "runs/decoder"))

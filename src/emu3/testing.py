@@ -1,0 +1,76 @@
+"""Tiny models with random weights, for every test that needs a whole one: built in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from emu3.card import Card
+from emu3.checkpoint import Checkpoint
+from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
+from emu3.decoder.transformer import Transformer, initialise
+from emu3.text import TextTokenizer
+from emu3.vision.tokenizer import VisionTokenizer
+from emu3.vocab import EOV, SOT, SOV, visual_token
+
+
+def byte_tokenizer(codebook_size: int = 64) -> TextTokenizer:
+    """A text tokenizer that knows single bytes only, with ids for so many codes."""
+    specials = (SOT, SOV, EOV, *(visual_token(code) for code in range(codebook_size)))
+    return TextTokenizer({bytes([byte]): byte for byte in range(256)}, specials)
+
+
+def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
+    """A decoder over the vocabulary of `byte_tokenizer()`, in eval mode."""
+    v = byte_tokenizer().vocabulary
+    settings: dict[str, Any] = {
+        "vocab_size": v.size,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "image_area": 16 * 16,
+        "pad_token_id": v.pad,
+        "bos_token_id": v.bos,
+        "eos_token_id": v.eos,
+        "img_token_id": v.sot,
+        "boi_token_id": v.sov,
+        "eoi_token_id": v.eov,
+        "eol_token_id": v.eol,
+        "eof_token_id": v.eof,
+    }
+    torch.manual_seed(seed)
+    model = Transformer(DecoderConfig(**{**settings, **changes}))
+    initialise(model)
+    return model.eval()
+
+
+def tiny_vision(seed: int = 0, **changes: Any) -> VisionTokenizer:
+    """A vision tokenizer of 64 codes, each of 4x4 pixels, in eval mode."""
+    settings: dict[str, Any] = {
+        "codebook_size": 64,
+        "ch": 32,
+        "ch_mult": (1, 1, 1),
+        "num_res_blocks": 1,
+        "attn_resolutions": (2,),
+    }
+    torch.manual_seed(seed)
+    model = VisionTokenizer(VisionConfig(**{**settings, **changes}))
+    torch.nn.init.normal_(model.quantize.embedding.weight)
+    return model.eval()
+
+
+def tiny_checkpoint(seed: int = 0) -> Checkpoint:
+    """A whole model: pictures of 4x4 codes, answers of bytes, all of it noise."""
+    return Checkpoint(
+        name="tiny",
+        card=Card(suffix="", negative_prompt=""),
+        decoder=tiny_decoder(seed),
+        text=byte_tokenizer(),
+        vision=tiny_vision(seed),
+        preprocessor=PreprocessorConfig(min_pixels=64, max_pixels=1024, spatial_factor=4),
+    )

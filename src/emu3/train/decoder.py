@@ -1,0 +1,122 @@
+"""Training the decoder: next-token prediction on documents, and nothing else.
+
+The loss of a batch is the weighted mean of its tokens' cross-entropies. The paper weighs vision
+tokens 0.5 and text 1 (section 2.4); a weight of zero is a token that is only context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from emu3.config import DecoderConfig
+from emu3.decoder.transformer import Transformer, initialise
+from emu3.train.loop import Log, cosine, load_state, save_state, seed_step
+from emu3.train.optim import MuonAndAdamW
+
+NOT_HIDDEN = ("embed_tokens", "lm_head")  # tables of the vocabulary: AdamW moves them
+
+
+@dataclass(frozen=True)
+class Document:
+    """Ids [L] int64, and how much predicting each of them counts [L] float32."""
+
+    ids: Tensor
+    weights: Tensor
+
+
+Documents = Callable[[np.random.Generator], Sequence[Document]]
+"""Randomness to the documents of one step."""
+
+
+@dataclass(frozen=True)
+class DecoderTraining:
+    """Everything a run states."""
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    decay: float
+    clip: float
+    report_every: int
+    save_every: int
+    seed: int
+
+
+def weigh(ids: Tensor, visual: slice, text_weight: float, vision_weight: float) -> Tensor:
+    """Weights [L] of a document by modality: visual codes one, everything else the other."""
+    is_visual = (ids >= visual.start) & (ids < visual.stop)
+    return torch.where(is_visual, vision_weight, text_weight)
+
+
+def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> dict[str, Tensor]:
+    """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens."""
+    ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
+    weights = pad_sequence([d.weights for d in documents], batch_first=True).to(model.device)
+    logits = model(ids[:, :-1])
+    targets, weights = ids[:, 1:].flatten(), weights[:, 1:].flatten()
+    entropy = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+    is_visual = (targets >= visual.start) & (targets < visual.stop) & (weights > 0)
+    is_text = ~is_visual & (weights > 0)
+    return {
+        "loss": (entropy * weights).sum() / weights.sum(),
+        "text": entropy.detach()[is_text].mean(),
+        "vision": entropy.detach()[is_visual].mean(),
+    }
+
+
+def train_decoder(
+    config: DecoderConfig,
+    run: DecoderTraining,
+    documents: Documents,
+    visual: slice,
+    folder: Path,
+    on_save: Callable[[Transformer, int], None] = lambda model, step: None,
+) -> Transformer:
+    """Train from scratch, or go on from `folder/state.pt`; returns the trained model in eval mode.
+
+    `visual` are the ids of codes. `on_save(model, step)` is called with the model in eval mode
+    after every checkpoint.
+    """
+    torch.manual_seed(run.seed)
+    model = Transformer(config)
+    initialise(model)
+    optimizer = MuonAndAdamW(model.named_parameters(), decay=run.decay, adamw_only=NOT_HIDDEN)
+    start = _resume(folder, model, optimizer)
+    log = Log(folder / "log.jsonl", run.report_every)
+    for step in range(start, run.steps):
+        model.train()
+        batch = documents(seed_step(run.seed, step))
+        values = losses(model, batch, visual)
+        values["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip)
+        rate = cosine(step, run.steps, run.warmup, run.learning_rate)
+        optimizer.step(rate)
+        reported = {name: value.item() for name, value in values.items()}
+        log.add(step, len(batch), **reported, grad=norm.item(), rate=rate)
+        if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
+            _save(folder, step + 1, model, optimizer)
+            on_save(model.eval(), step + 1)
+    return model.eval()
+
+
+def _save(folder: Path, step: int, model: Transformer, optimizer: MuonAndAdamW) -> None:
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    save_state(folder / "state.pt", state)
+
+
+def _resume(folder: Path, model: Transformer, optimizer: MuonAndAdamW) -> int:
+    state = load_state(folder / "state.pt")
+    if state is None:
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    step: int = state["step"]
+    return step
