@@ -43,7 +43,7 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=1400,
+    steps=1250,
     learning_rate=4e-3,
     warmup=30,
     decay=0.01,

@@ -88,7 +88,7 @@ class Checkpoint:
 def open_checkpoint(model: str | Path, vision: str | Path | None, place: Place) -> Checkpoint:
     """Read a model by name, folder or hub id; raises InputError on whatever is wrong with it."""
     folder = find_model(model)
-    text, config = open_text(folder)
+    text, _ = open_text(folder)
     vision_folder = find_vision(folder, vision, model)
     tokenizer = load_vision(vision_folder, torch.float32, place.device)
     if tokenizer.config.codebook_size != text.vocabulary.codebook_size:

@@ -74,7 +74,7 @@ def size_in_codes(ratio: str, area: int, factor: int) -> tuple[int, int]:
 
 
 def resized(height: int, width: int, config: PreprocessorConfig) -> tuple[int, int]:
-    """The size in pixels that a picture is resized to: whole codes, area within the config's bounds.
+    """The size in pixels that a picture is resized to: whole codes, area in the config's bounds.
 
     Raises InputError on a side shorter than a code or an aspect ratio above five.
     """

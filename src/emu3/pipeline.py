@@ -25,7 +25,7 @@ from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
 
 OnRow = Callable[[int, int, Sequence[Tensor]], None]
-"""Called as rows are finished: how many are, of how many, and each picture's codes so far [r, w]."""
+"""Called as rows are finished: how many are, of how many, and each picture's codes [r, w]."""
 
 MAX_SEED = 2**63 - 1
 

@@ -18,7 +18,10 @@ from emu3.errors import InputError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Filters in the order of transformers' `generate`. `top_k=1` is greedy, `top_k=0` keeps all."""
+    """Filters, in the order of transformers' `generate`.
+
+    `top_k=1` is greedy, `top_k=0` keeps all.
+    """
 
     top_k: int = 2048
     top_p: float = 1.0

@@ -44,7 +44,7 @@ class TextTokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> TextTokenizer:
-        """Read the two vocabulary files of a checkpoint; raises InputError on missing or bad ones."""
+        """Read the two vocabulary files of a checkpoint; raises InputError on bad ones."""
         ranks = _read_ranks(_only_file(folder, "*.tiktoken"))
         lines = _only_file(folder, "*_vision_tokens.txt").read_text(encoding="utf-8").splitlines()
         return cls(ranks, [line.strip() for line in lines if line.strip()])
@@ -70,8 +70,9 @@ class TextTokenizer:
         return self._plain.encode_ordinary(text)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """The text of ids; control and visual tokens by name, or left out. Bad UTF-8 becomes U+FFFD.
+        """The text of ids; control and visual tokens by name, or left out.
 
+        Bytes that are no UTF-8 become U+FFFD.
         Raises InputError on ids that the vocabulary does not have.
         """
         parts = [self._bytes(int(i), skip_special) for i in ids]
@@ -109,7 +110,7 @@ def _only_file(folder: Path, pattern: str) -> Path:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Lines of `base64(token) rank`; ranks must be 0, 1, 2, … since ids follow from their number."""
+    """Lines of `base64(token) rank`; ranks must be 0, 1, 2, … since ids follow from them."""
     ranks: dict[bytes, int] = {}
     try:
         for line in path.read_bytes().splitlines():

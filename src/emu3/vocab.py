@@ -37,10 +37,10 @@ def visual_token(code: int) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Where everything is. Names are the paper's; BAAI's code says img, boi, eoi for the last three.
+    """Where everything is, under the paper's names; BAAI's code calls three otherwise.
 
     `pad` fills batches, `eol` ends a row of codes, `eof` a frame, `bos` and `eos` a document, `sov`
-    opens a picture, `sot` separates its size from its codes, `eov` closes it.
+    opens a picture (boi in BAAI's code), `sot` ends its size (img), `eov` closes it (eoi).
     """
 
     text_size: int

@@ -18,7 +18,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """Rotary angles of positions [B, L], computed in float32 whatever the precision of the model."""
+    """Rotary angles of positions [B, L], computed in float32 whatever the model's precision."""
     powers = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
     angles = positions[:, None, :, None].float() * (1.0 / theta**powers)
     angles = torch.cat([angles, angles], dim=-1)

@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Hidden states [..., hidden] to logits in float32, of the vocabulary or some rows of it."""
+        """Hidden states [..., hidden] to float32 logits, of the vocabulary or some rows of it."""
         weight = self.lm_head.weight if rows is None else self.lm_head.weight[rows]
         return F.linear(hidden, weight).float()
 

@@ -101,9 +101,7 @@ def _say(wording: str, scene: Scene) -> str:
 
 def _pick(weights: Mapping[T, float], rng: np.random.Generator) -> T:
     """A key with the probability given by its weight; the weights add up to 1."""
-    left = rng.random()
-    for key, weight in weights.items():
-        left -= weight
-        if left < 0:
-            break
-    return key  # the last one also catches what rounding leaves over
+    keys = list(weights)
+    bounds = np.cumsum(list(weights.values()))
+    chosen = int(np.searchsorted(bounds, rng.random(), side="right"))
+    return keys[min(chosen, len(keys) - 1)]  # the last also catches what rounding leaves over

@@ -26,7 +26,7 @@ class CodebookTrainer:
 
     @torch.no_grad()
     def start(self, rows: Tensor, rounds: int = 12) -> None:
-        """Place all entries by k-means over latents [N, c], spread out at first (k-means++ like)."""
+        """Place all entries by k-means over latents [N, c], spread out at first."""
         table = self.quantizer.embedding.weight
         table.copy_(rows[:1].expand_as(table))
         placed = 1
@@ -46,7 +46,7 @@ class CodebookTrainer:
 
     @torch.no_grad()
     def update(self, rows: Tensor, codes: Tensor) -> float:
-        """One step from latents [N, c] and their codes [N]; returns the share of entries revived."""
+        """One step from latents [N, c] and codes [N]; returns the share of entries revived."""
         self.counts *= self.decay
         self.sums *= self.decay
         self._accumulate(rows, codes, weight=1 - self.decay)

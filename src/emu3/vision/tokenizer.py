@@ -68,7 +68,7 @@ class VisionTokenizer(nn.Module):
         return self.decoder(self.post_quant_conv(zq), zq).transpose(1, 2)
 
     def encode_groups(self, pixels: Tensor) -> Tensor:
-        """`encode` of clips [B, 4t, 3, H, W], each group of four frames alone: codes [B, t, h, w]."""
+        """`encode` of clips [B, 4t, 3, H, W], each group alone: codes [B, t, h, w]."""
         self._check_pixels(pixels)
         groups = pixels.unflatten(1, (-1, self.config.temporal_downsample_factor))
         return self.encode(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])[:, :, 0]

@@ -1,0 +1,73 @@
+"""Ship nano: `python -m recipes.nano` puts finished runs together as the package's own model.
+
+The whole of nano, from nothing, on a laptop:
+
+    python -m recipes.nano_vision runs/vision      # the vision tokenizer
+    python -m recipes.nano_decoder runs/decoder    # the BPE and the decoder
+    python -m recipes.nano                         # this: runs/* to src/emu3/nano
+    emu3 eval nano                                 # and how good it is
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+import emu3
+from emu3.card import Card
+from emu3.checkpoint import Checkpoint
+from emu3.config import PreprocessorConfig
+from emu3.decoder.transformer import Transformer
+from emu3.text import TextTokenizer
+from emu3.train.loop import load_state
+from recipes.nano_decoder import config_for, trained_vision
+
+# A photograph comes down to the sizes that nano was trained on: 8x8, 7x9, 9x7, 6x11 or 11x6 codes.
+PREPROCESSOR = PreprocessorConfig(min_pixels=60 * 60, max_pixels=66 * 66)
+
+CARD = Card(
+    tasks=("image", "chat"),
+    suffix="",
+    negative_prompt="",  # the dropped caption of its training
+    license="Apache-2.0",
+    description=(
+        "nano draws and names 400 objects in three icon styles. Trained from scratch by recipes/ "
+        "on pictures composed of Noto Emoji (Apache-2.0), Fluent Emoji Flat (MIT) and Twemoji "
+        "(CC BY 4.0); see NOTICE and docs/nano.md."
+    ),
+)
+
+
+def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
+    """The checkpoint of two runs; the decoder in bfloat16, which halves the file."""
+    text = TextTokenizer.from_folder(decoder_folder)
+    state = load_state(decoder_folder / "state.pt")
+    if state is None:
+        raise SystemExit(f"{decoder_folder}: no run here; python -m recipes.nano_decoder")
+    decoder = Transformer(config_for(text))
+    decoder.load_state_dict(state["model"])
+    return Checkpoint(
+        name="nano",
+        card=CARD,
+        decoder=decoder.to(torch.bfloat16).eval(),
+        text=text,
+        vision=trained_vision(vision_folder),
+        preprocessor=PREPROCESSOR,
+    )
+
+
+def main(target: Path) -> None:
+    """Write the checkpoint and the logs it came from."""
+    vision, decoder = Path("runs/vision"), Path("runs/decoder")
+    assemble(vision, decoder).save(target)
+    logs = Path("docs/nano")
+    logs.mkdir(parents=True, exist_ok=True)
+    for run in (vision, decoder):
+        shutil.copy(run / "log.jsonl", logs / f"{run.name}.jsonl")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(emu3.__file__).parent / "nano")
