@@ -19,6 +19,7 @@ import torch
 import emu3
 from emu3.card import Card
 from emu3.checkpoint import Checkpoint
+from emu3.codec import Codec
 from emu3.config import PreprocessorConfig
 from emu3.decoder.transformer import Transformer
 from emu3.text import TextTokenizer
@@ -54,8 +55,7 @@ def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
         card=CARD,
         decoder=decoder.to(torch.bfloat16).eval(),
         text=text,
-        vision=trained_vision(vision_folder),
-        preprocessor=PREPROCESSOR,
+        codec=Codec(trained_vision(vision_folder), PREPROCESSOR),
     )
 
 

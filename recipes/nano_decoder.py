@@ -43,13 +43,14 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=1250,
+    steps=1200,
+    micro_batch=12,
     learning_rate=4e-3,
     warmup=30,
     decay=0.01,
     clip=1.0,
-    report_every=20,
-    save_every=100,
+    report_every=10,
+    save_every=50,
     seed=0,
 )
 

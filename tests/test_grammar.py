@@ -137,7 +137,7 @@ def test_malformed_ids_are_refused(ids: list[int], message: str) -> None:
 
 @given(st.data())
 def test_whatever_is_read_is_what_would_be_written(data: st.DataObject) -> None:
-    """Ids with something exchanged, dropped or repeated: refused, or another well-formed picture."""
+    """Ids with something exchanged or dropped: refused, or another well-formed picture."""
     ids = list(GOOD)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(ids) - 1))

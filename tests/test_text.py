@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu3.errors import InputError
@@ -55,6 +55,7 @@ def test_allowing_control_tokens_lets_them_through() -> None:
     assert SMALL.decode(ids, skip_special=True) == "a sign that says 8*8"
 
 
+@settings(max_examples=60)
 @given(st.text())
 def test_text_comes_back_normalised(text: str) -> None:
     ids = SMALL.encode(text)
@@ -83,7 +84,7 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     read = TextTokenizer.from_folder(tmp_path)
     assert (read.ranks, read.specials) == (tokenizer.ranks, tokenizer.specials)
-    assert read.encode("abc abab") == [257, 258, ord("b"), 256]
+    assert read.encode("abc acab") == [257, 258, ord("c"), 256]
 
 
 def test_the_published_files_come_back_as_they_were(
@@ -132,7 +133,7 @@ def test_broken_ranks_are_refused(tmp_path: Path, content: bytes, message: str) 
 
 
 @pytest.mark.parametrize("lacking", [0, 200, 255])
-def test_ranks_that_cannot_spell_every_text_are_refused(tmp_path: Path, lacking: int) -> None:
+def test_ranks_that_cannot_spell_every_text_are_refused(lacking: int) -> None:
     """Without one of the 256 bytes tiktoken would panic at the first text that has it."""
     ranks = {bytes([byte]): byte - (byte > lacking) for byte in range(256) if byte != lacking}
     with pytest.raises(InputError, match="byte"):

@@ -51,7 +51,6 @@ def test_a_missing_token_is_named(lacking: str) -> None:
     "visual",
     [
         [visual_token(0), visual_token(2)],
-        [visual_token(1), visual_token(0)],
         [visual_token(0), "<|visual token 1|>"],
         [*codes(3), "<|after|>"],
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from emu3.card import CARD_FILE, Card
+from emu3.codec import Codec
 from emu3.config import DecoderConfig, PreprocessorConfig, read_json
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
@@ -20,7 +21,6 @@ from emu3.files import check_writable, replacing
 from emu3.hub import VISION_FOLDER, find_model, find_vision
 from emu3.prompt import Prompts
 from emu3.text import TextTokenizer
-from emu3.vision.tokenizer import VisionTokenizer
 from emu3.weights import load_decoder, load_vision, save_weights
 
 DTYPES = {
@@ -47,13 +47,16 @@ class Place:
             device = torch.device(device)
         except RuntimeError:
             raise InputError(f"no such device: {device!r}; try cpu or cuda") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError("device cuda: PyTorch finds no CUDA GPU on this machine; use cpu")
+        if device.type not in ("cpu", "cuda"):
+            raise InputError(f"device {device}: only cpu and cuda are supported")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"device {device}: PyTorch finds no CUDA GPU by that name; use cpu")
         if dtype is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        if isinstance(dtype, str) and dtype not in DTYPES:
+        chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if chosen is None or chosen not in DTYPES.values():
             raise InputError(f"no such precision: {dtype!r}; one of {', '.join(DTYPES)}")
-        return cls(device, DTYPES[dtype] if isinstance(dtype, str) else dtype)
+        return cls(device, chosen)
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,7 @@ class Checkpoint:
     card: Card
     decoder: Transformer
     text: TextTokenizer
-    vision: VisionTokenizer
-    preprocessor: PreprocessorConfig
+    codec: Codec
 
     @property
     def prompts(self) -> Prompts:
@@ -81,7 +83,7 @@ class Checkpoint:
         with replacing(folder) as temporary:
             (temporary / VISION_FOLDER).mkdir(parents=True)
             save_decoder(self.decoder, self.text, temporary)
-            save_vision(self.vision, self.preprocessor, temporary / VISION_FOLDER)
+            save_vision(self.codec, temporary / VISION_FOLDER)
             write_json(temporary / CARD_FILE, self.card.to_dict())
 
 
@@ -89,27 +91,31 @@ def open_checkpoint(model: str | Path, vision: str | Path | None, place: Place) 
     """Read a model by name, folder or hub id; raises InputError on whatever is wrong with it."""
     folder = find_model(model)
     text, _ = open_text(folder)
-    vision_folder = find_vision(folder, vision, model)
-    tokenizer = load_vision(vision_folder, torch.float32, place.device)
-    if tokenizer.config.codebook_size != text.vocabulary.codebook_size:
+    codec = open_codec(find_vision(folder, vision, model), place.device)
+    if codec.vision.quantize.size != text.vocabulary.codebook_size:
         raise InputError(
-            f"{vision_folder}: {tokenizer.config.codebook_size} codes, but {folder} has ids for "
-            f"{text.vocabulary.codebook_size}; these two do not belong together"
-        )
-    preprocessor = PreprocessorConfig.from_file(vision_folder / "preprocessor_config.json")
-    if preprocessor.spatial_factor % tokenizer.config.spatial_factor:
-        raise InputError(
-            f"{vision_folder}: spatial_factor {preprocessor.spatial_factor} is no multiple of the "
-            f"{tokenizer.config.spatial_factor} pixels of a code"
+            f"{folder} has ids for {text.vocabulary.codebook_size} codes, its vision tokenizer has "
+            f"{codec.vision.quantize.size}; these two do not belong together"
         )
     return Checkpoint(
         name=str(model),
         card=Card.of(folder, str(model)),
         decoder=load_decoder(folder, place.dtype, place.device),
         text=text,
-        vision=tokenizer,
-        preprocessor=preprocessor,
+        codec=codec,
     )
+
+
+def open_codec(folder: Path, device: torch.device) -> Codec:
+    """Read the folder of a vision tokenizer, in float32; raises InputError likewise."""
+    preprocessor = PreprocessorConfig.from_file(folder / "preprocessor_config.json")
+    vision = load_vision(folder, torch.float32, device)
+    if preprocessor.spatial_factor % vision.config.spatial_factor:
+        raise InputError(
+            f"{folder}: spatial_factor {preprocessor.spatial_factor} is no multiple of the "
+            f"{vision.config.spatial_factor} pixels of a code"
+        )
+    return Codec(vision, preprocessor)
 
 
 def open_text(folder: Path) -> tuple[TextTokenizer, DecoderConfig]:
@@ -144,8 +150,9 @@ def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:
     save_weights(model, folder)
 
 
-def save_vision(model: VisionTokenizer, preprocessor: PreprocessorConfig, folder: Path) -> None:
+def save_vision(codec: Codec, folder: Path) -> None:
     """Write a vision tokenizer to an existing folder, in BAAI's layout."""
+    model, preprocessor = codec.vision, codec.preprocessor
     described = {"architectures": ["Emu3VisionVQModel"], **model.config.to_dict()}
     write_json(folder / "config.json", {**described, "torch_dtype": _name(model.dtype)})
     bounds = {"min_pixels": preprocessor.min_pixels, "max_pixels": preprocessor.max_pixels}

@@ -196,9 +196,16 @@ class VisionConfig(FileConfig):
         _only("in_channels", self.in_channels, 3)
         _only("out_channels", self.out_channels, 3)
         _probability(dropout=self.dropout)
-        _positive(codebook_size=self.codebook_size, num_res_blocks=self.num_res_blocks)
-        if not self.ch_mult or self.ch % 32 or min(self.ch_mult) < 1:
+        _positive(
+            codebook_size=self.codebook_size,
+            embed_dim=self.embed_dim,
+            ch=self.ch,
+            num_res_blocks=self.num_res_blocks,
+        )
+        if self.ch % 32:
             raise ValueError("ch must be a multiple of 32 (GroupNorm has 32 groups)")
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise ValueError("ch_mult must list a multiple of ch, one or more, for each level")
         if self.embed_dim != self.z_channels:
             # The decoder stacks both along the batch through shared temporal blocks.
             raise ValueError("embed_dim and z_channels must be equal")

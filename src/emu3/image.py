@@ -19,6 +19,7 @@ from emu3.errors import InputError
 
 MAX_ASPECT = 5  # of any picture, in or out
 MAX_SOURCE_PIXELS = 100_000_000  # of a file before it is shrunk; more is refused unread
+MAX_AREA = 2**31  # pixels asked for; the decoder's context is exceeded long before
 RATIO = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
 
 
@@ -34,7 +35,10 @@ def open_image(path: Path) -> Image.Image:
                     f"{path}: {opened.width}x{opened.height} is too large; "
                     f"at most {MAX_SOURCE_PIXELS // 1_000_000} megapixels"
                 )
-            return ImageOps.exif_transpose(opened).copy()
+            picture = ImageOps.exif_transpose(opened).copy()
+            if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255, all white
+                picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+            return picture
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -64,8 +68,8 @@ def size_in_codes(ratio: str, area: int, factor: int) -> tuple[int, int]:
     Raises InputError on a bad ratio or an area that leaves no code.
     """
     width, height = parse_ratio(ratio)
-    if area <= 0:
-        raise InputError(f"area {area}: must be a number of pixels above zero")
+    if not 0 < area <= MAX_AREA:
+        raise InputError(f"area {area}: must be a number of pixels from 1 to {MAX_AREA}")
     scale = math.sqrt(area / (height * width))
     size = round(height * scale / factor), round(width * scale / factor)
     if min(size) < 1:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from emu3.errors import InputError
 from emu3.files import check_writable, replacing
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and a bad path should be answered at once
+    from torch import Tensor
 
 PNG_KEY = "emu3"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -59,14 +62,13 @@ def check_picture_path(path: Path) -> None:
 
 def save_picture(picture: Image.Image, path: Path, settings: dict[str, object]) -> None:
     """Write a picture and the settings it was made with; whole or not at all."""
-    note = json.dumps(settings, ensure_ascii=False)
     kind = FORMATS[path.suffix.lower()]
     with replacing(path) as temporary:
         if kind == "PNG":
             info = PngImagePlugin.PngInfo()
-            info.add_itxt(PNG_KEY, note)
+            info.add_itxt(PNG_KEY, json.dumps(settings, ensure_ascii=False))
             picture.save(temporary, format=kind, pnginfo=info)
         else:
             exif = Image.Exif()
-            exif[EXIF_DESCRIPTION] = note
+            exif[EXIF_DESCRIPTION] = json.dumps(settings)  # this field holds ASCII only
             picture.save(temporary, format=kind, exif=exif, quality=95)

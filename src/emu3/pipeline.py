@@ -19,7 +19,7 @@ from emu3.config import DecoderConfig
 from emu3.errors import InputError
 from emu3.generate import OnStep, generate_pictures, generate_text
 from emu3.grammar import Grammar
-from emu3.image import size_in_codes, to_array, to_image, to_pixels
+from emu3.image import size_in_codes
 from emu3.output import ImageOutput, Settings
 from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
@@ -114,7 +114,7 @@ class Emu3:
             for number in range(num_images)
         ]
         codes = self._draw(settings, sampling, allow_special, on_row)
-        return ImageOutput([self._picture(each) for each in codes], codes, settings)
+        return ImageOutput([self.checkpoint.codec.picture(each) for each in codes], codes, settings)
 
     @torch.inference_mode()
     def _draw(
@@ -126,7 +126,7 @@ class Emu3:
     ) -> list[Tensor]:
         """Codes [h, w] for each of the settings, drawn in one batch."""
         prompts, grammar = self.checkpoint.prompts, self.checkpoint.prompts.grammar
-        factor = self.checkpoint.vision.config.spatial_factor
+        factor = self.checkpoint.codec.vision.config.spatial_factor
         sizes = [size_in_codes(s.ratio, s.area, factor) for s in settings]
         rows, negatives = (
             [
@@ -204,6 +204,8 @@ class Emu3:
         sampling = Sampling(top_k, top_p, temperature)
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
+        if not texts or len(texts) != len(images):
+            raise InputError(f"{len(texts)} questions but {len(images)} groups of pictures")
         prompts, vocabulary = self.checkpoint.prompts, self.checkpoint.text.vocabulary
         rows = [
             prompts.chat(
@@ -229,43 +231,20 @@ class Emu3:
         )
         return [said(ids) for ids in out]
 
-    @torch.inference_mode()
     def encode(self, picture: Image.Image | Tensor) -> Tensor:
         """A picture to codes [h, w]; frames [T, H, W, 3] uint8 to codes [t, h, w].
 
         A picture is resized as the checkpoint's preprocessor says. Frames are encoded in groups
         of four, each on its own; raises InputError when they fill no whole group.
         """
-        vision = self.checkpoint.vision
-        if isinstance(picture, Image.Image):
-            pixels = to_pixels(picture, self.checkpoint.preprocessor)
-            return vision.encode(pixels[None].to(vision.device))[0].cpu()
-        frames = [Image.fromarray(frame.numpy()) for frame in torch.as_tensor(picture)]
-        group = vision.config.temporal_downsample_factor
-        if not frames or len(frames) % group:
-            raise InputError(f"{len(frames)} frames: expected a multiple of {group}")
-        pixels = torch.stack([to_pixels(frame, self.checkpoint.preprocessor) for frame in frames])
-        return vision.encode_groups(pixels[None].to(vision.device))[0].cpu()
+        return self.checkpoint.codec.encode(picture)
 
-    @torch.inference_mode()
     def decode(self, codes: Tensor) -> Image.Image | Tensor:
         """Codes [h, w] to a picture; codes [t, h, w] to frames [4t, 8h, 8w, 3] uint8.
 
         Raises InputError on another shape or on codes that the codebook does not have.
         """
-        vision, preprocessor = self.checkpoint.vision, self.checkpoint.preprocessor
-        if codes.ndim not in (2, 3) or not codes.numel():
-            raise InputError(f"codes are [h, w] or [t, h, w], not {list(codes.shape)}")
-        if codes.is_floating_point() or codes.min() < 0 or codes.max() >= vision.quantize.size:
-            raise InputError(f"codes must be integers in 0 to {vision.quantize.size - 1}")
-        codes = codes.long().to(vision.device)
-        if codes.ndim == 2:
-            return self._picture(codes)
-        return torch.from_numpy(to_array(vision.decode_groups(codes[None])[0], preprocessor))
-
-    def _picture(self, codes: Tensor) -> Image.Image:
-        """Codes [h, w] to a picture."""
-        return to_image(self.checkpoint.vision.decode(codes[None])[0], self.checkpoint.preprocessor)
+        return self.checkpoint.codec.decode(codes)
 
     def _check_context(self, prompt: int, new: int, what: str) -> None:
         """Raise InputError where a request is longer than what the decoder was trained for."""

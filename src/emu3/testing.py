@@ -8,6 +8,7 @@ import torch
 
 from emu3.card import Card
 from emu3.checkpoint import Checkpoint
+from emu3.codec import Codec
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
 from emu3.decoder.transformer import Transformer, initialise
 from emu3.text import TextTokenizer
@@ -50,7 +51,7 @@ def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
 
 
 def tiny_vision(seed: int = 0, **changes: Any) -> VisionTokenizer:
-    """A vision tokenizer of 64 codes, each of 4x4 pixels, in eval mode."""
+    """A vision tokenizer of at most 2048 codes (64), each of 4x4 pixels, in eval mode."""
     settings: dict[str, Any] = {
         "codebook_size": 64,
         "ch": 32,
@@ -60,8 +61,15 @@ def tiny_vision(seed: int = 0, **changes: Any) -> VisionTokenizer:
     }
     torch.manual_seed(seed)
     model = VisionTokenizer(VisionConfig(**{**settings, **changes}))
-    torch.nn.init.normal_(model.quantize.embedding.weight)
-    return model.eval()
+    model.eval()
+    side = 16 * model.config.spatial_factor
+    with torch.no_grad():  # entries where latents lie, or all pictures would get the same code
+        pixels = torch.rand(8, 3, 1, 1) + torch.rand(8, 3, side, side) - 1
+        rows = model.latent(pixels).movedim(1, -1).flatten(0, -2)
+        model.quantize.embedding.weight.copy_(
+            rows[torch.randperm(len(rows))[: model.quantize.size]]
+        )
+    return model
 
 
 def tiny_checkpoint(seed: int = 0) -> Checkpoint:
@@ -71,6 +79,8 @@ def tiny_checkpoint(seed: int = 0) -> Checkpoint:
         card=Card(suffix="", negative_prompt=""),
         decoder=tiny_decoder(seed),
         text=byte_tokenizer(),
-        vision=tiny_vision(seed),
-        preprocessor=PreprocessorConfig(min_pixels=64, max_pixels=1024, spatial_factor=4),
+        codec=Codec(
+            tiny_vision(seed),
+            PreprocessorConfig(min_pixels=64, max_pixels=1024, spatial_factor=4),
+        ),
     )

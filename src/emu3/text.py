@@ -35,6 +35,8 @@ class TextTokenizer:
     """Text to ids and back. Stateless; safe to share between threads."""
 
     def __init__(self, ranks: dict[bytes, int], specials: Iterable[str]) -> None:
+        if any(bytes([byte]) not in ranks for byte in range(256)):
+            raise InputError("text vocabulary: each of the 256 bytes needs a rank of its own")
         self.ranks = ranks
         self.specials = tuple(specials)
         self.vocabulary = Vocabulary.build(len(ranks), self.specials)
@@ -46,7 +48,11 @@ class TextTokenizer:
     def from_folder(cls, folder: Path) -> TextTokenizer:
         """Read the two vocabulary files of a checkpoint; raises InputError on bad ones."""
         ranks = _read_ranks(_only_file(folder, "*.tiktoken"))
-        lines = _only_file(folder, "*_vision_tokens.txt").read_text(encoding="utf-8").splitlines()
+        path = _only_file(folder, "*_vision_tokens.txt")
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not a list of tokens ({error})") from None
         return cls(ranks, [line.strip() for line in lines if line.strip()])
 
     def save(self, folder: Path) -> None:

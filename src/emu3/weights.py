@@ -47,7 +47,7 @@ def _fill(model: Model, folder: Path, dtype: torch.dtype, device: torch.device) 
     """Give a model on the meta device the tensors of a folder."""
     wanted = model.state_dict()
     found: dict[str, Tensor] = {}
-    for path, names in _files(folder).items():
+    for path, names in weight_files(folder).items():
         for name, tensor in _tensors(path, names):
             _check(name, tensor, wanted, path)
             found[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -55,7 +55,7 @@ def _fill(model: Model, folder: Path, dtype: torch.dtype, device: torch.device) 
     if missing:
         raise InputError(f"{folder}: {_some(missing)} missing from the weights")
     model.load_state_dict(found, strict=True, assign=True)
-    return model.eval()
+    return model.eval().requires_grad_(False)  # who trains says so
 
 
 def _check(name: str, tensor: Tensor, wanted: dict[str, Tensor], path: Path) -> None:
@@ -68,11 +68,14 @@ def _check(name: str, tensor: Tensor, wanted: dict[str, Tensor], path: Path) -> 
         raise InputError(f"{path}: {name} has shape {have}, config.json asks for {want}")
 
 
-def _files(folder: Path) -> dict[Path, set[str] | None]:
-    """The weight files of a folder, and which tensors each should hold (None: not said)."""
+def weight_files(folder: Path) -> dict[Path, set[str] | None]:
+    """The weight files of a folder, and which tensors each should hold (None: not said).
+
+    Raises InputError when there are none, or an index that is none.
+    """
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict):
+        if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
             raise InputError(f"{folder / INDEX}: no weight_map in it")
         files: dict[Path, set[str] | None] = {}
         for file in sorted(set(index.values())):

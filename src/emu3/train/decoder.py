@@ -41,6 +41,7 @@ class DecoderTraining:
     """Everything a run states."""
 
     steps: int
+    micro_batch: int  # documents in one pass; gradients add up over a step's passes
     learning_rate: float
     warmup: int
     decay: float
@@ -67,9 +68,30 @@ def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> 
     is_text = ~is_visual & (weights > 0)
     return {
         "loss": (entropy * weights).sum() / weights.sum(),
-        "text": entropy.detach()[is_text].mean(),
-        "vision": entropy.detach()[is_visual].mean(),
+        "text": (entropy.detach() * is_text).sum() / is_text.sum().clamp_min(1),
+        "vision": (entropy.detach() * is_visual).sum() / is_visual.sum().clamp_min(1),
     }
+
+
+def accumulate(
+    model: Transformer, documents: Sequence[Document], visual: slice, micro_batch: int
+) -> dict[str, float]:
+    """Add the gradients of one big batch, some documents at a time; returns what `losses` would.
+
+    Documents of like length go together, so that little is padded. The loss is exactly that of the
+    whole batch; `text` and `vision` are weighted like it, and so only nearly its means.
+    """
+    ordered = sorted(documents, key=lambda d: len(d.ids))
+    total = sum(float(d.weights[1:].sum()) for d in ordered)
+    means: dict[str, float] = {}
+    for start in range(0, len(ordered), micro_batch):
+        part = ordered[start : start + micro_batch]
+        share = sum(float(d.weights[1:].sum()) for d in part) / total
+        values = losses(model, part, visual)
+        (values["loss"] * share).backward()
+        for name, value in values.items():
+            means[name] = means.get(name, 0.0) + value.item() * share
+    return means
 
 
 def train_decoder(
@@ -94,13 +116,11 @@ def train_decoder(
     for step in range(start, run.steps):
         model.train()
         batch = documents(seed_step(run.seed, step))
-        values = losses(model, batch, visual)
-        values["loss"].backward()
+        means = accumulate(model, batch, visual, run.micro_batch)
         norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip)
         rate = cosine(step, run.steps, run.warmup, run.learning_rate)
         optimizer.step(rate)
-        reported = {name: value.item() for name, value in values.items()}
-        log.add(step, len(batch), **reported, grad=norm.item(), rate=rate)
+        log.add(step, len(batch), **means, grad=norm.item(), rate=rate)
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
             _save(folder, step + 1, model, optimizer)
             on_save(model.eval(), step + 1)

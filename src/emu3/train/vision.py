@@ -131,7 +131,9 @@ def train_vision(
             revived=revived,
             rate=rate,
         )
-        if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
+        # Not before there is a codebook: the latents that place it are in no checkpoint.
+        due = (step + 1) % run.save_every == 0 and step >= run.unquantised
+        if due or step + 1 == run.steps:
             _save(folder, step + 1, model, book, optimizer)
             on_save(model.eval(), step + 1)
     return model.eval()

@@ -1,0 +1,40 @@
+"""Draw nano's training curves: `python -m recipes.nano_curves` reads docs/nano/*.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+
+def read(path: Path) -> dict[str, list[float]]:
+    """Columns of a log; where a run was resumed, the later line of a step counts."""
+    lines = {line["step"]: line for line in map(json.loads, path.read_text().splitlines())}
+    rows = [lines[step] for step in sorted(lines)]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def main(folder: Path) -> None:
+    """One figure, three panels: reconstruction, loss on vision tokens, loss on text tokens."""
+    vision, decoder = read(folder / "vision.jsonl"), read(folder / "decoder.jsonl")
+    panels = [
+        (vision, "psnr", "vision tokenizer: PSNR of training batches, dB"),
+        (decoder, "vision", "decoder: cross-entropy of codes, nats"),
+        (decoder, "text", "decoder: cross-entropy of text, nats"),
+    ]
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), constrained_layout=True)
+    for axis, (log, name, title) in zip(axes, panels, strict=True):
+        axis.plot(log["step"], log[name], linewidth=1.5)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step", fontsize=9)
+        axis.grid(alpha=0.3)
+    figure.savefig(folder / "curves.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main(Path("docs/nano"))

@@ -1,0 +1,175 @@
+"""What can be said of a checkpoint from its small files and the headers of its weights.
+
+No weight is read: the sizes come from the configs, and the headers are held against them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from emu3.card import Card
+from emu3.checkpoint import open_text
+from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_json
+from emu3.decoder.transformer import Transformer
+from emu3.errors import InputError
+from emu3.hub import find_model, find_vision
+from emu3.image import size_in_codes
+from emu3.prompt import Prompts
+from emu3.text import TextTokenizer
+from emu3.vision.tokenizer import VisionTokenizer
+from emu3.weights import INDEX, weight_files
+
+HUB_SNAPSHOTS = "snapshots"  # the folder of the hub's cache that a model's files lie in
+BITS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}
+CACHE_BITS = {"fp32": 32, "bf16": 16}
+GUIDED = 2  # rows of the batch: the prompt's and the negative prompt's
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a checkpoint: how many parameters, and bytes of its weight files."""
+
+    config: dict[str, Any]
+    parameters: int
+    on_disk: int  # 0 where it is not known
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that `emu3 info` says."""
+
+    name: str
+    folder: Path
+    vision_folder: Path
+    card: Card
+    decoder: Part
+    vision: Part
+    vocabulary: dict[str, int]
+    context: int
+    picture: dict[str, Any]
+    weight_bytes: dict[str, int]
+    cache: dict[str, int]
+
+    @classmethod
+    def of(cls, model: str, vision: str | None) -> Facts:
+        """Read a model's small files; raises InputError on whatever is wrong with them."""
+        folder = find_model(model, weights=False)
+        text, config = open_text(folder)
+        vision_folder = find_vision(folder, vision, model, weights=False)
+        vision_config = VisionConfig.from_file(vision_folder / "config.json")
+        PreprocessorConfig.from_file(vision_folder / "preprocessor_config.json")
+        card = Card.of(folder, model)
+        picture = _picture(text, config, card, vision_config.spatial_factor)
+        decoder = _part(folder, config)
+        return cls(
+            name=model,
+            folder=folder,
+            vision_folder=vision_folder,
+            card=card,
+            decoder=decoder,
+            vision=_part(vision_folder, vision_config),
+            vocabulary=_vocabulary(text),
+            context=config.max_position_embeddings,
+            picture=picture,
+            weight_bytes={k: decoder.parameters * bits // 8 for k, bits in BITS.items()},
+            cache=_cache(config, picture["ids"] + picture["prompt_ids"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as what JSON can hold; sizes in bytes."""
+        parts = {"decoder": self.decoder, "vision": self.vision}
+        return {
+            "name": self.name,
+            "folder": str(self.folder.resolve()),
+            "vision_folder": str(self.vision_folder.resolve()),
+            "license": self.card.license,
+            "tasks": list(self.card.tasks),
+            "description": self.card.description,
+            **{k: {**p.config, "parameters": p.parameters} for k, p in parts.items()},
+            "vocabulary": self.vocabulary,
+            "context": self.context,
+            "picture": self.picture,
+            "memory": {
+                "decoder": self.weight_bytes,
+                "vision": {"fp32": 4 * self.vision.parameters},  # it always runs so
+                "cache_of_a_guided_picture": self.cache,
+            },
+            "on_disk": {k: p.on_disk for k, p in parts.items()},
+        }
+
+
+def _picture(text: TextTokenizer, config: DecoderConfig, card: Card, factor: int) -> dict[str, Any]:
+    """A square picture of the model's area: its codes, its ids, and the ids before it."""
+    height, width = size_in_codes("1:1", config.image_area, factor)
+    prompts = Prompts.of(text)
+    header = len(prompts.grammar.header(height, width))
+    before = max(
+        len(prompts.image(words, (height, width))) - header
+        for words in (card.suffix, card.negative_prompt)
+    )
+    return {
+        "area": config.image_area,
+        "grid": [height, width],
+        "pixels": [height * factor, width * factor],
+        "ids": header + prompts.grammar.length(height, width),
+        "prompt_ids": before,  # BOS, and the longer of suffix and negative prompt
+    }
+
+
+def _cache(config: DecoderConfig, ids: int) -> dict[str, int]:
+    """Bytes of keys and values of a guided picture, with the number of ids they are for."""
+    channels = config.num_key_value_heads * config.head_dim
+    numbers = 2 * config.num_hidden_layers * channels * ids * GUIDED
+    return {"ids": ids, **{name: numbers * bits // 8 for name, bits in CACHE_BITS.items()}}
+
+
+def _vocabulary(text: TextTokenizer) -> dict[str, int]:
+    v = text.vocabulary
+    control = v.visual_start - v.text_size
+    return {"text": v.text_size, "control": control, "visual": v.codebook_size, "total": v.size}
+
+
+def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
+    """Count a network's parameters, and hold its weight files against it, where they are here.
+
+    Of a model on the hub only the small files are fetched; the index says how large the rest is.
+    """
+    model = _empty(config)
+    parameters = sum(each.numel() for each in model.parameters())
+    if not any(folder.glob("*.safetensors")) and HUB_SNAPSHOTS in folder.parts:
+        index = folder / INDEX
+        said = read_json(index).get("metadata", {}) if index.exists() else {}
+        return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    files = list(weight_files(folder))
+    found: dict[str, list[int]] = {}
+    for file in files:
+        found |= _shapes(file)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            have, want = found.get(name, "nothing"), wanted.get(name, "nothing")
+            raise InputError(f"{folder}: {name}: the weights hold {have}, config.json asks {want}")
+    return Part(config.to_dict(), parameters, sum(file.stat().st_size for file in files))
+
+
+def _empty(config: DecoderConfig | VisionConfig) -> nn.Module:
+    """The network on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return Transformer(config) if isinstance(config, DecoderConfig) else VisionTokenizer(config)
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor, from the header of a file that must be whole."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: broken or cut short ({error}); download it again") from None

@@ -1,0 +1,84 @@
+"""Options that several commands share, and opening the model that they name."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from emu3.errors import InputError
+
+if TYPE_CHECKING:
+    from emu3.pipeline import Emu3
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="nano, a folder, or a hub id such as BAAI/Emu3-Gen.", rich_help_panel="Model"
+    ),
+]
+Vision = Annotated[
+    str | None,
+    typer.Option(help="The vision tokenizer, where it is not found.", rich_help_panel="Model"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu or cuda.", show_default="cuda if any", rich_help_panel="Model"),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Precision of the decoder: fp32 or bf16.",
+        show_default="bf16 on cuda, else fp32",
+        rich_help_panel="Model",
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(help="Draw from the k likeliest; 1 is greedy, 0 all.", rich_help_panel="Sampling"),
+]
+TopP = Annotated[
+    float,
+    typer.Option(help="Draw from the likeliest that sum to p.", rich_help_panel="Sampling"),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(help="Above 1 bolder, below 1 safer.", rich_help_panel="Sampling"),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+
+
+def open_model(
+    model: str, vision: str | None, device: str | None, dtype: str | None, *, quiet: bool = False
+) -> Emu3:
+    """Open what `--model`, `--vision`, `--device` and `--dtype` name; raises InputError."""
+    from emu3.pipeline import Emu3
+
+    terminal = None if quiet else terminal_on_stderr()
+    busy = terminal.status(Text(f"opening {model}")) if terminal else nullcontext()
+    with busy:
+        return Emu3.from_pretrained(model, vision=vision, device=device, dtype=dtype)
+
+
+def terminal_on_stderr() -> Console | None:
+    """A console on stderr where a person looks at it and lines can be redrawn; None elsewhere."""
+    console = Console(stderr=True)
+    # Rich alone would let FORCE_COLOR turn a log file into a terminal.
+    return console if sys.stderr.isatty() and not console.is_dumb_terminal else None
+
+
+def check_text(*texts: str | None) -> None:
+    """Raise InputError on bytes of the command line that are no UTF-8, which no file could hold."""
+    for text in texts:
+        if text is not None and not text.isprintable() and any(map(_stray, text)):
+            raise InputError(f"{text!a}: not valid UTF-8")
+
+
+def _stray(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"

@@ -1,0 +1,156 @@
+"""`emu3 image`: words to picture files."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emu3.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    Output,
+    Quiet,
+    Temperature,
+    TopK,
+    TopP,
+    Vision,
+    check_text,
+    open_model,
+    terminal_on_stderr,
+)
+from emu3.cli.progress import drawing
+from emu3.errors import InputError
+
+if TYPE_CHECKING:
+    from emu3.output import ImageOutput
+
+EPILOG = """
+[bold]Examples[/bold]
+
+emu3 image "a red apple, noto style" -o apple.png
+
+emu3 image "a fox" "an owl" -n 2 -o zoo.png      [dim]zoo-1.png to zoo-4.png[/dim]
+
+emu3 image "a lighthouse at dusk" --model BAAI/Emu3-Gen --ratio 16:9 --seed 7 -o light.jpg
+
+The file remembers prompt, seed and settings: the same again draws the same picture.
+"""
+
+Prompts = Annotated[
+    list[str], typer.Argument(metavar="PROMPT", help="What to draw; one picture for each.")
+]
+Ratio = Annotated[str, typer.Option(help="Width to height, up to 5:1.")]
+Area = Annotated[
+    int | None, typer.Option(help="About how many pixels.", show_default="the model's")
+]
+NumImages = Annotated[int, typer.Option("-n", "--num-images", help="For each prompt.")]
+Seed = Annotated[
+    int | None, typer.Option(help="The same draws the same.", show_default="by chance")
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option(help="What to keep away from.", show_default="the model's")
+]
+Suffix = Annotated[
+    str | None, typer.Option(help="Added to each prompt.", show_default="the model's")
+]
+Guidance = Annotated[
+    float, typer.Option(help="How closely to follow the prompt; 1 is no guidance.")
+]
+Preview = Annotated[bool, typer.Option(help="The picture growing in the terminal.")]
+
+SEEDS = 2**31  # a seed by chance is short enough to be typed again
+
+
+def image(
+    prompts: Prompts,
+    output: Output,
+    model: Model = "nano",
+    vision: Vision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    ratio: Ratio = "1:1",
+    area: Area = None,
+    num_images: NumImages = 1,
+    seed: Seed = None,
+    negative_prompt: NegativePrompt = None,
+    suffix: Suffix = None,
+    guidance_scale: Guidance = 3.0,
+    top_k: TopK = 2048,
+    top_p: TopP = 1.0,
+    temperature: Temperature = 1.0,
+    preview: Preview = True,
+    quiet: Quiet = False,
+) -> None:
+    """Draw pictures from words."""
+    check_text(*prompts, negative_prompt, suffix)
+    paths = names(output, len(prompts) * num_images)
+    _check(paths, ratio, top_k, top_p, temperature)
+    m = open_model(model, vision, device, dtype, quiet=quiet)
+    start = perf_counter()
+    terminal = None if quiet else terminal_on_stderr()
+    with drawing(terminal, m.decode if preview else None) as on_row:
+        out = m.image(
+            prompts,
+            ratio=ratio,
+            area=area,
+            negative_prompt=negative_prompt,
+            suffix=suffix,
+            guidance_scale=guidance_scale,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            num_images=num_images,
+            seed=secrets.randbelow(SEEDS) if seed is None else seed,
+            on_row=on_row,
+        )
+    seconds = perf_counter() - start
+    _save(out, paths)
+    if not quiet:
+        typer.echo(summary(out, seconds), err=True)
+
+
+def names(output: Path, count: int) -> list[Path]:
+    """The files of so many pictures: the name itself for one, else numbered from 1."""
+    if count < 1:
+        raise InputError("--num-images must be at least 1")
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+
+
+def summary(out: ImageOutput, seconds: float) -> str:
+    """What was drawn, in one line."""
+    picture, first, last = out.images[0], out.settings[0].seed, out.settings[-1].seed
+    codes = sum(each.numel() for each in out.codes)
+    size = f"{picture.width}x{picture.height} px"
+    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    many = "" if len(out.images) == 1 else f"{len(out.images)} pictures of "
+    return f"{many}{size}, {seeds}: {codes} codes in {seconds:.1f} s, {codes / seconds:.0f} codes/s"
+
+
+def _check(paths: list[Path], ratio: str, top_k: int, top_p: float, temperature: float) -> None:
+    """Whatever can be known to be wrong before a large model is read."""
+    from emu3.image import parse_ratio
+    from emu3.output import check_picture_path
+    from emu3.sampling import Sampling
+
+    for path in paths:
+        check_picture_path(path)
+    parse_ratio(ratio)
+    Sampling(top_k, top_p, temperature)
+
+
+def _save(out: ImageOutput, paths: list[Path]) -> None:
+    """Write all pictures, and name each on stdout once it is there."""
+    written = 0
+    try:
+        for index, path in enumerate(paths):
+            typer.echo(out.save(path, index))
+            written += 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{written} of {len(paths)} pictures written") from None

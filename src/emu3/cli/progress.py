@@ -1,0 +1,110 @@
+"""A drawing as it is seen in the terminal: a bar with its speed, and the picture growing below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from rich.color import Color
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.style import Style
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+PREVIEW_PAUSE = 0.3  # seconds at least from one preview to the next
+PREVIEW_SHARE = 0.2  # of the time at most goes into previews
+PREVIEW_COLUMNS = 64
+BAR_LINES = 3  # the bar, and a prompt line above and below the picture
+
+
+class CodesRate(ProgressColumn):
+    """Codes a second, once there is something to measure."""
+
+    def render(self, task: Task) -> Text:
+        """The text of the column."""
+        codes, seconds = task.fields.get("codes", 0), task.elapsed
+        return Text(f"{codes / seconds:.0f} codes/s" if codes and seconds else "")
+
+
+class Preview:
+    """The first picture as far as it is drawn, in half blocks; empty until a row is finished."""
+
+    def __init__(self, console: Console, decode: Callable[[Tensor], Image.Image | Tensor]) -> None:
+        self.console, self.decode = console, decode
+        self.picture: Text = Text()
+        self.next = 0.0
+
+    def grow(self, done: int, total: int, codes: Tensor) -> None:
+        """Show `done` of `total` rows of codes [done, w]; skipped where the last is too recent."""
+        start = monotonic()
+        if start < self.next and done < total:
+            return
+        decoded = self.decode(codes)
+        columns = fitting(codes.shape[1], total, self.console.width, self.console.height)
+        self.picture = half_blocks(decoded, columns)  # type: ignore[arg-type]  # codes are [h, w]
+        cost = monotonic() - start
+        self.next = monotonic() + max(PREVIEW_PAUSE, cost / PREVIEW_SHARE)
+
+
+@contextmanager
+def drawing(
+    console: Console | None, decode: Callable[[Tensor], Image.Image | Tensor] | None
+) -> Iterator[Callable[[int, int, Sequence[Tensor]], None] | None]:
+    """Give what `Emu3.image` takes as `on_row`; without `decode` there is a bar only."""
+    if console is None:
+        yield None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), CodesRate())
+    bar = Progress(TextColumn("drawing"), *columns, TimeRemainingColumn(), console=console)
+    task = bar.add_task("drawing", total=None)
+    preview = None if decode is None else Preview(console, decode)
+
+    def shown() -> Group:
+        return Group(bar) if preview is None else Group(bar, preview.picture)
+
+    def on_row(done: int, total: int, codes: Sequence[Tensor]) -> None:
+        drawn = sum(each.numel() for each in codes)
+        bar.update(task, completed=done, total=total, codes=drawn)
+        if preview is not None:
+            preview.grow(done, total, codes[0])
+
+    with Live(get_renderable=shown, console=console, refresh_per_second=8):
+        yield on_row
+
+
+def fitting(width: int, height: int, columns: int, lines: int) -> int:
+    """How many columns a picture of this shape may take on a screen of columns × lines."""
+    # A column is one pixel wide, a line two high; what is left of the lines bounds the width.
+    tall = 2 * max(lines - BAR_LINES, 1) * width // height
+    return max(1, min(columns, PREVIEW_COLUMNS, tall))
+
+
+def half_blocks(picture: Image.Image, columns: int) -> Text:
+    """A picture in so many columns, two pixels to a character."""
+    lines = max(1, round(picture.height * columns / picture.width))
+    small = picture.convert("RGB").resize((columns, lines))
+    pixels = small.load()
+    assert pixels is not None
+    text = Text(no_wrap=True)
+    for y in range(0, lines, 2):
+        for x in range(columns):
+            below = Color.from_rgb(*pixels[x, y + 1]) if y + 1 < lines else None  # type: ignore[misc]
+            above = Color.from_rgb(*pixels[x, y])  # type: ignore[misc]
+            text.append("▀", Style.from_color(above, below))
+        text.append("\n")
+    return text

@@ -1,0 +1,231 @@
+"""Training the decoder: the loss by hand, and killed and resumed = never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import emu3
+from emu3.decoder.transformer import Transformer
+from emu3.prompt import Prompts
+from emu3.testing import byte_tokenizer, tiny_decoder
+from emu3.train.decoder import (
+    DecoderTraining,
+    Document,
+    Documents,
+    accumulate,
+    losses,
+    train_decoder,
+    weigh,
+)
+from emu3.train.loop import load_state
+
+PROMPTS = Prompts.of(byte_tokenizer())
+VISUAL = PROMPTS.tokenizer.vocabulary.visual
+CONFIG = replace(tiny_decoder().config, num_hidden_layers=1)  # with the dropout of the real one
+RUN = DecoderTraining(
+    steps=9,
+    micro_batch=2,
+    learning_rate=3e-3,
+    warmup=2,
+    decay=0.1,
+    clip=1.0,
+    report_every=1,
+    save_every=3,
+    seed=5,
+)
+
+
+def document(rng: np.random.Generator, height: int, width: int) -> Document:
+    codes = torch.from_numpy(rng.integers(0, 64, (height, width)))
+    ids = PROMPTS.image_document("ab" * int(rng.integers(1, 4)), codes)
+    return Document(ids, weigh(ids, VISUAL, text_weight=1.0, vision_weight=0.5))
+
+
+def documents(rng: np.random.Generator) -> Sequence[Document]:
+    return [document(rng, 2, int(rng.integers(1, 4))) for _ in range(3)]
+
+
+def test_weights_go_by_modality() -> None:
+    codes = torch.zeros(1, 2, dtype=torch.long)
+    ids = PROMPTS.image_document("a", codes)  # BOS a | SOV 1*2 SOT | code code EOL | EOF EOV | EOS
+    weights = weigh(ids, VISUAL, text_weight=1.0, vision_weight=0.5)
+    assert weights.tolist() == [1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 1, 1, 1, 1]
+
+
+@torch.no_grad()
+def test_the_loss_is_the_weighted_mean_over_all_tokens() -> None:
+    """Each document alone, token by token; padding counts for nothing."""
+    model = tiny_decoder()
+    rng = np.random.default_rng(0)
+    batch = [document(rng, 3, 3), document(rng, 1, 2), document(rng, 2, 1)]
+    batch[1].weights[:3] = 0.0  # a prefix that is only context
+    entropies: list[tuple[float, float, bool]] = []
+    for each in batch:
+        predicted = model(each.ids[None])[0].log_softmax(-1)
+        for at in range(1, len(each.ids)):
+            token = int(each.ids[at])
+            entropy = -predicted[at - 1, token].item()
+            entropies.append((entropy, each.weights[at].item(), token >= VISUAL.start))
+    values = losses(model, batch, VISUAL)
+    total = sum(weight for _, weight, _ in entropies)
+    expected = sum(entropy * weight for entropy, weight, _ in entropies) / total
+    assert values["loss"].item() == pytest.approx(expected, rel=1e-5)
+    for name, visual in (("text", False), ("vision", True)):
+        mine = [e for e, weight, is_visual in entropies if weight and is_visual == visual]
+        assert values[name].item() == pytest.approx(sum(mine) / len(mine), rel=1e-5)
+
+
+def test_many_small_passes_are_one_large_one() -> None:
+    """The same loss and the same gradients, in whatever portions the documents come."""
+    model = tiny_decoder()
+    rng = np.random.default_rng(0)
+    batch = [document(rng, int(rng.integers(1, 4)), int(rng.integers(1, 5))) for _ in range(5)]
+    whole = losses(model, batch, VISUAL)
+    whole["loss"].backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(wanted) == len(list(model.parameters()))
+    for portion in (1, 2, 5, 9):
+        model.zero_grad()
+        means = accumulate(model, batch, VISUAL, portion)
+        assert means["loss"] == pytest.approx(whole["loss"].item(), rel=1e-5)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-6, rtol=1e-4)
+
+
+def test_the_loss_goes_down_on_what_is_seen_again(tmp_path: Path) -> None:
+    fixed = documents(np.random.default_rng(1))
+    saved: list[tuple[int, bool]] = []
+    run = replace(RUN, steps=40, save_every=15, learning_rate=1e-2)
+    model = train_decoder(
+        replace(CONFIG, attention_dropout=0.0),
+        run,
+        lambda rng: fixed,
+        VISUAL,
+        tmp_path,
+        lambda model, step: saved.append((step, model.training)),
+    )
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 41))
+    for name in ("loss", "text", "vision"):
+        assert lines[-1][name] < 0.7 * lines[0][name]
+    assert not model.training
+    assert saved == [(15, False), (30, False), (40, False)]
+
+
+def killed_at(step: int) -> Documents:
+    """Documents that end the run after so many steps."""
+    left = iter(range(step))
+
+    def until(rng: np.random.Generator) -> Sequence[Document]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return documents(rng)
+
+    return until
+
+
+def flat(state: Any) -> list[Any]:
+    """A nested state as a list, tensors as their bytes: for comparison bit by bit."""
+    if isinstance(state, torch.Tensor):
+        return [state.shape, state.contiguous().numpy().tobytes()]
+    if isinstance(state, dict):
+        return [part for key in sorted(state, key=str) for part in (key, *flat(state[key]))]
+    if isinstance(state, list | tuple):
+        return [part for each in state for part in flat(each)]
+    return [state]
+
+
+def same_run(one: Path, other: Path) -> bool:
+    return flat(load_state(one / "state.pt")) == flat(load_state(other / "state.pt"))
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    train_decoder(CONFIG, RUN, documents, VISUAL, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kills", [[2], [3], [4], [8], [4, 2, 4]])
+def test_killed_and_resumed_is_never_killed(
+    tmp_path: Path, never_killed: Path, kills: list[int]
+) -> None:
+    """Before the first checkpoint, right after one, between two, and again and again."""
+    for step in kills:
+        with pytest.raises(KeyboardInterrupt):
+            train_decoder(CONFIG, RUN, killed_at(step), VISUAL, tmp_path)
+    train_decoder(CONFIG, RUN, documents, VISUAL, tmp_path)
+    assert same_run(tmp_path, never_killed)
+
+
+def test_another_seed_is_another_run(tmp_path: Path, never_killed: Path) -> None:
+    train_decoder(CONFIG, replace(RUN, seed=6), documents, VISUAL, tmp_path)
+    assert not same_run(tmp_path, never_killed)
+
+
+def test_a_finished_run_is_not_run_again(never_killed: Path) -> None:
+    def refuse(rng: np.random.Generator) -> Sequence[Document]:
+        raise AssertionError("asked for documents")
+
+    state = load_state(never_killed / "state.pt")
+    assert state is not None
+    model = train_decoder(CONFIG, RUN, refuse, VISUAL, never_killed)
+    assert isinstance(model, Transformer)
+    assert flat(model.state_dict()) == flat(state["model"])
+
+
+def die_while_writing(folder: Path, threads: int) -> None:
+    """For the test below, in a process of its own: a SIGKILL in the middle of the second save."""
+    torch.set_num_threads(threads)
+    whole = torch.save
+
+    def half(state: dict[str, Any], path: Path) -> None:
+        whole(state, path)
+        if state["step"] == 6:
+            path.write_bytes(path.read_bytes()[:1000])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = half  # type: ignore[assignment]
+    train_decoder(CONFIG, RUN, documents, VISUAL, folder)
+
+
+CHILD = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("room", sys.argv[1])
+room = sys.modules["room"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(room)
+room.die_while_writing(pathlib.Path(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_without_warning_is_never_killed(tmp_path: Path, never_killed: Path) -> None:
+    """A real process, really killed, and half a checkpoint on the disk."""
+    source = str(Path(emu3.__file__).parents[1])
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, __file__, str(tmp_path), str(torch.get_num_threads())],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left - {"state.pt", "log.jsonl"}) == 1  # what was half written lies beside
+    state = load_state(tmp_path / "state.pt")
+    assert state is not None
+    assert state["step"] == 3
+    train_decoder(CONFIG, RUN, documents, VISUAL, tmp_path)
+    assert same_run(tmp_path, never_killed)
