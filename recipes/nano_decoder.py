@@ -43,14 +43,14 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=1200,
+    steps=360,
     micro_batch=12,
-    learning_rate=4e-3,
-    warmup=30,
+    learning_rate=3e-3,
+    warmup=10,
     decay=0.01,
     clip=1.0,
     report_every=10,
-    save_every=50,
+    save_every=40,
     seed=0,
 )
 
@@ -95,11 +95,11 @@ def corpus(seed: int = 0) -> list[str]:
 
 def trained_vision(folder: Path) -> VisionTokenizer:
     """The vision tokenizer of a finished run of `nano_vision`."""
-    state = load_state(folder / "state.pt")
+    state = load_state(folder / nano_vision.MODEL)
     if state is None:
         raise SystemExit(f"{folder}: no vision tokenizer yet; run python -m recipes.nano_vision")
     model = VisionTokenizer(nano_vision.CONFIG)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state)
     return model.eval()
 
 
@@ -173,4 +173,5 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
 
 
 if __name__ == "__main__":
-    main(Path("runs/vision"), Path(sys.argv[1] if len(sys.argv) > 1 else "runs/decoder"))
+    folders = [*map(Path, sys.argv[1:]), Path("runs/decoder"), Path("runs/vision")]
+    main(vision_folder=folders[1] if len(sys.argv) > 2 else folders[-1], folder=folders[0])

@@ -7,6 +7,7 @@ pairs. Kill it whenever you like: the same command goes on from the last checkpo
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,31 @@ from torch import Tensor
 
 from emu3.config import VisionConfig
 from emu3.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
+from emu3.train.codebook import spread
+from emu3.train.loop import save_state
 from emu3.train.vision import VisionTraining, train_vision
 from emu3.vision.tokenizer import VisionTokenizer
 
 CONFIG = VisionConfig(codebook_size=2048, ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=1)
 
 RUN = VisionTraining(
-    steps=1800,
+    steps=450,
     batch=12,
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     warmup=20,
-    unquantised=200,
+    unquantised=0,
     l1=0.2,
     commitment=0.25,
+    consistency=4.0,
     clip=1.0,
-    report_every=20,
-    save_every=200,
+    report_every=10,
+    save_every=50,
     seed=0,
 )
+
+
+RADIUS = 0.2  # in the latent; the typical distance to the nearest entry is 0.18
+MODEL = "model.pt"  # what the decoder's recipe reads, once the run is over
 
 
 def pixels_of(scenes: list[Scene], icons: Icons) -> Tensor:
@@ -53,6 +61,14 @@ def scenes_of_one_ratio(rng: np.random.Generator, pairs: np.ndarray, count: int)
     return scenes
 
 
+def twin(rng: np.random.Generator, scene: Scene) -> Scene:
+    """The same icon at the same size, on another background and in another place."""
+    while True:
+        other = random_scene(rng, scene.object, scene.style)
+        if (other.ratio, other.size) == (scene.ratio, scene.size):
+            return replace(other, mirror=scene.mirror)
+
+
 def main(folder: Path) -> VisionTokenizer:
     """Train, with a sheet of held-out pictures and their reconstructions at every checkpoint."""
     icons = Icons.load()
@@ -60,7 +76,8 @@ def main(folder: Path) -> VisionTokenizer:
     shown = pixels_of(scenes_of_one_ratio(np.random.default_rng(1), held_out_pairs(), 16), icons)
 
     def batch(rng: np.random.Generator, count: int) -> Tensor:
-        return pixels_of(scenes_of_one_ratio(rng, seen, count), icons)
+        scenes = scenes_of_one_ratio(rng, seen, count // 2)
+        return pixels_of([*scenes, *(twin(rng, scene) for scene in scenes)], icons)
 
     @torch.no_grad()
     def sheet(model: VisionTokenizer, step: int) -> None:
@@ -72,7 +89,16 @@ def main(folder: Path) -> VisionTokenizer:
         psnr = (-10 * torch.log10(error / 4)).mean().item()
         print(f"step {step}: held out {psnr:.2f} dB, {len(codes.unique())} codes in use")
 
-    return train_vision(CONFIG, RUN, batch, folder, on_save=sheet)
+    model = train_vision(CONFIG, RUN, batch, folder, on_save=sheet)
+    rng = np.random.default_rng(2)
+    scenes = [random_scene(rng, *map(int, seen[rng.integers(len(seen))])) for _ in range(2000)]
+    with torch.no_grad():
+        latents = [model.latent(pixels_of([scene], icons)) for scene in scenes]
+    rows = torch.cat([latent.movedim(1, -1).flatten(0, -2) for latent in latents])
+    print(f"{spread(model.quantize, rows, RADIUS)} entries doubled another and were moved")
+    save_state(folder / MODEL, model.state_dict())
+    sheet(model, RUN.steps + 1)
+    return model
 
 
 if __name__ == "__main__":

@@ -303,6 +303,19 @@ def test_frames_that_fill_no_group_are_refused(count: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "frames",
+    [
+        torch.zeros(4, 8, 8, 3),
+        torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
+    ],
+)
+def test_what_are_no_frames_is_refused(frames: Tensor) -> None:
+    with pytest.raises(InputError, match="frames are"):
+        MODEL.encode(frames)
+
+
+@pytest.mark.parametrize(
     ("codes", "message"),
     [
         (torch.zeros(4, dtype=torch.long), r"not \[4\]"),
@@ -375,7 +388,7 @@ def test_a_vision_tokenizer_that_does_not_belong_is_refused(tmp_path: Path) -> N
     bigger = byte_tokenizer(65)
     decoder = tiny_decoder(vocab_size=bigger.vocabulary.size)
     replace(MODEL.checkpoint, text=bigger, decoder=decoder).save(tmp_path / "model")
-    with pytest.raises(InputError, match=r"64 codes, but .*65"):
+    with pytest.raises(InputError, match=r"65 codes, .* 64"):
         Emu3.from_pretrained(tmp_path / "model")
 
 
@@ -403,12 +416,19 @@ def test_the_published_layout_is_opened(reference: Path) -> None:
 
 @pytest.mark.parametrize(
     ("device", "dtype", "message"),
-    [("tpu?", None, "tpu"), ("cpu", "float8", "float8"), ("cuda", None, "CUDA")],
+    [
+        ("tpu?", None, "tpu"),
+        ("meta", None, "meta"),
+        ("cpu", "float16", "float16"),
+        ("cpu", "float8", "float8"),
+        ("cuda", None, "CUDA"),
+    ],
 )
 def test_a_place_that_is_not_there_is_refused(
     device: str, dtype: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
         Place.choose(device, dtype)
 
@@ -419,4 +439,5 @@ def test_a_place_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, dtype in DTYPES.items():
         assert Place.choose("cpu", name).dtype == Place.choose("cpu", dtype).dtype == dtype
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert Place.choose(None, None) == Place(torch.device("cuda"), torch.bfloat16)

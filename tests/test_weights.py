@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emu3.checkpoint import open_text, save_decoder, save_vision
+from emu3.codec import Codec
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
@@ -72,7 +73,7 @@ def test_a_vision_tokenizer_comes_back(tmp_path: Path, dtype: torch.dtype) -> No
     """Counters of its norms are whole numbers and stay that in every precision."""
     model = tiny_vision(temporal_downsample_factor=2).to(dtype)
     preprocessor = PreprocessorConfig(min_pixels=64, max_pixels=256, spatial_factor=4)
-    save_vision(model, preprocessor, tmp_path)
+    save_vision(Codec(model, preprocessor), tmp_path)
     read = load_vision(tmp_path, dtype, CPU)
     assert same(read, model)
     assert read.config == model.config

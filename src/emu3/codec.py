@@ -24,7 +24,7 @@ class Codec:
     vision: VisionTokenizer
     preprocessor: PreprocessorConfig
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, picture: Image.Image | Tensor) -> Tensor:
         """A picture to codes [h, w]; frames [T, H, W, 3] uint8 to codes [t, h, w].
 
@@ -44,7 +44,7 @@ class Codec:
         pixels = torch.stack([to_pixels(image, self.preprocessor) for image in images])
         return self.vision.encode_groups(pixels[None].to(self.vision.device))[0].cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Image.Image | Tensor:
         """Codes [h, w] to a picture; codes [t, h, w] to frames [4t, 8h, 8w, 3] uint8.
 
@@ -55,7 +55,7 @@ class Codec:
         pixels = self.vision.decode_groups(self._checked(codes)[None])[0]
         return torch.from_numpy(to_array(pixels, self.preprocessor))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def picture(self, codes: Tensor) -> Image.Image:
         """Codes [h, w] to a picture; raises InputError as `decode` does."""
         return to_image(self.vision.decode(self._checked(codes)[None])[0], self.preprocessor)

@@ -21,7 +21,7 @@ from torch import Tensor
 from emu3.errors import InputError
 from emu3.vocab import Vocabulary
 
-META = re.compile(r"([1-9][0-9]*)\*([1-9][0-9]*)")
+META = re.compile(r"([1-9][0-9]{0,5})\*([1-9][0-9]{0,5})")
 
 
 class GrammarError(InputError):

@@ -98,6 +98,10 @@ def resized(height: int, width: int, config: PreprocessorConfig) -> tuple[int, i
         grow = math.sqrt(config.min_pixels / (height * width))
         new_height = math.ceil(height * grow / factor) * factor
         new_width = math.ceil(width * grow / factor) * factor
+    if min(new_height, new_width) < factor:
+        raise InputError(
+            f"picture of {width}x{height}: too long and thin for {config.max_pixels} pixels"
+        )
     return new_height, new_width
 
 

@@ -116,7 +116,7 @@ class Emu3:
         codes = self._draw(settings, sampling, allow_special, on_row)
         return ImageOutput([self.checkpoint.codec.picture(each) for each in codes], codes, settings)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _draw(
         self,
         settings: Sequence[Settings],
@@ -183,7 +183,7 @@ class Emu3:
             on_text=on_text,
         )[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def chat_batch(
         self,
         texts: Sequence[str],
@@ -206,6 +206,7 @@ class Emu3:
             raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
         if not texts or len(texts) != len(images):
             raise InputError(f"{len(texts)} questions but {len(images)} groups of pictures")
+        _check_seed(seed, len(texts))
         prompts, vocabulary = self.checkpoint.prompts, self.checkpoint.text.vocabulary
         rows = [
             prompts.chat(
@@ -274,6 +275,11 @@ def _listed(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
     return [images] if isinstance(images, Image.Image) else list(images)
 
 
+def _check_seed(seed: int, rows: int) -> None:
+    if not 0 <= seed <= MAX_SEED - rows:
+        raise InputError(f"seed = {seed} must lie in 0 to {MAX_SEED}")
+
+
 def _check_request(
     prompts: Sequence[str], ratios: Sequence[str], num_images: int, seed: int, guidance: float
 ) -> None:
@@ -283,7 +289,6 @@ def _check_request(
         raise InputError(f"{len(prompts)} prompts but {len(ratios)} ratios")
     if num_images < 1:
         raise InputError(f"num_images = {num_images} must be at least 1")
-    if not 0 <= seed <= MAX_SEED - len(prompts) * num_images:
-        raise InputError(f"seed = {seed} must lie in 0 to {MAX_SEED}")
+    _check_seed(seed, len(prompts) * num_images)
     if not 0 <= guidance < float("inf"):
         raise InputError(f"guidance_scale = {guidance} must be 0 or more; 1 is no guidance")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emu3.train.codebook import FRESH, CodebookTrainer
+from emu3.train.codebook import FRESH, CodebookTrainer, spread
 from emu3.vision.quantizer import Quantizer
 
 
@@ -113,3 +113,16 @@ def test_a_resumed_book_goes_on_the_same() -> None:
         for _ in range(3):
             book.update(rows, codes_of(quantizer, rows))
     assert torch.equal(one.embedding.weight, other.embedding.weight)
+
+
+def test_entries_that_double_another_are_moved_to_where_they_are_needed() -> None:
+    quantizer = Quantizer(8, 2)
+    corners = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    rows = corners.repeat(50, 1) + torch.randn(200, 2) * 0.01
+    with torch.no_grad():
+        quantizer.embedding.weight.copy_(corners[:1].repeat(8, 1) + torch.randn(8, 2) * 0.01)
+    assert spread(quantizer, rows, radius=1.0) == 7
+    table = quantizer.embedding.weight
+    assert torch.cdist(corners, table).amin(1).max() < 0.1  # every corner has an entry now
+    codes = quantizer(rows.T[None, :, None, None]).flatten()
+    assert (rows - table[codes]).norm(dim=1).max() < 0.1

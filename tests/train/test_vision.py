@@ -31,6 +31,7 @@ RUN = VisionTraining(
     unquantised=3,
     l1=0.2,
     commitment=0.25,
+    consistency=1.0,
     clip=1.0,
     report_every=1,
     save_every=2,

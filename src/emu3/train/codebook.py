@@ -84,6 +84,30 @@ class CodebookTrainer:
         self.sums.copy_(state["sums"])
 
 
+@torch.no_grad()
+def spread(quantizer: Quantizer, rows: Tensor, radius: float) -> int:
+    """Move entries that double another one to where latents [N, c] are fitted worst.
+
+    Entries follow density, so a frequent latent (plain background) ends up with many entries a
+    hair apart, and which of them a patch gets is noise. Of entries closer than `radius` the most
+    used one stays. Returns how many moved.
+    """
+    table = quantizer.embedding.weight
+    uses = torch.bincount(quantizer(_as_latent(rows)).flatten(), minlength=quantizer.size)
+    near = torch.cdist(table, table) < radius
+    moved = torch.zeros(quantizer.size, dtype=torch.bool)
+    for entry in uses.argsort(descending=True).tolist():
+        if not moved[entry]:
+            near[entry, entry] = False
+            moved |= near[entry] & (uses <= uses[entry])
+    error = torch.cdist(rows, table[~moved]).amin(1)
+    for entry in moved.nonzero().flatten().tolist():
+        worst = rows[error.argmax()]
+        table[entry] = worst
+        error = torch.minimum(error, (rows - worst).norm(dim=1))
+    return int(moved.sum())
+
+
 def _as_latent(rows: Tensor) -> Tensor:
     """[N, c] as the [1, c, 1, 1, N] that a quantizer reads."""
     return rows.T[None, :, None, None]

@@ -87,6 +87,8 @@ def accumulate(
     for start in range(0, len(ordered), micro_batch):
         part = ordered[start : start + micro_batch]
         share = sum(float(d.weights[1:].sum()) for d in part) / total
+        if share == 0:
+            continue  # context only: nothing to learn from
         values = losses(model, part, visual)
         (values["loss"] * share).backward()
         for name, value in values.items():

@@ -1,8 +1,9 @@
 """Training the vision tokenizer on still pictures.
 
-Loss: L2 + L1 on pixels + commitment. For a few hundred steps the latent passes unquantised, then
-k-means places the codebook, then all of it learns together. (Emu3's own started from a trained
-SBER-MoVQGAN and used L2 + LPIPS + GAN + commitment, paper section 2.2; weights undisclosed.)
+Loss: L2 + L1 on pixels + commitment + consistency (`consistency.py`). For a few hundred steps the
+latent passes unquantised, then k-means places the codebook, then all of it learns together.
+(Emu3's own started from a trained SBER-MoVQGAN and used L2 + LPIPS + GAN + commitment, paper
+section 2.2; weights undisclosed.)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from emu3.config import VisionConfig
 from emu3.train.codebook import CodebookTrainer
+from emu3.train.consistency import inconsistency, same_patches
 from emu3.train.loop import Log, cosine, load_state, save_state, seed_step
 from emu3.train.optim import MuonAndAdamW
 from emu3.vision.blocks import CausalConv3d, SpatialNorm
@@ -38,6 +40,7 @@ class VisionTraining:
     unquantised: int  # steps before the codebook exists
     l1: float
     commitment: float
+    consistency: float  # weight of "equal pixels, equal codes"
     clip: float
     report_every: int
     save_every: int
@@ -113,24 +116,12 @@ def train_vision(
             book.start(torch.cat(recent))
             recent = []
         quantised, revived = _quantise(model, book, latent, step >= run.unquantised)
-        decoded = model.picture(latent + (quantised - latent).detach())  # straight through
-        mse = F.mse_loss(decoded, pixels)
-        commit = F.mse_loss(latent, quantised.detach())
-        loss = mse + run.l1 * F.l1_loss(decoded, pixels) + run.commitment * commit
+        loss, reported = _losses(model, run, pixels, latent, quantised)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip)
+        norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip).item()
         rate = cosine(step, run.steps, run.warmup, run.learning_rate)
         optimizer.step(rate)
-        psnr = -10 * torch.log10(mse.detach() / 4)  # pixels span 2
-        log.add(
-            step,
-            len(pixels),
-            psnr=psnr.item(),
-            commit=commit.item(),
-            grad=norm.item(),
-            revived=revived,
-            rate=rate,
-        )
+        log.add(step, len(pixels), **reported, grad=norm, revived=revived, rate=rate)
         # Not before there is a codebook: the latents that place it are in no checkpoint.
         due = (step + 1) % run.save_every == 0 and step >= run.unquantised
         if due or step + 1 == run.steps:
@@ -153,6 +144,21 @@ def _quantise(
     codes = model.quantize(latent)
     quantised = model.quantize.lookup(codes)
     return quantised, book.update(_rows(latent), codes.flatten())
+
+
+def _losses(
+    model: VisionTokenizer, run: VisionTraining, pixels: Tensor, latent: Tensor, quantised: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """What is to be minimised, and what of it is worth a line in the log."""
+    decoded = model.picture(latent + (quantised - latent).detach())  # straight through
+    mse = F.mse_loss(decoded, pixels)
+    commit = F.mse_loss(latent, quantised.detach())
+    patches = same_patches(pixels, model.config.spatial_factor)
+    uneven = inconsistency(latent.movedim(1, -1).flatten(0, -2), patches)
+    loss = mse + run.l1 * F.l1_loss(decoded, pixels)
+    loss = loss + run.commitment * commit + run.consistency * uneven
+    psnr = -10 * torch.log10(mse.detach() / 4)  # pixels span 2
+    return loss, {"psnr": psnr.item(), "commit": commit.item(), "uneven": uneven.item()}
 
 
 def _save(
