@@ -11,7 +11,6 @@ The whole of nano, from nothing, on a laptop:
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -59,15 +58,14 @@ def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
     )
 
 
-def main(target: Path) -> None:
-    """Write the checkpoint and the logs it came from."""
-    vision, decoder = Path("runs/vision"), Path("runs/decoder")
-    assemble(vision, decoder).save(target)
+def main(vision_folder: Path, decoder_folder: Path) -> None:
+    """Write the checkpoint into the package, and the logs it came from into docs/nano."""
+    assemble(vision_folder, decoder_folder).save(Path(emu3.__file__).parent / "nano")
     logs = Path("docs/nano")
     logs.mkdir(parents=True, exist_ok=True)
-    for run in (vision, decoder):
-        shutil.copy(run / "log.jsonl", logs / f"{run.name}.jsonl")
+    shutil.copy(vision_folder / "log.jsonl", logs / "vision.jsonl")
+    shutil.copy(decoder_folder / "log.jsonl", logs / "decoder.jsonl")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(emu3.__file__).parent / "nano")
+    main(Path("runs/vision"), Path("runs/decoder"))

@@ -43,14 +43,14 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=360,
+    steps=3000,
     micro_batch=12,
-    learning_rate=3e-3,
-    warmup=10,
+    learning_rate=4e-3,
+    warmup=30,
     decay=0.01,
     clip=1.0,
     report_every=10,
-    save_every=40,
+    save_every=100,
     seed=0,
 )
 

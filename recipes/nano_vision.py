@@ -25,17 +25,17 @@ from emu3.vision.tokenizer import VisionTokenizer
 CONFIG = VisionConfig(codebook_size=2048, ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=1)
 
 RUN = VisionTraining(
-    steps=450,
+    steps=2400,
     batch=12,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     warmup=20,
-    unquantised=0,
+    unquantised=200,
     l1=0.2,
     commitment=0.25,
     consistency=4.0,
     clip=1.0,
-    report_every=10,
-    save_every=50,
+    report_every=20,
+    save_every=200,
     seed=0,
 )
 
