@@ -124,7 +124,7 @@ def changed(at: int, *tokens: int) -> list[int]:
         (changed(1, 0xFF), "size of a picture"),
         (changed(1, V.bos), "control tokens"),
         (changed(1, *b"999999"), "cut short"),
-            (changed(1, *b"9999999"), "size of a picture"),
+        (changed(1, *b"9999999"), "size of a picture"),
         ([65, *GOOD], "nothing else"),
         ([*GOOD, *GOOD], "nothing else"),
         ([65, 66], "nothing else"),
