@@ -1,8 +1,8 @@
 """nano's decoder, from scratch: `python -m recipes.nano_decoder runs/decoder`.
 
 Reads the vision tokenizer of `runs/vision`, teaches itself a byte-level BPE of 1,024 ranks, and
-trains on Emoji World without its held-out pairs: half the documents draw a caption, half answer
-questions about a picture. Kill it whenever you like: the same command goes on.
+trains on Emoji World without its held-out pairs: two documents in three draw a caption, the third
+answers a question about a picture. Kill it whenever you like: the same command goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_vision
 
 RANKS = 1024
-SCENES_A_STEP = 24  # each gives one document to draw and one to answer
+SCENES_A_STEP = 32  # each gives a document to draw
+ANSWERS_A_STEP = 16  # and so many of them one to answer too
 DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
@@ -49,6 +50,7 @@ RUN = DecoderTraining(
     warmup=30,
     decay=0.01,
     clip=1.0,
+    bf16=True,
     report_every=10,
     save_every=100,
     seed=0,
@@ -112,13 +114,15 @@ class Lessons:
         self.pairs = seen_pairs()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
-        """Two documents for each of the scenes of one ratio."""
+        """The documents of scenes of one ratio."""
         scenes = nano_vision.scenes_of_one_ratio(rng, self.pairs, SCENES_A_STEP)
         with torch.no_grad():
             codes = self.vision.encode(nano_vision.pixels_of(scenes, self.icons))
         documents: list[Document] = []
-        for scene, picture in zip(scenes, codes, strict=True):
-            documents += [self.draw(scene, picture, rng), self.answer(scene, picture, rng)]
+        for n, (scene, picture) in enumerate(zip(scenes, codes, strict=True)):
+            documents.append(self.draw(scene, picture, rng))
+            if n < ANSWERS_A_STEP:
+                documents.append(self.answer(scene, picture, rng))
         return documents
 
     def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
@@ -129,10 +133,10 @@ class Lessons:
         return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
 
     def answer(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
-        """Picture, question, answer; the template and the question are only context."""
+        """Picture, question, answer; all but the answer is only context, as in the paper's Chat."""
         _, question, answer = question_answer(scene, rng)
         ids = self.prompts.chat_document(question, codes, answer)
-        weights = weigh(ids, self.prompts.tokenizer.vocabulary.visual, 0.0, VISION_WEIGHT)
+        weights = torch.zeros(len(ids))
         weights[len(self.prompts.chat(question, [codes])) :] = ANSWER_WEIGHT
         return Document(ids, weights)
 

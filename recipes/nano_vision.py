@@ -25,8 +25,8 @@ from emu3.vision.tokenizer import VisionTokenizer
 CONFIG = VisionConfig(codebook_size=2048, ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=1)
 
 RUN = VisionTraining(
-    steps=2400,
-    batch=12,
+    steps=3600,
+    batch=16,
     learning_rate=2e-3,
     warmup=20,
     unquantised=200,
@@ -34,6 +34,7 @@ RUN = VisionTraining(
     commitment=0.25,
     consistency=4.0,
     clip=1.0,
+    bf16=True,
     report_every=20,
     save_every=200,
     seed=0,

@@ -27,8 +27,11 @@ def same_patches(pixels: Tensor, side: int) -> Tensor:
 
 
 def inconsistency(latent: Tensor, groups: Tensor) -> Tensor:
-    """Mean squared distance of latents [N, c] from the mean of their group [N]."""
+    """Mean squared distance of latents [N, c] from the mean of their group [N], over their variance.
+
+    Relative to the variance, so that a latent gains nothing by becoming small.
+    """
     size = int(groups.max()) + 1
     counts = torch.zeros(size).index_add_(0, groups, torch.ones(len(groups)))
     means = latent.new_zeros(size, latent.shape[1]).index_add_(0, groups, latent) / counts[:, None]
-    return (latent - means[groups]).square().mean()
+    return (latent - means[groups]).square().mean() / latent.var(0).mean()

@@ -20,6 +20,7 @@ from emu3.config import DecoderConfig
 from emu3.decoder.transformer import Transformer, initialise
 from emu3.train.loop import Log, cosine, load_state, save_state, seed_step
 from emu3.train.optim import MuonAndAdamW
+from emu3.train.precision import products
 
 NOT_HIDDEN = ("embed_tokens", "lm_head")  # tables of the vocabulary: AdamW moves them
 
@@ -46,6 +47,7 @@ class DecoderTraining:
     warmup: int
     decay: float
     clip: float
+    bf16: bool  # products in bfloat16; weights and optimizer stay float32
     report_every: int
     save_every: int
     seed: int
@@ -61,11 +63,12 @@ def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> 
     """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens."""
     ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
     weights = pad_sequence([d.weights for d in documents], batch_first=True).to(model.device)
-    logits = model(ids[:, :-1])
-    targets, weights = ids[:, 1:].flatten(), weights[:, 1:].flatten()
-    entropy = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
-    is_visual = (targets >= visual.start) & (targets < visual.stop) & (weights > 0)
-    is_text = ~is_visual & (weights > 0)
+    counts = weights[:, 1:] > 0
+    logits = model.logits(model.hidden(ids[:, :-1])[counts])  # of nothing that is only context
+    targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
+    entropy = F.cross_entropy(logits, targets, reduction="none")
+    is_visual = (targets >= visual.start) & (targets < visual.stop)
+    is_text = ~is_visual
     return {
         "loss": (entropy * weights).sum() / weights.sum(),
         "text": (entropy.detach() * is_text).sum() / is_text.sum().clamp_min(1),
@@ -74,7 +77,11 @@ def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> 
 
 
 def accumulate(
-    model: Transformer, documents: Sequence[Document], visual: slice, micro_batch: int
+    model: Transformer,
+    documents: Sequence[Document],
+    visual: slice,
+    micro_batch: int,
+    bf16: bool = False,
 ) -> dict[str, float]:
     """Add the gradients of one big batch, some documents at a time; returns what `losses` would.
 
@@ -89,7 +96,8 @@ def accumulate(
         share = sum(float(d.weights[1:].sum()) for d in part) / total
         if share == 0:
             continue  # context only: nothing to learn from
-        values = losses(model, part, visual)
+        with products(model.device, bf16):
+            values = losses(model, part, visual)
         (values["loss"] * share).backward()
         for name, value in values.items():
             means[name] = means.get(name, 0.0) + value.item() * share
@@ -118,7 +126,7 @@ def train_decoder(
     for step in range(start, run.steps):
         model.train()
         batch = documents(seed_step(run.seed, step))
-        means = accumulate(model, batch, visual, run.micro_batch)
+        means = accumulate(model, batch, visual, run.micro_batch, run.bf16)
         norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip)
         rate = cosine(step, run.steps, run.warmup, run.learning_rate)
         optimizer.step(rate)
