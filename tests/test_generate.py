@@ -17,6 +17,7 @@ from emu3.decoder.transformer import Transformer
 from emu3.generate import generate_pictures, generate_text
 from emu3.grammar import Grammar
 from emu3.image import size_in_codes
+from emu3.precision import FP32
 from emu3.prompt import Prompts
 from emu3.sampling import Noise, Sampling, guide
 from emu3.testing import byte_tokenizer, tiny_decoder
@@ -33,7 +34,7 @@ class Published:
     """The tiny checkpoint of the reference, and what the original code answered."""
 
     def __init__(self, folder: Path) -> None:
-        self.decoder = load_decoder(folder / "Emu3-Gen-tiny", torch.float32, CPU)
+        self.decoder = load_decoder(folder / "Emu3-Gen-tiny", FP32, CPU)
         self.prompts = Prompts.of(TextTokenizer.from_folder(folder / "Emu3-Gen-tiny"))
         self.golden = load_file(folder / "golden.safetensors")
         self.said: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))

@@ -1,38 +1,103 @@
-"""From a name to a folder: which rules apply, and one line when none does."""
+"""From a name to a folder: which rules apply, what is asked of the hub, one line when it fails.
+
+The hub is a server on this machine that speaks as the real one does: see `fake_hub.py`.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 import emu3
 from emu3.errors import InputError
-from emu3.hub import BAAI_VISION, WANTED, find_model, find_vision
+from emu3.hub import BAAI_VISION, find_model, find_vision
+from tests.fake_hub import Asked, FakeHub, digest, running
+
+ROOT = Path(__file__).resolve().parents[1]
+GEN = "BAAI/Emu3-Gen"
+SHARDS = [f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)]
+CHUNK = 100_000  # bytes written at a time; the library's ten million would ask for large files
+WEIGHTS = {name: bytes([n]) * 4_000_000 for n, name in enumerate(SHARDS)}
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+INDEX = {"metadata": {"total_size": 1}, "weight_map": {f"layer.{n}": n for n in SHARDS}}
+DECODER = {
+    "README.md": b"not for us",
+    "config.json": as_json({"model_type": "Emu3"}),
+    "emu3.tiktoken": b"IQ== 0",
+    "emu3_vision_tokens.txt": b"<|visual token 000000|>",
+    "model.safetensors.index.json": as_json(INDEX),
+    **WEIGHTS,
+}
+VISION = {
+    "config.json": as_json({"model_type": "Emu3VisionVQ"}),
+    "preprocessor_config.json": b"{}",
+    "model.safetensors": b"vision",
+}
+TOGETHER = {
+    "config.json": as_json({"model_type": "emu3"}),
+    "chat_template.jinja": b"{{ text }}",
+    "model.safetensors": b"both",
+    "preprocessor_config.json": b"{}",
+    "processor_config.json": b"{}",
+    "tokenizer.json": b"{}",
+}
 
 
 @pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """What was asked of the hub, which answers with a folder of that name."""
-    asked: list[str] = []
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub with BAAI's two repositories, a cache of its own, and nobody logged in."""
+    with running() as hub:
+        # The library reads its environment when it is imported, which has happened long ago.
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+        hub.add(GEN, DECODER)
+        hub.add(BAAI_VISION, VISION)
+        yield hub
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        assert allow_patterns == WANTED
-        asked.append(name)
-        return str(tmp_path / "hub" / name)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return asked
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    # The library reads both when it is imported, which has happened long ago.
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+def refused(name: str) -> str:
+    with pytest.raises(InputError) as raised:
+        find_model(name)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert name.split("@")[0] in message
+    return message
+
+
+def names(requests: list[Asked]) -> list[str]:
+    """The last words of what was asked for."""
+    return [one.path.split("/")[-1] for one in requests]
+
+
+def small(folder: Path) -> Path:
+    """The folder, which must hold the small files and no weights."""
+    assert (folder / "config.json").exists()
+    assert not list(folder.glob("*.safetensors"))
+    return folder
 
 
 def vision_at(folder: Path) -> Path:
@@ -51,48 +116,34 @@ def test_nano_is_inside_the_package() -> None:
     assert find_model("nano") == Path(emu3.__file__).parent / "nano"
 
 
-def test_a_folder_is_itself(tmp_path: Path, fetched: list[str]) -> None:
+def test_a_folder_is_itself(tmp_path: Path, hub: FakeHub) -> None:
     assert find_model(tmp_path) == tmp_path
     assert find_model(str(tmp_path)) == tmp_path
-    assert not fetched
+    assert not hub.asked
 
 
 def test_a_folder_comes_before_a_hub_id(
-    tmp_path: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BAAI" / "Emu3-Gen").mkdir(parents=True)
     assert find_model("BAAI/Emu3-Gen") == Path("BAAI/Emu3-Gen")
-    assert not fetched
-
-
-def test_a_hub_id_is_fetched(tmp_path: Path, fetched: list[str]) -> None:
-    assert find_model("BAAI/Emu3-Gen") == tmp_path / "hub/BAAI/Emu3-Gen"
-    assert fetched == ["BAAI/Emu3-Gen"]
+    assert not hub.asked
 
 
 NO_MODELS = ["nanoo", "/no/such/folder", "a/b/c", "../x/y", "a b/c", "https://host/name"]
+NO_REVISIONS = ["a/b@", "a/b@/etc", "a/b@../../c", "a/b@x/../y", "a/b@v 1", "nano@v1"]
 
 
-@pytest.mark.parametrize("name", [*NO_MODELS, Path("some/path")])
+@pytest.mark.parametrize("name", [*NO_MODELS, *NO_REVISIONS, Path("some/path")])
 def test_anything_else_is_refused_unasked(
-    name: str | Path, fetched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str | Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no such model") as raised:
         find_model(name)
     assert "hub id" in str(raised.value)
-    assert not fetched
-
-
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", ["BAAI/Emu3-Gen", "x/..", "a--b/c"])
-def test_without_a_network_a_hub_id_is_one_line(name: str) -> None:
-    with pytest.raises(InputError, match="no such model") as raised:
-        find_model(name)
-    message = str(raised.value)
-    assert name in message
-    assert "\n" not in message
+    assert not hub.asked
 
 
 def test_the_named_vision_tokenizer_comes_first(tmp_path: Path) -> None:
@@ -104,13 +155,13 @@ def test_the_named_vision_tokenizer_comes_first(tmp_path: Path) -> None:
     assert find_vision(model, str(named), str(model)) == named
 
 
-def test_then_the_one_inside(tmp_path: Path, fetched: list[str]) -> None:
+def test_then_the_one_inside(tmp_path: Path, hub: FakeHub) -> None:
     model = model_at(tmp_path / "model")
     inside = vision_at(model / "vision_tokenizer")
     vision_at(tmp_path / "beside")
     assert find_vision(model, None, model) == inside
     assert find_vision(model, None, "BAAI/Emu3-Gen") == inside
-    assert not fetched
+    assert not hub.asked
 
 
 def test_then_the_only_one_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,15 +189,246 @@ def test_none_beside_must_be_named(tmp_path: Path) -> None:
         find_vision(model, None, model)
 
 
-def test_a_model_of_the_hub_goes_with_that_of_the_hub(tmp_path: Path, fetched: list[str]) -> None:
-    model = model_at(tmp_path / "hub" / "model")
-    vision_at(tmp_path / "hub" / "beside")
-    assert find_vision(model, None, "BAAI/Emu3-Gen") == tmp_path / "hub" / BAAI_VISION
-    assert fetched == [BAAI_VISION]
+def test_a_folder_that_holds_both_needs_no_other(tmp_path: Path) -> None:
+    both = model_at(tmp_path / "Emu3-Gen-hf")
+    (both / "config.json").write_text('{"model_type": "emu3"}')
+    vision_at(tmp_path / "beside")
+    assert find_vision(both, None, both) == both
+    assert find_vision(both, None, str(both), weights=False) == both
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_whole_model_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(InputError, match="no such model") as raised:
-        emu3.Emu3.from_pretrained("BAAI/Emu3-Gen")
-    assert "\n" not in str(raised.value)
+def test_a_hub_id_is_fetched_small_files_first(hub: FakeHub) -> None:
+    folder = find_model(GEN)
+    assert {path.name for path in folder.iterdir()} == DECODER.keys() - {"README.md"}
+    assert [(folder / name).read_bytes() for name in SHARDS] == list(WEIGHTS.values())
+    assert names(hub.fetched(""))[-3:] == SHARDS
+    assert not hub.fetched("README.md")
+
+
+def test_the_second_time_only_asks_whether_there_is_something_new(hub: FakeHub) -> None:
+    folder = find_model(GEN)
+    hub.asked.clear()
+    assert find_model(GEN) == folder
+    assert [one.path for one in hub.asked] == [f"/api/models/{GEN}/revision/main"]
+
+
+def test_offline_the_cache_answers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model(GEN)
+    vision = find_vision(folder, None, GEN)
+    hub.asked.clear()
+    go_offline(monkeypatch)
+    assert find_model(GEN) == folder
+    assert find_vision(folder, None, GEN) == vision
+    assert not hub.asked
+
+
+def test_without_a_network_the_cache_answers_too(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = find_model(GEN)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert find_model(GEN) == folder
+
+
+def test_without_weights_none_are_fetched(hub: FakeHub) -> None:
+    folder = small(find_model(GEN, weights=False))
+    small(find_vision(folder, None, GEN, weights=False))
+    assert not hub.fetched(".safetensors")
+    assert find_model(GEN) == folder
+    assert len(hub.fetched(".safetensors")) == len(SHARDS)
+
+
+def test_a_new_commit_is_noticed(hub: FakeHub) -> None:
+    old = find_model(GEN)
+    hub.add(GEN, {**DECODER, SHARDS[0]: b"better"})
+    hub.asked.clear()
+    new = find_model(GEN)
+    assert new != old
+    assert (new / SHARDS[0]).read_bytes() == b"better"
+    assert names(hub.fetched(".safetensors")) == SHARDS[:1]
+
+
+@pytest.mark.parametrize("revision", ["v1", "refs/pr/1", "commit"])
+def test_a_revision(revision: str, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = as_json({"model_type": "Emu3", "made": "before"})
+    commit = hub.add(GEN, {**DECODER, "config.json": config}, "v1", "refs/pr/1")
+    name = f"{GEN}@{commit if revision == 'commit' else revision}"
+    folder = find_model(name)
+    assert folder.name == commit
+    assert (folder / "config.json").read_bytes() == config
+    assert find_model(GEN) != folder
+    go_offline(monkeypatch)
+    assert find_model(name) == folder
+
+
+def test_a_vision_tokenizer_at_a_revision(hub: FakeHub, tmp_path: Path) -> None:
+    commit = hub.add(BAAI_VISION, VISION, "v1")
+    model = model_at(tmp_path / "model")
+    assert find_vision(model, f"{BAAI_VISION}@v1", model).name == commit
+
+
+def test_a_model_of_the_hub_goes_with_that_of_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(GEN, DECODER, "v1")
+    vision_at(tmp_path / "beside")
+    folder = find_vision(model_at(tmp_path / "model"), None, f"{GEN}@v1")
+    assert {path.name for path in folder.iterdir()} == VISION.keys()
+
+
+def test_a_repository_that_holds_both_is_fetched_once(hub: FakeHub) -> None:
+    hub.add("BAAI/Emu3-Gen-hf", TOGETHER)
+    folder = small(find_model("BAAI/Emu3-Gen-hf", weights=False))
+    assert find_vision(folder, None, "BAAI/Emu3-Gen-hf") == folder
+    assert {path.name for path in folder.iterdir()} == TOGETHER.keys()
+    assert find_model("BAAI/Emu3-Gen-hf") == folder
+    assert len(hub.fetched(".safetensors")) == 1
+    assert not [one for one in hub.asked if BAAI_VISION in one.path]
+
+
+def test_what_is_no_emu3_is_refused_before_its_weights(hub: FakeHub) -> None:
+    hub.add("meta/llama", {"config.json": as_json({"model_type": "llama"}), **WEIGHTS})
+    hub.add("some/notes", {"README.md": b"notes", "notes.json": b"[]"})
+    hub.add("some/list", {"config.json": b"[]"})
+    assert "is no Emu3: its config.json describes a 'llama'" in refused("meta/llama")
+    assert "no config.json" in refused("some/notes")
+    with pytest.raises(InputError, match="expected a JSON object"):
+        find_model("some/list")
+    assert "is a vision tokenizer" in refused(BAAI_VISION)
+    with pytest.raises(InputError, match="is a decoder and no vision tokenizer"):
+        find_vision(Path("model"), GEN, "model")
+    assert not hub.fetched(".safetensors")
+
+
+def test_weights_in_another_format(hub: FakeHub) -> None:
+    hub.add("some/emu3", {"config.json": DECODER["config.json"], "pytorch_model.bin": b"pickle"})
+    assert "holds no model.safetensors" in refused("some/emu3")
+
+
+def test_a_gated_repository(hub: FakeHub) -> None:
+    hub.repos[GEN].gated = True
+    assert f"accept its licence on {hub.url}/{GEN}, then run: hf auth login" in refused(GEN)
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_the_hub_does_not_have() -> None:
+    assert "no such model: 'BAAI/Emu4'" in refused("BAAI/Emu4")
+    assert "has no revision 'v9'" in refused(f"{GEN}@v9")
+    assert "no hub id" in refused("x/..")
+    assert "no hub id" in refused("a--b/c")
+
+
+def test_offline_without_a_copy(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "127.0.0.1:9 is not reached" in refused(GEN)
+    go_offline(monkeypatch)
+    assert "HF_HUB_OFFLINE is set; run it once online" in refused(GEN)
+    assert "at revision 'v1'" in refused(f"{GEN}@v1")
+    with pytest.raises(InputError, match="no such model"):
+        emu3.Emu3.from_pretrained(GEN)
+    assert not hub.asked
+
+
+def test_offline_with_half_a_copy(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model(GEN)
+    for name in SHARDS[1:]:
+        (folder / name).unlink()
+    go_offline(monkeypatch)
+    said = refused(GEN)
+    assert f"{SHARDS[1]}, {SHARDS[2]} missing" in said
+    assert "HF_HUB_OFFLINE is set; run it once online, and the download goes on" in said
+
+
+def test_a_connection_that_breaks_is_taken_up_again(hub: FakeHub) -> None:
+    hub.broken = 1
+    folder = find_model(GEN)
+    assert (folder / SHARDS[0]).read_bytes() == WEIGHTS[SHARDS[0]]
+    assert [one.range for one in hub.fetched(SHARDS[0])] == [None, "bytes=2000000-"]
+
+
+def part_of(cache: Path) -> Path:
+    """The file in which an interrupted download of the first shard lies."""
+    etag = digest(SHARDS[0], WEIGHTS[SHARDS[0]])
+    return cache / f"models--{GEN.replace('/', '--')}" / "blobs" / f"{etag}.incomplete"
+
+
+def test_halves_that_do_not_fit_are_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
+    find_model(GEN, weights=False)
+    part = part_of(tmp_path / "cache")
+    part.write_bytes(b"?" * 1000)
+    with pytest.raises(InputError, match="do not fit; run it once more"):
+        find_model(GEN)
+    assert not part.exists()
+    assert (find_model(GEN) / SHARDS[0]).read_bytes() == WEIGHTS[SHARDS[0]]
+
+
+@pytest.mark.usefixtures("hub")
+def test_no_room_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(InputError, match="No space left on device; set HF_HOME"):
+        find_model(GEN)
+
+
+FIND = f"""
+import sys
+from emu3.hub import find_model
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}
+print(find_model(sys.argv[1]))
+"""
+PATIENCE = 300  # seconds; a process that imports PyTorch on a busy machine
+BAR = re.compile(r"[1-9]\d?%.*\[\d\d:\d\d<\d\d:\d\d, .*B/s\]")  # done [spent<left, rate]
+
+
+def process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Popen[str]:
+    """The same in a process of its own, told by its environment alone."""
+    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", FIND, GEN],
+        env={**environment, "OMP_NUM_THREADS": "1", "TERM": "xterm", **ours, **more},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.timeout(3 * PATIENCE)
+def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    """On a terminal, with a bar; then into a pipe, without one; then offline."""
+    hub.stalls = True
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    first = process(hub, tmp_path, theirs)
+    os.close(theirs)
+    try:
+        assert hub.stalled.wait(PATIENCE)
+        shown = ""
+        while not BAR.search(shown):
+            shown += os.read(ours, 4096).decode(errors="replace")
+    finally:
+        first.kill()
+        first.communicate()
+    os.close(ours)
+    hub.closing.set()
+    hub.stalls = False
+    hub.asked.clear()
+
+    second = process(hub, tmp_path, subprocess.PIPE)
+    said, noise = second.communicate(timeout=PATIENCE)
+    assert (second.returncode, noise) == (0, "")
+    folder = Path(said.strip())
+    assert [(folder / name).read_bytes() for name in SHARDS] == list(WEIGHTS.values())
+    (resumed,) = hub.fetched(SHARDS[0])
+    assert resumed.range is not None
+    assert int(resumed.range.removeprefix("bytes=").removesuffix("-")) > 0
+    assert not hub.fetched(".json")
+    hub.asked.clear()
+
+    third = process(hub, tmp_path, subprocess.PIPE, HF_HUB_OFFLINE="1")
+    assert third.communicate(timeout=PATIENCE) == (said, "")
+    assert not hub.asked

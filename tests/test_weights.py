@@ -14,8 +14,10 @@ from emu3.checkpoint import open_text, save_decoder, save_vision
 from emu3.codec import Codec
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
+from emu3.precision import BF16, FP32, Precision
+from emu3.shards import INDEX, ONE_FILE
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
-from emu3.weights import INDEX, ONE_FILE, load_decoder, load_vision, save_weights
+from emu3.weights import load_decoder, load_vision, save_weights
 
 CPU = torch.device("cpu")
 NORM = "model.norm.weight"
@@ -41,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def shards(folder: Path) -> Path:
     """The same in shards."""
-    save_weights(tiny_decoder(), folder, max_shard="30KB")
+    save_weights(tiny_decoder(), folder, shard_bytes=30_000)
     assert not (folder / ONE_FILE).exists()
     assert len(list(folder.glob("model-*.safetensors"))) > 3
     return folder
@@ -52,13 +54,14 @@ def rewrite(path: Path, **changes: Tensor | None) -> None:
     save_file({name: t for name, t in tensors.items() if t is not None}, path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("max_shard", ["5GB", "30KB"])
-def test_a_decoder_comes_back(tmp_path: Path, dtype: torch.dtype, max_shard: str) -> None:
+@pytest.mark.parametrize("to", [FP32, BF16])
+@pytest.mark.parametrize("shard_bytes", [5 * 10**9, 30_000])
+def test_a_decoder_comes_back(tmp_path: Path, to: Precision, shard_bytes: int) -> None:
+    dtype = to.dtype
     model = tiny_decoder().to(dtype)
     save_decoder(model, byte_tokenizer(), tmp_path)
-    save_weights(model, tmp_path, max_shard)
-    read = load_decoder(tmp_path, dtype, CPU)
+    save_weights(model, tmp_path, shard_bytes)
+    read = load_decoder(tmp_path, to, CPU)
     assert same(read, model)
     assert read.config == model.config
     assert not read.training
@@ -68,13 +71,12 @@ def test_a_decoder_comes_back(tmp_path: Path, dtype: torch.dtype, max_shard: str
     assert (text.ranks, config) == (byte_tokenizer().ranks, model.config)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_vision_tokenizer_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
-    """Counters of its norms are whole numbers and stay that in every precision."""
-    model = tiny_vision(temporal_downsample_factor=2).to(dtype)
+def test_a_vision_tokenizer_comes_back(tmp_path: Path) -> None:
+    """Counters of its norms are whole numbers and stay that."""
+    model = tiny_vision(temporal_downsample_factor=2)
     preprocessor = PreprocessorConfig(min_pixels=64, max_pixels=256, spatial_factor=4)
     save_vision(Codec(model, preprocessor), tmp_path)
-    read = load_vision(tmp_path, dtype, CPU)
+    read = load_vision(tmp_path, CPU)
     assert same(read, model)
     assert read.config == model.config
     again = PreprocessorConfig.from_file(tmp_path / "preprocessor_config.json")
@@ -87,27 +89,27 @@ def test_what_was_read_is_written_the_same(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     second = tmp_path_factory.mktemp("second")
-    save_decoder(load_decoder(folder, torch.float32, CPU), byte_tokenizer(), second)
+    save_decoder(load_decoder(folder, FP32, CPU), byte_tokenizer(), second)
     for path in folder.iterdir():
         assert (second / path.name).read_bytes() == path.read_bytes()
 
 
 def test_precision_is_what_is_asked_for(folder: Path) -> None:
-    half = load_decoder(folder, torch.bfloat16, CPU)
+    half = load_decoder(folder, BF16, CPU)
     assert same(half, tiny_decoder().to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
 
 
 def test_published_folders_are_read(reference: Path) -> None:
-    decoder = load_decoder(reference / "Emu3-Gen-tiny", torch.float32, CPU)
-    vision = load_vision(reference / "Emu3-VisionTokenizer-tiny", torch.float32, CPU)
+    decoder = load_decoder(reference / "Emu3-Gen-tiny", FP32, CPU)
+    vision = load_vision(reference / "Emu3-VisionTokenizer-tiny", CPU)
     for model in (decoder, vision):
         assert all(t.device == CPU for t in model.state_dict().values())
 
 
 def refused(folder: Path, *words: str) -> None:
     with pytest.raises(InputError) as raised:
-        load_decoder(folder, torch.float32, CPU)
+        load_decoder(folder, FP32, CPU)
     assert all(word in str(raised.value) for word in (str(folder), *words)), raised.value
 
 
@@ -191,4 +193,4 @@ def test_a_broken_index_is_named(shards: Path, content: str) -> None:
 def test_writing_again_leaves_nothing_of_before(shards: Path) -> None:
     save_weights(tiny_decoder(seed=1), shards)
     assert [path.name for path in shards.glob("*.safetensors*")] == [ONE_FILE]
-    assert same(load_decoder(shards, torch.float32, CPU), tiny_decoder(seed=1))
+    assert same(load_decoder(shards, FP32, CPU), tiny_decoder(seed=1))

@@ -1,6 +1,6 @@
 """A checkpoint opened: decoder, text tokenizer, vision tokenizer, and what they were made for.
 
-A checkpoint is one folder in BAAI's layout (`config.json`, weights, two vocabulary files) and a
+In BAAI's layout a checkpoint is one folder (`config.json`, weights, two vocabulary files) and a
 second for the vision tokenizer (`config.json`, `preprocessor_config.json`, weights).
 """
 
@@ -14,33 +14,31 @@ import torch
 
 from emu3.card import CARD_FILE, Card
 from emu3.codec import Codec
-from emu3.config import DecoderConfig, PreprocessorConfig, read_json
+from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_json
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.files import check_writable, replacing
 from emu3.hub import VISION_FOLDER, find_model, find_vision
+from emu3.layouts.layout import layout_of
+from emu3.precision import BF16, FP32, Precision, precision
 from emu3.prompt import Prompts
+from emu3.quantize import Quantized
 from emu3.text import TextTokenizer
-from emu3.weights import load_decoder, load_vision, save_weights
-
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-}
+from emu3.weights import OnBytes, load_decoder, load_vision, save_weights
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model runs and in which precision."""
+    """Where a model runs and in which precision; None leaves that to the checkpoint."""
 
     device: torch.device
-    dtype: torch.dtype
+    precision: Precision | None
 
     @classmethod
-    def choose(cls, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Place:
-        """CUDA where there is one, in bfloat16; else the CPU, in float32. Raises InputError."""
+    def choose(
+        cls, device: str | torch.device | None, dtype: str | torch.dtype | Precision | None
+    ) -> Place:
+        """CUDA where there is one, else the CPU. Raises InputError."""
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -51,12 +49,20 @@ class Place:
             raise InputError(f"device {device}: only cpu and cuda are supported")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"device {device}: PyTorch finds no CUDA GPU by that name; use cpu")
-        if dtype is None:
-            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-        if chosen is None or chosen not in DTYPES.values():
-            raise InputError(f"no such precision: {dtype!r}; one of {', '.join(DTYPES)}")
-        return cls(device, chosen)
+        return cls(device, None if dtype is None else precision(dtype))
+
+    def precision_of(self, folder: Path, stored: Precision | None) -> Precision:
+        """What a checkpoint is held in: what was asked for; else as it is stored; else bfloat16 on
+        CUDA and float32 on a CPU. Raises InputError where weights of few bits should be others.
+        """
+        if stored is None:
+            return self.precision or (BF16 if self.device.type == "cuda" else FP32)
+        if self.precision is not None and self.precision.bits != stored.bits:
+            raise InputError(
+                f"{folder}: its weights are {stored.name} already, which {self.precision.name} "
+                "cannot bring back; ask for no precision, or open the checkpoint it came from"
+            )
+        return stored
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ class Checkpoint:
         """Write the folder, with the vision tokenizer inside; whole or not at all.
 
         Weights keep their precision. Every file is in BAAI's layout; the card is one more file.
+        Raises InputError on a quantised model, whose numbers may be in a kernel's order by now.
         """
+        if any(isinstance(module, Quantized) for module in self.decoder.modules()):
+            raise InputError(f"{self.name} is quantised in memory; `emu3 quantize` writes files")
         check_writable(folder.parent / f"{folder.name}.json")
         with replacing(folder) as temporary:
             (temporary / VISION_FOLDER).mkdir(parents=True)
@@ -87,10 +96,16 @@ class Checkpoint:
             write_json(temporary / CARD_FILE, self.card.to_dict())
 
 
-def open_checkpoint(model: str | Path, vision: str | Path | None, place: Place) -> Checkpoint:
+def open_checkpoint(
+    model: str | Path,
+    vision: str | Path | None,
+    place: Place,
+    on_bytes: OnBytes = lambda done, total: None,
+) -> Checkpoint:
     """Read a model by name, folder or hub id; raises InputError on whatever is wrong with it."""
     folder = find_model(model)
-    text, _ = open_text(folder)
+    text, config = open_text(folder)
+    to = place.precision_of(folder, config.precision)
     codec = open_codec(find_vision(folder, vision, model), place.device)
     if codec.vision.quantize.size != text.vocabulary.codebook_size:
         raise InputError(
@@ -100,7 +115,7 @@ def open_checkpoint(model: str | Path, vision: str | Path | None, place: Place) 
     return Checkpoint(
         name=str(model),
         card=Card.of(folder, str(model)),
-        decoder=load_decoder(folder, place.dtype, place.device),
+        decoder=load_decoder(folder, to, place.device, layout_of(folder), on_bytes),
         text=text,
         codec=codec,
     )
@@ -108,8 +123,9 @@ def open_checkpoint(model: str | Path, vision: str | Path | None, place: Place) 
 
 def open_codec(folder: Path, device: torch.device) -> Codec:
     """Read the folder of a vision tokenizer, in float32; raises InputError likewise."""
-    preprocessor = PreprocessorConfig.from_file(folder / "preprocessor_config.json")
-    vision = load_vision(folder, torch.float32, device)
+    layout = layout_of(folder)
+    preprocessor = layout.preprocessor(folder)
+    vision = load_vision(folder, device, layout)
     if preprocessor.spatial_factor % vision.config.spatial_factor:
         raise InputError(
             f"{folder}: spatial_factor {preprocessor.spatial_factor} is no multiple of the "
@@ -120,8 +136,9 @@ def open_codec(folder: Path, device: torch.device) -> Codec:
 
 def open_text(folder: Path) -> tuple[TextTokenizer, DecoderConfig]:
     """The text tokenizer and the decoder's config of a folder, checked against each other."""
-    config = DecoderConfig.from_file(folder / "config.json")
-    text = TextTokenizer.from_folder(folder)
+    layout = layout_of(folder)
+    config = layout.decoder_config(folder)
+    text = layout.text(folder)
     text.vocabulary.check(config)
     if (folder / "generation_config.json").exists():
         _check_generation(folder / "generation_config.json", config)
@@ -140,25 +157,37 @@ def _check_generation(path: Path, config: DecoderConfig) -> None:
 
 def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:
     """Write a decoder and its text tokenizer to an existing folder, in BAAI's layout."""
-    config = model.config
+    write_decoder_files(model.config, text, folder, _name(model.dtype))
+    save_weights(model, folder)
+
+
+def write_decoder_files(
+    config: DecoderConfig, text: TextTokenizer, folder: Path, dtype: str
+) -> None:
+    """Write what belongs to a decoder in BAAI's layout, but for the weights."""
     described = {"architectures": ["Emu3ForCausalLM"], **config.to_dict()}
-    write_json(folder / "config.json", {**described, "torch_dtype": _name(model.dtype)})
+    write_json(folder / "config.json", {**described, "torch_dtype": dtype})
     ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Emu3Tokenizer"})
     text.save(folder)
-    save_weights(model, folder)
 
 
 def save_vision(codec: Codec, folder: Path) -> None:
     """Write a vision tokenizer to an existing folder, in BAAI's layout."""
-    model, preprocessor = codec.vision, codec.preprocessor
-    described = {"architectures": ["Emu3VisionVQModel"], **model.config.to_dict()}
-    write_json(folder / "config.json", {**described, "torch_dtype": _name(model.dtype)})
+    write_vision_files(codec.vision.config, codec.preprocessor, folder, _name(codec.vision.dtype))
+    save_weights(codec.vision, folder)
+
+
+def write_vision_files(
+    config: VisionConfig, preprocessor: PreprocessorConfig, folder: Path, dtype: str
+) -> None:
+    """Write what belongs to a vision tokenizer in BAAI's layout, but for the weights."""
+    described = {"architectures": ["Emu3VisionVQModel"], **config.to_dict()}
+    write_json(folder / "config.json", {**described, "torch_dtype": dtype})
     bounds = {"min_pixels": preprocessor.min_pixels, "max_pixels": preprocessor.max_pixels}
     said = {key: value for key, value in preprocessor.to_dict().items() if value is not None}
     write_json(folder / "preprocessor_config.json", {**said, "size": bounds})
-    save_weights(model, folder)
 
 
 def write_json(path: Path, value: dict[str, object]) -> None:

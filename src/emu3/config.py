@@ -14,7 +14,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from emu3.errors import InputError
+from emu3.precision import Precision
 
 BOOKKEEPING = frozenset(
     {
@@ -29,6 +32,8 @@ BOOKKEEPING = frozenset(
     }
 )
 """Keys that record how a file came to be and change no arithmetic."""
+
+QUANT_METHOD = "emu3"  # ours in `quantization_config`; other libraries' names are refused
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,6 +105,18 @@ def _probability(**values: float) -> None:
             raise ValueError(f"{name} = {value!r} must lie in [0, 1)")
 
 
+def _quantization(said: dict[str, Any] | None) -> None:
+    if said is None:
+        return
+    if not isinstance(said, dict) or said.keys() != {"quant_method", "bits", "group_size"}:
+        raise ValueError("quantization_config needs quant_method, bits and group_size")
+    if said["quant_method"] != QUANT_METHOD or said["bits"] not in (4, 8):
+        raise ValueError(
+            f"quantization_config {said} is not supported; only what emu3 quantize writes is"
+        )
+    _positive(group_size=said["group_size"])
+
+
 @dataclass(frozen=True)
 class DecoderConfig(FileConfig):
     """`config.json` of Emu3-Gen, -Chat and -Stage1. Defaults are those of the 8.5 B model."""
@@ -129,6 +146,22 @@ class DecoderConfig(FileConfig):
     eol_token_id: int = 151846
     eof_token_id: int = 151847
     model_type: str = "Emu3"
+    quantization_config: dict[str, Any] | None = None  # ours alone: see `emu3 quantize`
+
+    @property
+    def precision(self) -> Precision | None:
+        """What the weight files are quantised to, if they are."""
+        said = self.quantization_config
+        if said is None:
+            return None
+        return Precision(f"int{said['bits']}", torch.bfloat16, said["bits"], said["group_size"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values of the JSON file, bookkeeping aside."""
+        said = super().to_dict()
+        if self.quantization_config is None:
+            del said["quantization_config"]
+        return said
 
     @property
     def head_dim(self) -> int:
@@ -142,6 +175,7 @@ class DecoderConfig(FileConfig):
         _only("rope_scaling", self.rope_scaling, None)
         _only("tie_word_embeddings", self.tie_word_embeddings, False)
         _only("pretraining_tp", self.pretraining_tp, 1)
+        _quantization(self.quantization_config)
         _probability(attention_dropout=self.attention_dropout)
         _positive(
             vocab_size=self.vocab_size,

@@ -23,6 +23,7 @@ from emu3.image import size_in_codes
 from emu3.output import ImageOutput, Settings
 from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
+from emu3.weights import OnBytes
 
 OnRow = Callable[[int, int, Sequence[Tensor]], None]
 """Called as rows are finished: how many are, of how many, and each picture's codes [r, w]."""
@@ -44,15 +45,18 @@ class Emu3:
         vision: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        on_bytes: OnBytes = lambda done, total: None,
     ) -> Emu3:
-        """Open `"nano"` (inside this package), a folder in BAAI's layout, or a hub id.
+        """Open `"nano"` (inside this package), a folder, or a hub id, in any known layout.
 
         `vision` names the vision tokenizer where it is not found by itself. The default device is
-        CUDA if there is one; the default precision bfloat16 there and float32 on a CPU. The vision
-        tokenizer always runs in float32, in which its codes are defined.
+        CUDA if there is one. `dtype` is the decoder's precision, `"fp32"`, `"bf16"`, `"int8"` or
+        `"int4"`, by default bfloat16 on CUDA and float32 on a CPU; weights are brought to it while
+        they are read. The vision tokenizer always runs in float32, in which its codes are defined.
+        `on_bytes` follows the reading of the decoder.
         Raises InputError when anything is missing, broken or not supported.
         """
-        return cls(open_checkpoint(model, vision, Place.choose(device, dtype)))
+        return cls(open_checkpoint(model, vision, Place.choose(device, dtype), on_bytes))
 
     @property
     def config(self) -> DecoderConfig:

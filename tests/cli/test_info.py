@@ -60,7 +60,7 @@ def test_for_people(emu3: Emu3Command, tiny: Path) -> None:
 
 def test_shards(emu3: Emu3Command, broken: Path, checkpoint: Checkpoint) -> None:
     (broken / "model.safetensors").unlink()
-    save_weights(checkpoint.decoder, broken, max_shard="100KB")
+    save_weights(checkpoint.decoder, broken, shard_bytes=100_000)
     shards = list(broken.glob("model-*.safetensors"))
     assert len(shards) > 1
     said = json.loads(emu3("info", broken, "--json").stdout)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from emu3.config import DecoderConfig
 from emu3.decoder.transformer import Transformer
+from emu3.precision import FP32
 from emu3.testing import tiny_decoder
 from emu3.weights import load_decoder
 
@@ -17,7 +18,7 @@ from emu3.weights import load_decoder
 @torch.no_grad()
 def test_logits_are_those_of_the_reference(reference: Path) -> None:
     golden = load_file(reference / "golden.safetensors")
-    model = load_decoder(reference / "Emu3-Gen-tiny", torch.float32, torch.device("cpu"))
+    model = load_decoder(reference / "Emu3-Gen-tiny", FP32, torch.device("cpu"))
     logits = model(golden["lm.ids"].long())[..., ::499]
     torch.testing.assert_close(logits, golden["lm.logits_every_499"], atol=2e-5, rtol=0)
 

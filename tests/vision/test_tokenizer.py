@@ -34,7 +34,7 @@ def golden(reference: Path) -> dict[str, Tensor]:
 
 @pytest.fixture
 def tiny(reference: Path) -> VisionTokenizer:
-    return load_vision(reference / "Emu3-VisionTokenizer-tiny", torch.float32, torch.device("cpu"))
+    return load_vision(reference / "Emu3-VisionTokenizer-tiny", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["0", "1"])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from emu3 import __version__
-from emu3.cli import chat, codes, evaluation, info, picture
+from emu3.cli import chat, codes, conversion, evaluation, info, picture
 from emu3.cli.failures import Commands
 
 EPILOG = """
@@ -37,6 +37,8 @@ def build() -> typer.Typer:
     app.command(epilog=codes.ENCODE_EPILOG)(codes.encode)
     app.command(epilog=codes.DECODE_EPILOG)(codes.decode)
     app.command(epilog=info.EPILOG)(info.info)
+    app.command(epilog=conversion.QUANTIZE_EPILOG)(conversion.quantize)
+    app.command(epilog=conversion.CONVERT_EPILOG)(conversion.convert)
     app.add_typer(evaluation.build(), name="eval")
     return app
 

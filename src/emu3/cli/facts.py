@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from emu3.card import Card
 from emu3.checkpoint import open_text
-from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_json
+from emu3.config import DecoderConfig, VisionConfig, read_json
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.hub import find_model, find_vision
 from emu3.image import size_in_codes
+from emu3.layouts.layout import layout_of
+from emu3.precision import PRECISIONS
 from emu3.prompt import Prompts
+from emu3.quantize import install
+from emu3.shards import INDEX, Shards
 from emu3.text import TextTokenizer
 from emu3.vision.tokenizer import VisionTokenizer
-from emu3.weights import INDEX, weight_files
+from emu3.weights import Source
 
 HUB_SNAPSHOTS = "snapshots"  # the folder of the hub's cache that a model's files lie in
-BITS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}
 CACHE_BITS = {"fp32": 32, "bf16": 16}
 GUIDED = 2  # rows of the batch: the prompt's and the negative prompt's
 
@@ -62,8 +64,9 @@ class Facts:
         folder = find_model(model, weights=False)
         text, config = open_text(folder)
         vision_folder = find_vision(folder, vision, model, weights=False)
-        vision_config = VisionConfig.from_file(vision_folder / "config.json")
-        PreprocessorConfig.from_file(vision_folder / "preprocessor_config.json")
+        vision_layout = layout_of(vision_folder)
+        vision_config = vision_layout.vision_config(vision_folder)
+        vision_layout.preprocessor(vision_folder)
         card = Card.of(folder, model)
         picture = _picture(text, config, card, vision_config.spatial_factor)
         decoder = _part(folder, config)
@@ -77,7 +80,7 @@ class Facts:
             vocabulary=_vocabulary(text),
             context=config.max_position_embeddings,
             picture=picture,
-            weight_bytes={k: decoder.parameters * bits // 8 for k, bits in BITS.items()},
+            weight_bytes=_weight_bytes(config),
             cache=_cache(config, picture["ids"] + picture["prompt_ids"]),
         )
 
@@ -146,16 +149,12 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
         index = folder / INDEX
         said = read_json(index).get("metadata", {}) if index.exists() else {}
         return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    files = list(weight_files(folder))
-    found: dict[str, list[int]] = {}
-    for file in files:
-        found |= _shapes(file)
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            have, want = found.get(name, "nothing"), wanted.get(name, "nothing")
-            raise InputError(f"{folder}: {name}: the weights hold {have}, config.json asks {want}")
-    return Part(config.to_dict(), parameters, sum(file.stat().st_size for file in files))
+    with Shards(folder) as shards:
+        source = Source(shards, layout_of(folder), decoder=isinstance(config, DecoderConfig))
+        if isinstance(model, Transformer) and model.config.precision is not None:
+            install(model, model.config.precision)
+        source.check(model)
+        return Part(config.to_dict(), parameters, source.bytes)
 
 
 def _empty(config: DecoderConfig | VisionConfig) -> nn.Module:
@@ -164,12 +163,20 @@ def _empty(config: DecoderConfig | VisionConfig) -> nn.Module:
         return Transformer(config) if isinstance(config, DecoderConfig) else VisionTokenizer(config)
 
 
-def _shapes(file: Path) -> dict[str, list[int]]:
-    """Name and shape of every tensor, from the header of a file that must be whole."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: broken or cut short ({error}); download it again") from None
+def _weight_bytes(config: DecoderConfig) -> dict[str, int]:
+    """Bytes of a decoder in each precision that it can be held in."""
+    sizes: dict[str, int] = {}
+    for to in PRECISIONS if config.precision is None else (config.precision,):
+        model = _empty(config)
+        assert isinstance(model, Transformer)
+        try:
+            install(model, to)
+        except InputError:
+            continue  # its widths do not divide into groups
+        tensors = model.state_dict().values()
+        wide = to.dtype.itemsize
+        sizes[to.name] = sum(
+            tensor.numel() * (wide if tensor.dtype == torch.float32 else tensor.itemsize)
+            for tensor in tensors
+        )
+    return sizes

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
+from emu3.cli.transfer import transfer
 from emu3.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ Device = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Precision of the decoder: fp32 or bf16.",
+        help="Precision of the decoder: fp32, bf16, int8 or int4.",
         show_default="bf16 on cuda, else fp32",
         rich_help_panel="Model",
     ),
@@ -60,10 +59,10 @@ def open_model(
     """Open what `--model`, `--vision`, `--device` and `--dtype` name; raises InputError."""
     from emu3.pipeline import Emu3
 
-    terminal = None if quiet else terminal_on_stderr()
-    busy = terminal.status(Text(f"opening {model}")) if terminal else nullcontext()
-    with busy:
-        return Emu3.from_pretrained(model, vision=vision, device=device, dtype=dtype)
+    with transfer(None if quiet else terminal_on_stderr(), f"opening {model}") as on_bytes:
+        return Emu3.from_pretrained(
+            model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
+        )
 
 
 def terminal_on_stderr() -> Console | None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.config import DecoderConfig
-from emu3.decoder.cache import Cache
+from emu3.decoder.cache import Store
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, each [B or 1, 1, L, D]."""
@@ -45,9 +45,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
     def forward(
-        self, x: Tensor, by: Rotation, cache: Cache | None = None, mask: Tensor | None = None
+        self, x: Tensor, by: Rotation, cache: Store | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """x [B, L, hidden], same shape out. `mask` [B or 1, 1, L, S] goes with a cache."""
+        """x [B, L, hidden], same shape out.
+
+        Without a `mask` [B or 1, 1, L, S] several tokens are causal among themselves, and a lone
+        one sees all so far.
+        """
         q = rotate(_split(self.q_proj(x), self.heads), by)
         k = rotate(_split(self.k_proj(x), self.kv_heads), by)
         v = _split(self.v_proj(x), self.kv_heads)
@@ -59,7 +63,7 @@ class Attention(nn.Module):
             v,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=cache is None,
+            is_causal=mask is None and x.shape[1] > 1,
             enable_gqa=self.heads != self.kv_heads,
         )
         return self.o_proj(out.transpose(1, 2).flatten(2))

@@ -8,11 +8,19 @@ empty places in front, which no token ever attends to and which take no position
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from emu3.config import DecoderConfig
+
+
+class Store(Protocol):
+    """All that attention asks of a cache; others than ours may answer."""
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take [B, kv heads, L, head dim]; give back all that the new tokens attend to."""
 
 
 class Cache:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from emu3.config import DecoderConfig
 from emu3.decoder.attention import Attention, Rotation, rotation
-from emu3.decoder.cache import Cache
+from emu3.decoder.cache import Cache, Store
 
 
 class RMSNorm(nn.Module):
@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, by: Rotation, cache: Cache | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, cache: Store | None, mask: Tensor | None) -> Tensor:
         """[B, L, hidden], same shape out."""
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), by, cache, mask))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
@@ -76,6 +76,24 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = nn.Dropout(config.attention_dropout)
 
+    def forward(self, x: Tensor, by: Rotation, cache: Store | None, mask: Tensor | None) -> Tensor:
+        """Embedded ids [B, L, hidden] to the last hidden states, same shape."""
+        x = self.dropout(x)
+        for block in self.layers:
+            x = block(x, by, cache, mask)
+        return self.norm(x)
+
+
+class Head(nn.Linear):
+    """Hidden states to the vocabulary, or to some rows of it: a picture asks for its codes only."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """[..., hidden] to [..., rows]."""
+        return F.linear(hidden, self.weight if rows is None else self.weight[rows])
+
 
 class Transformer(nn.Module):
     """`Emu3ForCausalLM` of the published checkpoints."""
@@ -84,7 +102,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.model = Trunk(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,17 +126,14 @@ class Transformer(nn.Module):
             positions = cache.positions(length, ids.device)
             mask = cache.mask(length, ids.device)
         by = rotation(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
-        x = self.model.dropout(self.model.embed_tokens(ids))
-        for block in self.model.layers:
-            x = block(x, by, cache, mask)
+        x = self.model(self.model.embed_tokens(ids), by, cache, mask)
         if cache is not None:
             cache.advance(length)
-        return self.model.norm(x)
+        return x
 
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Hidden states [..., hidden] to float32 logits, of the vocabulary or some rows of it."""
-        weight = self.lm_head.weight if rows is None else self.lm_head.weight[rows]
-        return F.linear(hidden, weight).float()
+        return self.lm_head(hidden, rows).float()
 
     def new_cache(self, padding: list[int], capacity: int) -> Cache:
         """An empty cache for a batch with so many empty places in front of each row."""

@@ -27,9 +27,9 @@ def same_patches(pixels: Tensor, side: int) -> Tensor:
 
 
 def inconsistency(latent: Tensor, groups: Tensor) -> Tensor:
-    """Mean squared distance of latents [N, c] from the mean of their group [N], over their variance.
+    """Mean squared distance of latents [N, c] from the mean of their group [N], over the variance.
 
-    Relative to the variance, so that a latent gains nothing by becoming small.
+    Relative, so that a latent gains nothing by becoming small.
     """
     size = int(groups.max()) + 1
     counts = torch.zeros(size).index_add_(0, groups, torch.ones(len(groups)))

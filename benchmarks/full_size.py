@@ -1,0 +1,195 @@
+"""Loading a checkpoint of the published size and drawing with it, beside transformers:
+`python -m benchmarks.full_size runs/full_size` (made by `benchmarks.full_size_checkpoint`).
+
+Every case runs in a process of its own: open, read the prompts, decode TOKENS ids of a guided
+720x720 picture with the cache for the whole of it, and end. Peak memory is the process's greatest
+resident set; for transformers that counts the pages of its memory maps, which the system could take
+back, so its anonymous memory is printed too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.full_size_checkpoint import DECODER
+
+TOKENS = 32
+SIDE = 90  # codes of a 720x720 picture
+PROMPT = "a portrait of young girl. masterpiece, film grained, best quality."
+NEGATIVE = "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit."
+GB = 1e9
+
+
+class Enough(Exception):
+    """So many tokens were wanted and no more."""
+
+
+def memory() -> dict[str, float]:
+    """Greatest resident set, and resident memory that no file backs now, in GB."""
+    said: dict[str, float] = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("VmHWM", "RssAnon"):
+            said[name] = int(value.split()[0]) * 1024 / GB
+    return said
+
+
+def bytes_read() -> float:
+    """GB that this process has asked of files so far."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("rchar"):
+            return int(line.split()[1]) / GB
+    return 0.0
+
+
+def ours(folder: Path, precision: str) -> dict[str, Any]:
+    """One precision, quantised while it is read."""
+    import torch
+
+    from emu3.checkpoint import open_text
+    from emu3.generate import generate_pictures
+    from emu3.layouts.layout import layout_of
+    from emu3.precision import precision as named
+    from emu3.prompt import Prompts
+    from emu3.sampling import Sampling
+    from emu3.weights import load_decoder
+
+    before, start = memory()["RssAnon"], time.perf_counter()
+    path = folder / DECODER if (folder / DECODER).exists() else folder
+    text, config = open_text(path)
+    to = config.precision or named(precision)
+    model = load_decoder(path, to, torch.device("cpu"), layout_of(path))
+    opened, peak = time.perf_counter() - start, memory()
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
+    prompts = Prompts.of(text)
+    times: list[float] = []
+
+    def on_step(step: int, ids: torch.Tensor) -> None:
+        times.append(time.perf_counter())
+        if len(times) == TOKENS:
+            raise Enough
+
+    start = time.perf_counter()
+    try:
+        generate_pictures(
+            model,
+            prompts.grammar,
+            [prompts.image(PROMPT, (SIDE, SIDE))],
+            [prompts.image(NEGATIVE, (SIDE, SIDE))],
+            [(SIDE, SIDE)],
+            Sampling(),
+            3.0,
+            [0],
+            on_step,
+        )
+    except Enough:
+        pass
+    return {
+        "open_s": opened,
+        "weights_GB": weights,
+        "peak_open_GB": peak["VmHWM"],
+        "above_weights_GB": peak["VmHWM"] - before - weights,
+        "read_GB": bytes_read(),
+        "prompt_s": times[0] - start,
+        "token_s": (times[-1] - times[0]) / (TOKENS - 1),
+        "peak_GB": memory()["VmHWM"],
+    }
+
+
+def theirs(folder: Path, precision: str) -> dict[str, Any]:
+    """transformers' Emu3ForCausalLM, which reads BAAI's names; guidance as a doubled batch."""
+    import torch
+    from transformers import Emu3ForCausalLM
+
+    from emu3.checkpoint import open_text
+    from emu3.prompt import Prompts
+
+    path = folder / DECODER
+    start = time.perf_counter()
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = Emu3ForCausalLM.from_pretrained(path, dtype=dtype)
+    opened, peak = time.perf_counter() - start, memory()
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
+    prompts = Prompts.of(open_text(path)[0])
+    rows = [prompts.image(words, (SIDE, SIDE)) for words in (PROMPT, NEGATIVE)]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    times: list[float] = []
+    start = time.perf_counter()
+    with torch.inference_mode():
+        cache = None
+        while len(times) < TOKENS:
+            out = model(
+                ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            cache = out.past_key_values
+            conditional, unconditional = out.logits[:, -1].float().log_softmax(-1)
+            best = (unconditional + 3 * (conditional - unconditional)).argmax()
+            ids = best.view(1, 1).expand(2, 1)
+            mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
+            times.append(time.perf_counter())
+    return {
+        "open_s": opened,
+        "weights_GB": weights,
+        "peak_open_GB": peak["VmHWM"],
+        "read_GB": bytes_read(),
+        "prompt_s": times[0] - start,
+        "token_s": (times[-1] - times[0]) / (TOKENS - 1),
+        "peak_GB": memory()["VmHWM"],
+        "anonymous_GB": memory()["RssAnon"],
+    }
+
+
+CASES: dict[str, Callable[[Path, str], dict[str, Any]]] = {"ours": ours, "transformers": theirs}
+
+
+def run(case: str, folder: Path, precision: str) -> dict[str, Any]:
+    """One case in a process of its own; the files' pages are dropped from memory where allowed."""
+    command = [sys.executable, "-m", "benchmarks.full_size", str(folder), case, precision]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
+        return {"case": case, "precision": precision, "failed": last[0]}
+    said = json.loads(done.stdout.splitlines()[-1])
+    whole = time.perf_counter() - start
+    return {"case": case, "precision": precision, **said, "process_s": whole}
+
+
+def main(folder: Path, cases: list[str]) -> None:
+    """Run the cases (`ours:int4`), print a line each, and all of them as JSON at the end."""
+    import torch
+
+    about = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bf16_units": torch.cpu._is_amx_tile_supported(),
+        "torch": torch.__version__,
+        "tokens": TOKENS,
+        "picture": [SIDE * 8, SIDE * 8],
+    }
+    print(json.dumps(about), flush=True)
+    for one in cases:
+        case, _, precision = one.partition(":")
+        result = run(case, folder, precision)
+        shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}
+        print(json.dumps(shown), flush=True)
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/full_size")
+    if len(sys.argv) == 4 and sys.argv[2] in CASES:
+        print(json.dumps(CASES[sys.argv[2]](where, sys.argv[3])))
+    else:
+        every = ["ours:bf16", "ours:int8", "ours:int4", "transformers:bf16"]
+        main(where, sys.argv[2:] or every)

@@ -1,0 +1,55 @@
+"""This package inside transformers: `import emu3.hf`, and the Auto classes open BAAI's folders.
+
+Registered are model type "Emu3" (config, causal language model, tokenizer) and "Emu3VisionVQ"
+(config, model, image processor), so that no code from a checkpoint's folder is ever run. Only the
+outside is transformers': the arithmetic, the templates and the grammar are those of the house.
+
+    import emu3.hf
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained("BAAI/Emu3-Gen")
+
+This room is the one that works at import: registering is all it is for.
+"""
+
+from __future__ import annotations
+
+from emu3.errors import MissingExtraError
+
+try:
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+    )
+except ModuleNotFoundError as error:
+    if error.name != "transformers":
+        raise
+    raise MissingExtraError("transformers", "hf", "emu3.hf") from None
+
+from emu3.hf.causal_lm import Emu3ForCausalLM
+from emu3.hf.config import Emu3Config, Emu3TokenizerConfig, Emu3VisionVQConfig
+from emu3.hf.image_processor import Emu3VisionVQImageProcessor
+from emu3.hf.processor import Emu3Processor
+from emu3.hf.tokenizer import Emu3Tokenizer
+from emu3.hf.vision import Emu3VisionVQModel
+
+__all__ = [
+    "Emu3Config",
+    "Emu3ForCausalLM",
+    "Emu3Processor",
+    "Emu3Tokenizer",
+    "Emu3VisionVQConfig",
+    "Emu3VisionVQImageProcessor",
+    "Emu3VisionVQModel",
+]
+
+AutoConfig.register("Emu3", Emu3Config, exist_ok=True)
+AutoConfig.register("Emu3VisionVQ", Emu3VisionVQConfig, exist_ok=True)
+AutoModelForCausalLM.register(Emu3Config, Emu3ForCausalLM, exist_ok=True)
+AutoModel.register(Emu3VisionVQConfig, Emu3VisionVQModel, exist_ok=True)
+AutoTokenizer.register(Emu3TokenizerConfig, Emu3Tokenizer, exist_ok=True)
+AutoImageProcessor.register(
+    Emu3VisionVQConfig, slow_image_processor_class=Emu3VisionVQImageProcessor, exist_ok=True
+)

@@ -1,0 +1,136 @@
+"""The decoder as a transformers model: `generate`, PEFT, Trainer and evaluation harnesses.
+
+Parameters have BAAI's names, which are the house's: `model` is its trunk, `lm_head` its head. What
+is here is only what transformers brings with it: padding as a mask, positions, a cache that belongs
+to the caller, labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from emu3.decoder.attention import rotation
+from emu3.decoder.transformer import Transformer
+from emu3.errors import InputError
+from emu3.hf.config import Emu3Config
+from emu3.hf.loading import Emu3PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Held:
+    """A cache of transformers, as attention asks for it."""
+
+    cache: Cache
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Hand [B, kv heads, L, head dim] over; returns everything stored so far."""
+        return self.cache.update(keys, values, layer)
+
+
+class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
+    """The house's decoder behind the interface of transformers."""
+
+    config_class = Emu3Config
+    base_model_prefix = "model"
+    _no_split_modules = ("Block",)
+    _skip_keys_device_placement = ("past_key_values",)
+
+    def __init__(self, config: Emu3Config) -> None:
+        super().__init__(config)
+        decoder = Transformer(config.settings())
+        self.model, self.lm_head = decoder.model, decoder.lm_head
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: int | Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Ids or embeddings [B, L] to float32 logits [B, L or `logits_to_keep`, vocabulary].
+
+        `attention_mask` [B, all so far] is zero on padding, at either end; positions are counted
+        without it, so a row in a batch is the row alone. A mask [B or 1, 1, L, S] is taken as it
+        is. `labels` [B, L] are the ids themselves, -100 where nothing is to be learned.
+        `cache_position`, which older releases pass, says nothing new and is not read.
+        """
+        if output_attentions or output_hidden_states:
+            raise InputError("attentions and hidden states are not kept here; ask for logits only")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("forward takes either input_ids or inputs_embeds")
+        x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if position_ids is None:
+            position_ids = positions(attention_mask, int(past), x.shape[1], x.device)
+        mask = who_sees_whom(attention_mask, past_key_values, int(past), x.shape[1], x.device)
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        by = rotation(position_ids, head_dim, self.config.rope_theta, x.dtype)
+        held = None if past_key_values is None else Held(past_key_values)
+        hidden = self.model(x, by, held, mask)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept]).float()
+        loss = None
+        if labels is not None:
+            size = self.config.vocab_size
+            loss = self.loss_function(logits, labels, size, num_items_in_batch=num_items_in_batch)
+        out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return out.to_tuple() if return_dict is False else out
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Fresh weights, before any are loaded: as `initialise` gives them, norms at one.
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+
+
+def positions(attention_mask: Tensor | None, past: int, new: int, device: torch.device) -> Tensor:
+    """Positions of the new tokens [B or 1, new]; padding takes none."""
+    if attention_mask is None or attention_mask.ndim == 4:
+        return torch.arange(past, past + new, device=device)[None]
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -new:]
+
+
+def who_sees_whom(
+    attention_mask: Tensor | None, cache: Cache | None, past: int, new: int, device: torch.device
+) -> Tensor | None:
+    """[B or 1, 1, new, past + new], or None where attention needs to be told nothing.
+
+    The same as the house's own cache says, for padding given as a mask instead of a number.
+    """
+    if attention_mask is not None and attention_mask.ndim == 4:
+        return attention_mask
+    if cache is not None and cache.is_compileable:
+        raise InputError("a cache of fixed size works through generate only, which masks its rest")
+    if attention_mask is not None and attention_mask.shape[-1] != past + new:
+        said = list(attention_mask.shape)
+        raise InputError(f"attention_mask {said} must cover {past} ids so far and {new} new ones")
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if not padded and (new == 1 or past == 0):
+        return None
+    places = torch.arange(past + new, device=device)
+    queries = places[past:, None]
+    seen = (places <= queries)[None, None]
+    if attention_mask is None or not padded:
+        return seen
+    real = attention_mask.bool()[:, None, None].to(device)
+    return seen & (real | (places == queries))  # padding sees itself: no row of nothing

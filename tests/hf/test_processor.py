@@ -1,0 +1,285 @@
+"""Tokenizer, image processor and processor against the original's ids and against the house."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+pytest.importorskip("transformers", reason='needs pip install "emu3[hf]"')
+
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from emu3.config import PreprocessorConfig
+from emu3.errors import InputError
+from emu3.hf import Emu3Processor, Emu3Tokenizer, Emu3VisionVQImageProcessor
+from emu3.image import to_pixels
+from emu3.text import TextTokenizer
+
+
+def opened(decoder: Path, vision: Path, **settings: Any) -> Emu3Processor:
+    return Emu3Processor(
+        AutoImageProcessor.from_pretrained(vision),
+        AutoModel.from_pretrained(vision).eval(),
+        AutoTokenizer.from_pretrained(decoder, padding_side="left", **settings),
+    )
+
+
+@pytest.fixture(scope="module")
+def published(reference: Path) -> Emu3Processor:
+    return opened(reference / "Emu3-Gen-tiny", reference / "Emu3-VisionTokenizer-tiny")
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Path) -> Emu3Processor:
+    return opened(tiny, tiny / "vision_tokenizer")
+
+
+def photo(height: int, width: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+# The tokenizer.
+
+
+def test_texts_are_read_and_written_as_by_the_original(
+    published: Emu3Processor, said: dict[str, Any]
+) -> None:
+    """The last of them spells control tokens, which this tokenizer takes as such."""
+    tokenizer = published.tokenizer
+    for case in said["texts"]:
+        assert tokenizer(case["text"]).input_ids == case["ids"]
+        assert tokenizer.decode(case["ids"]) == case["decoded"]
+        tokens = tokenizer.tokenize(case["text"])
+        assert tokenizer.convert_tokens_to_ids(tokens) == case["ids"]
+        assert tokenizer.convert_tokens_to_string(tokens) == case["decoded"]
+    special = said["texts"][-1]
+    assert tokenizer.decode(special["ids"], skip_special_tokens=True) == "8*8"
+    plain = tokenizer(special["text"], split_special_tokens=True).input_ids
+    assert max(plain) < tokenizer.text.vocabulary.text_size
+    assert tokenizer.decode(plain) == special["text"]
+
+
+def test_the_tokenizer_is_found_without_its_config(tiny: Path, tmp_path: Path) -> None:
+    """By the model type, and the folder's own code is never run."""
+    for path in tiny.glob("*.*"):
+        if path.name not in ("tokenizer_config.json", "model.safetensors"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert isinstance(AutoTokenizer.from_pretrained(tmp_path), Emu3Tokenizer)
+
+
+@pytest.mark.parametrize("trusted", [None, True, False])
+def test_no_code_of_the_folder_is_run(remote: Path, trusted: bool | None) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(remote, trust_remote_code=trusted)
+    assert isinstance(tokenizer, Emu3Tokenizer)
+    inside = remote / "vision_tokenizer"
+    images = AutoImageProcessor.from_pretrained(inside, trust_remote_code=trusted)
+    assert isinstance(images, Emu3VisionVQImageProcessor)
+
+
+def test_the_tokenizer_has_all_that_scripts_ask_of_it(tiny: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    v = tokenizer.text.vocabulary
+    assert len(tokenizer) == tokenizer.vocab_size == len(tokenizer.get_vocab()) == v.size
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (v.bos, v.eos)
+    names = ["pad", "img", "boi", "eoi", "eol", "eof"]
+    ids = tokenizer.encode([getattr(tokenizer, f"{name}_token") for name in names])
+    assert ids == [v.pad, v.sot, v.sov, v.eov, v.eol, v.eof]
+    assert tokenizer.padding_side == "right"
+    batch = tokenizer(["a cat", "no"], padding=True, return_tensors="pt")
+    assert batch.keys() == {"input_ids", "attention_mask"}
+    assert batch.input_ids.tolist() == [list(b"a cat"), [*b"no", v.pad, v.pad, v.pad]]
+    assert tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True) == ["a cat", "no"]
+    assert tokenizer.decode(97) == "a"
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("hi") == [104, 105]
+
+
+def test_a_saved_tokenizer_is_the_same_here_and_in_the_house(tiny: Path, tmp_path: Path) -> None:
+    first = AutoTokenizer.from_pretrained(tiny, padding_side="left")
+    first.save_pretrained(tmp_path)
+    again = Emu3Tokenizer.from_pretrained(tmp_path)
+    house = TextTokenizer.from_folder(tmp_path)
+    text = "naïve <|extra_7|> 🐈"
+    assert first.encode(text) == again.encode(text) == house.encode(text, allow_special=True)
+    assert again.padding_side == "left"
+
+
+def test_the_vocabulary_cannot_grow(tiny: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with pytest.raises(InputError, match="cannot be added"):
+        tokenizer.add_tokens(["new"])
+    assert tokenizer.add_special_tokens({"unk_token": "<|extra_7|>"}) == 0
+    assert tokenizer.convert_tokens_to_ids("nothing like it") is None
+    with pytest.raises(InputError, match="img_token"):
+        AutoTokenizer.from_pretrained(tiny, img_token="<|extra_7|>")
+    with pytest.raises(InputError, match="filename_prefix"):
+        tokenizer.save_pretrained(tmp_path, filename_prefix="x")
+
+
+# The image processor.
+
+
+def test_pictures_become_the_original_s_pixels(
+    published: Emu3Processor, golden: dict[str, Tensor]
+) -> None:
+    for index in range(2):
+        picture = Image.fromarray(golden[f"vq.rgb{index}"].numpy())
+        pixels = published.image_processor(picture, return_tensors="pt")["pixel_values"]
+        assert torch.equal(pixels, golden[f"vq.pixels{index}"])
+
+
+def test_pixels_come_and_go(small: Emu3Processor) -> None:
+    images = small.image_processor
+    pair = [photo(8, 12), photo(8, 12, 1)]
+    batch = images(pair, return_tensors="pt")["pixel_values"]
+    assert batch.shape == (2, 3, 8, 12)
+    assert isinstance(images(pair)["pixel_values"], np.ndarray)
+    assert np.array_equal(images(np.asarray(pair[0]))["pixel_values"][0], batch[0].numpy())
+    for back in (images.postprocess(batch), images.postprocess(list(batch))):
+        assert len(back["pixel_values"]) == 2
+        for before, after in zip(pair, back["pixel_values"], strict=True):
+            assert np.abs(np.asarray(before).astype(int) - np.asarray(after)).max() <= 1
+    assert len(images.postprocess(batch[0])["pixel_values"]) == 1
+    with pytest.raises(InputError, match="one by one"):
+        images([photo(8, 12), photo(12, 8)])
+    with pytest.raises(InputError, match="uint8"):
+        images(np.zeros((8, 8, 3)))
+
+
+def test_the_settings_of_the_image_processor_may_be_changed(tiny: Path, tmp_path: Path) -> None:
+    images = AutoImageProcessor.from_pretrained(tiny / "vision_tokenizer")
+    images.min_pixels = images.max_pixels = 256
+    assert images(photo(64, 64))["pixel_values"].shape == (1, 3, 16, 16)
+    images.save_pretrained(tmp_path)
+    config = PreprocessorConfig.from_file(tmp_path / "preprocessor_config.json")
+    assert (config.min_pixels, config.max_pixels) == (256, 256)
+    assert to_pixels(photo(64, 64), config).shape == (3, 16, 16)
+    images.do_normalize = False
+    with pytest.raises(InputError, match="do_normalize"):
+        images(photo(64, 64))
+
+
+# The processor.
+
+
+def test_prompts_are_those_of_the_original(
+    published: Emu3Processor, golden: dict[str, Tensor], said: dict[str, Any]
+) -> None:
+    pictures = [Image.fromarray(golden[f"vq.rgb{index}"].numpy()) for index in range(2)]
+    for index, question in enumerate(said["chat"]):
+        inputs = published(question, pictures[index], mode="U", return_tensors="pt")
+        assert torch.equal(inputs.input_ids, golden[f"chat{index}.input_ids"].long())
+        h, w = golden[f"vq.codes{index}"][0].shape
+        assert inputs.image_size.tolist() == [[h, w]]
+    inputs = published(
+        said["chat"],
+        pictures,
+        mode="U",
+        padding_image=True,
+        padding="longest",
+        return_tensors="pt",
+    )
+    assert torch.equal(inputs.input_ids, golden["chat.input_ids"].long())
+    assert torch.equal(inputs.attention_mask, golden["chat.attention_mask"].long())
+
+
+def test_lists_come_back_unless_tensors_are_asked_for(small: Emu3Processor) -> None:
+    inputs = small(["a", "two cats"], ratio=["1:1", "2:1"], image_area=256)
+    assert inputs["image_size"] == [[4, 4], [3, 6]]
+    assert [row[0] for row in inputs["input_ids"]] == [small.tokenizer.bos_token_id] * 2
+    assert len(inputs["input_ids"][0]) < len(inputs["input_ids"][1])
+    right = small(["a", "two cats"], padding=True, padding_side="right", return_tensors="pt")
+    assert right.attention_mask[:, 0].tolist() == [1, 1]
+    assert right.attention_mask[0, -1] == 0
+
+
+def test_control_tokens_in_prompts_are_tokens_unless_told_otherwise(tiny: Path) -> None:
+    prompt = "<|image start|>"
+    old, safe = (
+        opened(tiny, tiny / "vision_tokenizer", split_special_tokens=plain)
+        for plain in (False, True)
+    )
+    sov = old.tokenizer.text.vocabulary.sov
+    assert old(prompt).input_ids[0].count(sov) == 2
+    assert safe(prompt).input_ids[0].count(sov) == 1
+    asked = safe(prompt, photo(8, 8), mode="U").input_ids[0]
+    assert asked.count(sov) == 1
+
+
+@pytest.mark.parametrize("kind", ["int", "list", "tensor"])
+def test_only_pictures_are_allowed(small: Emu3Processor, kind: str) -> None:
+    """Every next id of a picture, EOS and padding, in rows of different sizes."""
+    grammar, sizes = small.grammar, [(2, 3), (4, 1)]
+    height, width = ([h for h, _ in sizes], [w for _, w in sizes])
+    if kind == "tensor":
+        allowed = small.build_prefix_constrained_fn(torch.tensor(height), torch.tensor(width))
+    elif kind == "list":
+        allowed = small.build_prefix_constrained_fn(height, width)
+    else:
+        sizes = sizes[:1] * 2
+        allowed = small.build_prefix_constrained_fn(*sizes[0])
+    v = small.tokenizer.text.vocabulary
+    for row, size in enumerate(sizes):
+        ids = [v.pad, v.bos, 97, *grammar.header(*size)]
+        for step in range(grammar.length(*size) + 4):
+            low, high = grammar.allowed(*size, step)
+            assert list(allowed(row, torch.tensor(ids))) == list(range(low, high))
+            ids.append(low)
+    with pytest.raises(InputError, match="no picture is begun"):
+        allowed(0, torch.tensor([v.bos, 97]))
+
+
+def test_documents_are_taken_apart(small: Emu3Processor) -> None:
+    v, codes = small.tokenizer.text.vocabulary, torch.randint(64, (3, 5))
+    drawn = small.grammar.write(codes)
+    ids = torch.cat([torch.tensor([v.bos, 104, 105]), drawn, torch.tensor([v.eos])])
+    before, picture, after = small.decode(ids)
+    assert (before, after) == ("<|extra_203|>hi", "<|extra_204|>")
+    assert (picture.size, picture.mode) == ((20, 12), "RGB")
+    assert small.decode(ids.tolist())[0] == before
+    assert isinstance(small.decode(drawn), Image.Image)
+    assert small.decode(ids, skip_special_tokens=True) == "hi3*5"
+    assert small.decode([104, 105]) == "hi"
+    assert small.decode([]) == ""
+    two = small.batch_decode(torch.stack([ids, ids]))
+    assert [type(part) for part in two[1]] == [str, Image.Image, str]
+    with pytest.raises(InputError, match="cut short"):
+        small.decode(ids[:-5])
+    with pytest.raises(InputError, match=r"outputs\[0\]"):
+        small.decode(ids[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"mode": "X"}, "mode 'X'"),
+        ({"image": photo(8, 8)}, "takes none"),
+        ({"mode": "U"}, "needs a picture"),
+        ({"mode": "U", "image": [photo(8, 8)] * 2}, "1 texts but 2 pictures"),
+        ({"ratio": ["1:1", "2:1"]}, "1 texts but 2 ratios"),
+        ({"ratio": "one"}, "ratio 'one'"),
+        ({"image_area": 0}, "area 0"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(
+    small: Emu3Processor, call: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        small("a cat", **call)
+
+
+def test_the_published_layout_opens_whatever_its_bookkeeping(tiny: Path, tmp_path: Path) -> None:
+    """Keys that older releases wrote beside those that count."""
+    said = json.loads((tiny / "vision_tokenizer" / "preprocessor_config.json").read_text())
+    said |= {"processor_class": "Emu3Processor", "auto_map": {}, "_processor_class": None}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    images = AutoImageProcessor.from_pretrained(tmp_path)
+    assert images(photo(8, 8))["pixel_values"].shape == (1, 3, 8, 8)

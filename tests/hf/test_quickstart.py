@@ -1,0 +1,129 @@
+"""The scripts of docs/transformers.md, run as they stand there but for paths and the GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+pytest.importorskip("transformers", reason='needs pip install "emu3[hf]"')
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+DRAW, ASK = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+# Golden ids are greedy and in float32; everything else of the scripts stays.
+GREEDY = {"do_sample=True,\n    top_k=2048": "do_sample=False", "torch.bfloat16": "torch.float32"}
+
+
+def run(script: str, reference: Path, **changes: str) -> dict[str, Any]:
+    paths = {
+        "BAAI/Emu3-Gen": str(reference / "Emu3-Gen-tiny"),
+        "BAAI/Emu3-Chat": str(reference / "Emu3-Gen-tiny"),
+        "BAAI/Emu3-VisionTokenizer": str(reference / "Emu3-VisionTokenizer-tiny"),
+        "cuda:0": "cpu",
+    }
+    for old, new in {**paths, **changes}.items():
+        assert old in script or old in paths
+        script = script.replace(old, new)
+    names: dict[str, Any] = {}
+    exec(compile(script, "docs/transformers.md", "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_quickstart_runs_as_printed(reference: Path) -> None:
+    names = run(DRAW, reference)
+    assert names["model"].dtype == torch.bfloat16
+    assert Image.open("result_1.png").size == (64, 64)
+    before, picture, after = names["mm_list"]
+    assert before.endswith("a portrait of young girl. masterpiece, film grained, best quality.")
+    assert (picture.size, after) == ((64, 64), "<|extra_204|>")
+
+
+def test_the_quickstart_draws_what_the_original_draws(
+    reference: Path, golden: dict[str, Tensor]
+) -> None:
+    names = run(DRAW, reference, **GREEDY)
+    assert torch.equal(names["neg_inputs"].input_ids, golden["batch0.neg_ids"].long())
+    assert torch.equal(names["outputs"], golden["batch0.output"].long())
+    names = run(DRAW, reference, **GREEDY, **{"a portrait of young girl.": "a shiba inu"})
+    assert torch.equal(names["pos_inputs"].input_ids, golden["single.input_ids"].long())
+    assert torch.equal(names["pos_inputs"].image_size, golden["single.size"].long())
+    assert torch.equal(names["outputs"], golden["single.output"].long())
+    drawn = np.asarray(Image.open("result_1.png")).astype(int)
+    assert np.abs(drawn - golden["single.image"].numpy()).max() <= 1
+
+
+def batch(masked: bool) -> dict[str, str]:
+    """The Quickstart for two prompts, as the newer published script has it."""
+    prompts = '["a portrait of young girl.", "a shiba inu"]'
+    changes = {
+        'prompt = "a portrait of young girl."': f"prompt = {prompts}",
+        "prompt += POSITIVE_PROMPT": "prompt = [p + POSITIVE_PROMPT for p in prompt]",
+        "text=NEGATIVE_PROMPT": "text=[NEGATIVE_PROMPT] * 2",
+        'ratio="1:1"': 'ratio=["1:1", "16:9"]',
+    }
+    if masked:
+        plain = 'unconditional_ids=neg_inputs.input_ids.to("cpu"),'
+        changes[plain] = f"{plain} unconditional_attention_mask=neg_inputs.attention_mask,"
+    return {**GREEDY, **changes}
+
+
+def test_two_prompts_in_a_batch_are_drawn_as_the_original_draws_them(
+    reference: Path, golden: dict[str, Tensor]
+) -> None:
+    """Even where the original attends to padding, for it is the script that says so."""
+    names = run(DRAW, reference, **batch(masked=False))
+    for key, inputs in [("input_ids", "pos_inputs"), ("neg_ids", "neg_inputs")]:
+        assert torch.equal(names[inputs].input_ids, golden[f"batch.{key}"].long())
+    assert torch.equal(names["pos_inputs"].image_size, golden["batch.size"].long())
+    assert torch.equal(names["outputs"], golden["batch.output"].long())
+
+
+def test_two_prompts_in_a_batch_are_drawn_as_alone_once_masked(
+    reference: Path, golden: dict[str, Tensor]
+) -> None:
+    names = run(DRAW, reference, **batch(masked=True))
+    for row, index in zip(names["outputs"], range(2), strict=True):
+        alone = golden[f"batch{index}.output"][0].long()
+        assert torch.equal(row[: len(alone)], alone)
+        assert (row[len(alone) :] == names["model"].config.pad_token_id).all()
+
+
+def ask(reference: Path, golden: dict[str, Tensor], **changes: str) -> dict[str, Any]:
+    for index, name in enumerate(["first.png", "second.png"]):
+        Image.fromarray(golden[f"vq.rgb{index}"].numpy()).save(name)
+    new = golden["chat0.output"].shape[1] - golden["chat0.input_ids"].shape[1]
+    steps = {"max_new_tokens=1024": f"max_new_tokens={new}", "outputs = outputs[": "new = outputs["}
+    tail = {"batch_decode(outputs": "batch_decode(new", "torch.bfloat16": "torch.float32"}
+    return run(ASK, reference, **steps, **tail, **changes)
+
+
+def test_the_questions_are_answered_as_the_original_answers_them(
+    reference: Path, golden: dict[str, Tensor]
+) -> None:
+    names = ask(reference, golden)
+    assert torch.equal(names["inputs"].input_ids, golden["chat.input_ids"].long())
+    assert torch.equal(names["inputs"].attention_mask, golden["chat.attention_mask"].long())
+    assert torch.equal(names["outputs"], golden["chat.output"].long())
+    assert all(isinstance(answer, str) for answer in names["answers"])
+
+
+def test_without_padded_pixels_each_answer_is_the_one_given_alone(
+    reference: Path, golden: dict[str, Tensor]
+) -> None:
+    names = ask(reference, golden, **{"padding_image=True": "padding_image=False"})
+    for row, index in zip(names["outputs"], range(2), strict=True):
+        alone = golden[f"chat{index}.output"][0].long()
+        assert torch.equal(row[-len(alone) :], alone)
