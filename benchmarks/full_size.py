@@ -9,6 +9,7 @@ back, so its anonymous memory is printed too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -78,7 +79,7 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
             raise Enough
 
     start = time.perf_counter()
-    try:
+    with contextlib.suppress(Enough):
         generate_pictures(
             model,
             prompts.grammar,
@@ -90,8 +91,6 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
             [0],
             on_step,
         )
-    except Enough:
-        pass
     return {
         "open_s": opened,
         "weights_GB": weights,

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from emu3 import Emu3, InputError
 from emu3.card import Card
-from emu3.checkpoint import DTYPES, Place
+from emu3.checkpoint import Place
+from emu3.precision import BF16, FP32, INT4, PRECISIONS
 from emu3.testing import byte_tokenizer, tiny_checkpoint, tiny_decoder
 
 MODEL = Emu3(tiny_checkpoint())
@@ -435,9 +436,15 @@ def test_a_place_that_is_not_there_is_refused(
 
 def test_a_place_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert Place.choose(None, None) == Place(torch.device("cpu"), torch.float32)
-    for name, dtype in DTYPES.items():
-        assert Place.choose("cpu", name).dtype == Place.choose("cpu", dtype).dtype == dtype
+    here = Place.choose(None, None)
+    assert here == Place(torch.device("cpu"), None)
+    for one in PRECISIONS:
+        assert Place.choose("cpu", one.name).precision == one
+    assert Place.choose("cpu", torch.bfloat16) == Place.choose("cpu", "bfloat16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert Place.choose(None, None) == Place(torch.device("cuda"), torch.bfloat16)
+    there = Place.choose(None, None)
+    assert there == Place(torch.device("cuda"), None)
+    folder = Path("here")
+    assert (here.precision_of(folder, None), there.precision_of(folder, None)) == (FP32, BF16)
+    assert here.precision_of(folder, INT4) == there.precision_of(folder, INT4) == INT4

@@ -103,8 +103,9 @@ def open_checkpoint(
     on_bytes: OnBytes = lambda done, total: None,
 ) -> Checkpoint:
     """Read a model by name, folder or hub id; raises InputError on whatever is wrong with it."""
+    text, _ = open_text(find_model(model, weights=False))  # small files say early what is wrong
     folder = find_model(model)
-    text, config = open_text(folder)
+    config = layout_of(folder).decoder_config(folder)
     to = place.precision_of(folder, config.precision)
     codec = open_codec(find_vision(folder, vision, model), place.device)
     if codec.vision.quantize.size != text.vocabulary.codebook_size:

@@ -121,7 +121,7 @@ def _silent() -> type:
 @contextmanager
 def _in_one_line(repository: Repository, missing: Sequence[str] = ()) -> Iterator[None]:
     """Turn whatever goes wrong on the way from the hub into one line that says what to do."""
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, requests'
+    from huggingface_hub.errors import HTTPError  # httpx's or requests'
 
     try:
         yield

@@ -79,7 +79,7 @@ class Source:
         if layout.together:  # the other network's tensors are checked when it is read
             inside = str(layout.vision_name(""))
             names = {c: name for c, name in names.items() if c.startswith(inside) != decoder}
-        self.names = names
+        self.names, self.shared = names, layout.together
 
     @property
     def bytes(self) -> int:

@@ -11,7 +11,6 @@ import typer
 from emu3.cli.options import Quiet, Vision, terminal_on_stderr
 from emu3.cli.transfer import transfer
 from emu3.errors import InputError
-from emu3.precision import GROUP
 
 if TYPE_CHECKING:
     from emu3.precision import Precision
@@ -45,13 +44,16 @@ def quantize(
     model: Source,
     output: Folder,
     bits: Annotated[int, typer.Option(help="4 or 8.")] = 4,
-    group_size: Annotated[int, typer.Option(help="Columns that share a scale, at 4 bits.")] = GROUP,
+    group_size: Annotated[
+        int | None, typer.Option(help="Columns that share a scale, at 4 bits.", show_default="64")
+    ] = None,
     vision: Vision = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint whose weights have 4 or 8 bits."""
-    from emu3.precision import INT4, INT8
+    from emu3.precision import GROUP, INT4, INT8
 
+    group_size = GROUP if group_size is None else group_size
     if bits not in (4, 8):
         raise InputError(f"--bits {bits}: only 4 and 8 are supported")
     if group_size < 2 or group_size % 2:

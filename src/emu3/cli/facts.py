@@ -23,7 +23,7 @@ from emu3.layouts.layout import layout_of
 from emu3.precision import PRECISIONS
 from emu3.prompt import Prompts
 from emu3.quantize import install
-from emu3.shards import INDEX, Shards
+from emu3.shards import INDEX, Shards, weight_files
 from emu3.text import TextTokenizer
 from emu3.vision.tokenizer import VisionTokenizer
 from emu3.weights import Source
@@ -145,7 +145,7 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
     """
     model = _empty(config)
     parameters = sum(each.numel() for each in model.parameters())
-    if not any(folder.glob("*.safetensors")) and HUB_SNAPSHOTS in folder.parts:
+    if HUB_SNAPSHOTS in folder.parts and not _complete(folder):
         index = folder / INDEX
         said = read_json(index).get("metadata", {}) if index.exists() else {}
         return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
@@ -154,7 +154,14 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
         if isinstance(model, Transformer) and model.config.precision is not None:
             install(model, model.config.precision)
         source.check(model)
-        return Part(config.to_dict(), parameters, source.bytes)
+        files = {shards.entries[name].path for name in source.names.values()}
+        on_disk = sum(path.stat().st_size for path in files)
+        return Part(config.to_dict(), parameters, source.bytes if source.shared else on_disk)
+
+
+def _complete(folder: Path) -> bool:
+    """Whether all weight files of a folder are there."""
+    return any(folder.glob("*.safetensors")) and all(map(Path.exists, weight_files(folder)))
 
 
 def _empty(config: DecoderConfig | VisionConfig) -> nn.Module:

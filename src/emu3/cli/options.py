@@ -57,8 +57,12 @@ def open_model(
     model: str, vision: str | None, device: str | None, dtype: str | None, *, quiet: bool = False
 ) -> Emu3:
     """Open what `--model`, `--vision`, `--device` and `--dtype` name; raises InputError."""
+    from huggingface_hub.utils import disable_progress_bars
+
     from emu3.pipeline import Emu3
 
+    if quiet:
+        disable_progress_bars()  # those of downloads
     with transfer(None if quiet else terminal_on_stderr(), f"opening {model}") as on_bytes:
         return Emu3.from_pretrained(
             model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
