@@ -21,6 +21,7 @@ from emu3.generate import OnStep, generate_pictures, generate_text
 from emu3.grammar import Grammar
 from emu3.image import size_in_codes
 from emu3.output import ImageOutput, Settings
+from emu3.precision import Precision
 from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
 from emu3.weights import OnBytes
@@ -44,7 +45,7 @@ class Emu3:
         *,
         vision: str | Path | None = None,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
+        dtype: str | torch.dtype | Precision | None = None,
         on_bytes: OnBytes = lambda done, total: None,
     ) -> Emu3:
         """Open `"nano"` (inside this package), a folder, or a hub id, in any known layout.

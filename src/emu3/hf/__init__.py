@@ -29,7 +29,12 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("transformers", "hf", "emu3.hf") from None
 
 from emu3.hf.causal_lm import Emu3ForCausalLM
-from emu3.hf.config import Emu3Config, Emu3TokenizerConfig, Emu3VisionVQConfig
+from emu3.hf.config import (
+    Emu3Config,
+    Emu3DecoderConfig,
+    Emu3TokenizerConfig,
+    Emu3VisionVQConfig,
+)
 from emu3.hf.image_processor import Emu3VisionVQImageProcessor
 from emu3.hf.processor import Emu3Processor
 from emu3.hf.tokenizer import Emu3Tokenizer
@@ -37,6 +42,7 @@ from emu3.hf.vision import Emu3VisionVQModel
 
 __all__ = [
     "Emu3Config",
+    "Emu3DecoderConfig",
     "Emu3ForCausalLM",
     "Emu3Processor",
     "Emu3Tokenizer",
@@ -45,9 +51,9 @@ __all__ = [
     "Emu3VisionVQModel",
 ]
 
-AutoConfig.register("Emu3", Emu3Config, exist_ok=True)
+AutoConfig.register("Emu3", Emu3DecoderConfig, exist_ok=True)
 AutoConfig.register("Emu3VisionVQ", Emu3VisionVQConfig, exist_ok=True)
-AutoModelForCausalLM.register(Emu3Config, Emu3ForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(Emu3DecoderConfig, Emu3ForCausalLM, exist_ok=True)
 AutoModel.register(Emu3VisionVQConfig, Emu3VisionVQModel, exist_ok=True)
 AutoTokenizer.register(Emu3TokenizerConfig, Emu3Tokenizer, exist_ok=True)
 AutoImageProcessor.register(

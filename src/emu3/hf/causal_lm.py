@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from emu3.decoder.attention import rotation
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
-from emu3.hf.config import Emu3Config
+from emu3.hf.config import Emu3DecoderConfig
 from emu3.hf.loading import Emu3PreTrainedModel
 
 
@@ -36,12 +36,12 @@ class Held:
 class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
     """The house's decoder behind the interface of transformers."""
 
-    config_class = Emu3Config
+    config_class = Emu3DecoderConfig
     base_model_prefix = "model"
     _no_split_modules = ("Block",)
     _skip_keys_device_placement = ("past_key_values",)
 
-    def __init__(self, config: Emu3Config) -> None:
+    def __init__(self, config: Emu3DecoderConfig) -> None:
         super().__init__(config)
         decoder = Transformer(config.settings())
         self.model, self.lm_head = decoder.model, decoder.lm_head

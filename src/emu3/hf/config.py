@@ -19,8 +19,12 @@ THEIRS = frozenset({"model_type", "rope_scaling", "quantization_config"})
 """Keys that transformers keeps in its own way; they are checked where they come in."""
 
 
-class Emu3Config(PretrainedConfig):
-    """`config.json` of Emu3-Gen, -Chat and -Stage1."""
+class Emu3DecoderConfig(PretrainedConfig):
+    """`config.json` of Emu3-Gen, -Chat and -Stage1.
+
+    Not called Emu3Config: transformers tells configurations apart by the names of their classes
+    too, and has one of that name for its own port, with another tokenizer.
+    """
 
     model_type = "Emu3"
     keys_to_ignore_at_inference = ("past_key_values",)
@@ -42,6 +46,10 @@ class Emu3Config(PretrainedConfig):
         return DecoderConfig.from_dict(_said(DecoderConfig, self))
 
 
+Emu3Config = Emu3DecoderConfig
+"""The name in the published code, for scripts that import it."""
+
+
 class Emu3VisionVQConfig(PretrainedConfig):
     """`config.json` of Emu3-VisionTokenizer."""
 
@@ -60,8 +68,8 @@ class Emu3VisionVQConfig(PretrainedConfig):
 class Emu3TokenizerConfig(PretrainedConfig):
     """No folder has it; the tokenizer is registered under it and found by its class name.
 
-    Registered under `Emu3Config`, it would lose to the folder's own Python code as soon as a script
-    says `trust_remote_code=True`: for tokenizers, transformers prefers ours only this way.
+    Registered under the decoder's configuration, it would lose to the folder's own Python code as
+    soon as a script says `trust_remote_code=True`: tokenizers alone are preferred only this way.
     """
 
     model_type = "Emu3Tokenizer"

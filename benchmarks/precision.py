@@ -1,0 +1,143 @@
+"""What each precision costs: `python -m benchmarks.precision` (needs the extra `emoji`).
+
+On nano: the perplexity of codes and of answers over documents of Emoji World, and how often the
+likeliest code under guidance is the one of float32, both reading the true codes so far. On noise of
+the published width: the error of the logits behind one block of random weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emu3 import Emu3
+from emu3.checkpoint import save_decoder
+from emu3.config import DecoderConfig
+from emu3.decoder.transformer import Transformer, initialise
+from emu3.emoji_world import Icons, caption, compose, question_answer, random_scene, seen_pairs
+from emu3.precision import PRECISIONS, Precision
+from emu3.sampling import guide
+from emu3.testing import byte_tokenizer
+from emu3.weights import load_decoder
+
+SCENES = 200
+SCALE = 3.0  # of guidance
+CPU = torch.device("cpu")
+
+
+def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
+    """Of each scene: ids that draw it, the same without a caption, ids that answer, and where."""
+    icons, rng, prompts = Icons.load(), np.random.default_rng(7), model.checkpoint.prompts
+    pairs = seen_pairs()
+    found = []
+    for _ in range(SCENES):
+        thing, style = map(int, pairs[rng.integers(len(pairs))])
+        scene = random_scene(rng, thing, style)
+        picture = torch.from_numpy(compose(scene, icons)).permute(2, 0, 1).float() / 127.5 - 1
+        codes = model.checkpoint.codec.vision.encode(picture[None])[0]
+        _, question, answer = question_answer(scene, rng)
+        found.append(
+            (
+                prompts.image_document(caption(scene, rng), codes),
+                prompts.image_document("", codes),
+                prompts.chat_document(question, codes, answer),
+                len(prompts.chat(question, [codes])),
+            )
+        )
+    return found
+
+
+@torch.inference_mode()
+def on_nano(
+    model: Emu3, texts: list[tuple[Tensor, Tensor, Tensor, int]]
+) -> tuple[float, float, Tensor]:
+    """Mean cross-entropy of codes and of answers, and the likeliest code of every place."""
+    visual = model.text_tokenizer.vocabulary.visual
+    codes: list[Tensor] = []
+    answers: list[Tensor] = []
+    likeliest: list[Tensor] = []
+    for drawn, uncaptioned, answered, start in texts:
+        logits, blind = (
+            model.checkpoint.decoder(ids[None])[0, :-1] for ids in (drawn, uncaptioned)
+        )
+        is_code = (drawn[1:] >= visual.start) & (drawn[1:] < visual.stop)
+        codes.append(F.cross_entropy(logits[is_code], drawn[1:][is_code], reduction="none"))
+        is_blind = (uncaptioned[1:] >= visual.start) & (uncaptioned[1:] < visual.stop)
+        mixed = guide(logits[is_code][:, visual], blind[is_blind][:, visual], SCALE)
+        likeliest.append(mixed.argmax(-1))
+        after = model.checkpoint.decoder(answered[None])[0, start - 1 : -1]
+        answers.append(F.cross_entropy(after, answered[start:], reduction="none"))
+    return (
+        torch.cat(codes).mean().item(),
+        torch.cat(answers).mean().item(),
+        torch.cat(likeliest),
+    )
+
+
+def full_width_folder(folder: Path) -> Tensor:
+    """One block of the published width and a head over 32,768 codes, as noise; ids to read."""
+    text = byte_tokenizer(32_768)
+    v = text.vocabulary
+    config = replace(
+        DecoderConfig(),
+        vocab_size=v.size,
+        num_hidden_layers=1,
+        pad_token_id=v.pad,
+        bos_token_id=v.bos,
+        eos_token_id=v.eos,
+        img_token_id=v.sot,
+        boi_token_id=v.sov,
+        eoi_token_id=v.eov,
+        eol_token_id=v.eol,
+        eof_token_id=v.eof,
+    )
+    torch.manual_seed(0)
+    model = Transformer(config)
+    initialise(model)
+    save_decoder(model, text, folder)
+    return torch.randint(0, v.size, (2, 32))
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print a line of JSON for each precision."""
+    nano = Emu3.from_pretrained("nano", dtype="fp32")
+    texts = documents(nano)
+    _, _, exact = on_nano(nano, texts)
+    with tempfile.TemporaryDirectory() as name:
+        ids = full_width_folder(Path(name))
+        want: Tensor | None = None
+        for to in PRECISIONS:
+            codes, answers, likeliest = on_nano(Emu3.from_pretrained("nano", dtype=to), texts)
+            got = logits(Path(name), to, ids)
+            want = got if want is None else want
+            error = ((got - want).norm() / (want - want.mean(-1, keepdim=True)).norm()).item()
+            said = {
+                "precision": to.name,
+                "nano_codes_perplexity": round(math.exp(codes), 4),
+                "nano_answers_perplexity": round(math.exp(answers), 4),
+                "nano_same_code_percent": round(
+                    100 * (likeliest == exact).float().mean().item(), 2
+                ),
+                "codes": len(exact),
+                "full_width_logits_error": round(error, 5),
+            }
+            print(json.dumps(said), flush=True)
+
+
+def logits(folder: Path, to: Precision, ids: Tensor) -> Tensor:
+    """Of a decoder loaded in that precision."""
+    model = load_decoder(folder, to, CPU)
+    return model(ids)
+
+
+if __name__ == "__main__":
+    main()
