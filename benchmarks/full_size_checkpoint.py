@@ -14,14 +14,13 @@ import zlib
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from emu3.checkpoint import write_decoder_files, write_vision_files
-from emu3.cli.transfer import transfer
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
 from emu3.decoder.transformer import Transformer
 from emu3.files import replacing
+from emu3.progress import transferring
 from emu3.shards import Spec, write_shards
 from emu3.text import TextTokenizer
 from emu3.vision.tokenizer import VisionTokenizer
@@ -84,7 +83,7 @@ def main(folder: Path) -> None:
     noise = Noise()
     total = sum(spec.bytes for specs in parts.values() for spec in specs.values())
     done = 0
-    with transfer(Console(stderr=True), f"writing {folder}") as on_bytes:
+    with transferring(f"writing {folder}") as on_bytes:
 
         def report(count: int) -> None:
             nonlocal done

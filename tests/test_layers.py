@@ -23,7 +23,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 PLAN = (
-    ("errors", "precision", "config", "vocab", "files"),  # facts
+    ("errors", "precision", "config", "vocab", "files", "progress"),  # facts
     (  # rooms
         "text", "image", "video", "grammar", "sampling", "decoder", "vision", "emoji_world",
         "card", "hub", "download", "output", "shards", "layouts",

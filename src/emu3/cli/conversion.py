@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emu3.cli.options import Quiet, Vision, terminal_on_stderr
-from emu3.cli.transfer import transfer
+from emu3.cli.options import Quiet, Vision
 from emu3.errors import InputError
+from emu3.progress import transferring
 
 if TYPE_CHECKING:
     from emu3.precision import Precision
@@ -86,6 +86,6 @@ def _convert(
 ) -> None:
     from emu3.convert import convert as write
 
-    with transfer(None if quiet else terminal_on_stderr(), f"writing {output}") as on_bytes:
+    with transferring(f"writing {output}", quiet=quiet) as on_bytes:
         write(model, vision, output, layout=layout, to=to, on_bytes=on_bytes)
     typer.echo(output)

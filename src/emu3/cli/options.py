@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from emu3.cli.transfer import transfer
 from emu3.errors import InputError
+from emu3.progress import transferring
 
 if TYPE_CHECKING:
     from emu3.pipeline import Emu3
@@ -63,7 +63,7 @@ def open_model(
 
     if quiet:
         disable_progress_bars()  # those of downloads
-    with transfer(None if quiet else terminal_on_stderr(), f"opening {model}") as on_bytes:
+    with transferring(f"opening {model}", quiet=quiet) as on_bytes:
         return Emu3.from_pretrained(
             model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
         )

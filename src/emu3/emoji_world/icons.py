@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emu3.emoji_world.bar import slow_bar
 from emu3.emoji_world.download import PACKAGES, STYLES, fetch_icons
 from emu3.emoji_world.objects import OBJECTS
 from emu3.errors import MissingExtraError
+from emu3.progress import counting
 
 __all__ = ["SIZES", "STYLES", "Icons", "default_folder", "fetch_icons", "rasterise"]
 
@@ -71,12 +71,12 @@ def rasterise(folder: Path, size: int) -> NDArray[np.uint8]:
         return cached
     sets = fetch_icons(folder)
     out = np.zeros((len(OBJECTS), len(STYLES), size, size, 4), np.uint8)
-    with slow_bar(f"drawing icons at {size} px", len(OBJECTS) * len(STYLES)) as advance:
+    with counting(f"drawing icons at {size} px", len(OBJECTS) * len(STYLES)) as advance:
         for s, style in enumerate(STYLES):
             icon_set = json.loads(sets[style].read_text(encoding="utf-8"))
             for o, name in enumerate(OBJECTS):
                 out[o, s] = _fit(_render(svg(icon_set, name)), size)
-                advance()
+                advance(1)
     _save(path, out)
     return out
 

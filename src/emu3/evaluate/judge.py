@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu3.emoji_world import BACKGROUNDS, OBJECTS, RATIOS, STYLES, Icons, Scene, compose, mirrorable
-from emu3.emoji_world.bar import slow_bar
 from emu3.errors import InputError
 from emu3.evaluate.features import Floats, Pixels, background_colour, describe
+from emu3.progress import counting
 
 REFERENCE_BACKGROUNDS = ("white", "gray", "yellow", "blue")
 """What the references are drawn on: a white egg loses its outline on white, a gray one on gray.
@@ -50,12 +50,12 @@ class Judge:
         """
         styles = tuple(styles)
         references: dict[int, Floats] = {}
-        with slow_bar("describing the true icons", len(styles) * len(OBJECTS)) as advance:
+        with counting("describing the true icons", len(styles) * len(OBJECTS)) as advance:
             for style in styles:
                 rows = []
                 for thing in range(len(OBJECTS)):
                     rows += [_reference(icons, thing, style, b) for b in backgrounds]
-                    advance()
+                    advance(1)
                 references[style] = np.array(rows)
         return cls(references, {style: (known**2).sum(1) for style, known in references.items()})
 

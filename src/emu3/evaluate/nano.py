@@ -28,7 +28,6 @@ from emu3.emoji_world import (
     with_article,
 )
 from emu3.errors import InputError
-from emu3.evaluate.bar import rate_bar
 from emu3.evaluate.features import Pixels
 from emu3.evaluate.judge import Judge, background_of
 from emu3.evaluate.model import Emu3Like
@@ -36,6 +35,7 @@ from emu3.evaluate.pictures import pixels_of, plain_scene, quality, square_scene
 from emu3.evaluate.report import DrawingSettings, Figures, NanoReport
 from emu3.evaluate.shares import Share
 from emu3.evaluate.sheets import save_sheet
+from emu3.progress import counting
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def evaluate_nano(
     if sheets is not None:
         sheets.mkdir(parents=True, exist_ok=True)
     figures = []
-    with rate_bar("evaluating", 2 * samples * _STEPS) as advance:
+    with counting("evaluating", 2 * samples * _STEPS) as advance:
         for place, (name, pairs) in enumerate({"seen": seen, "held_out": held}.items()):
             rng = np.random.default_rng((seed, place))
             run = _Run(model, icons, judge, drawing, rng, advance)
