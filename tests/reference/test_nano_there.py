@@ -1,0 +1,55 @@
+"""Trained here, run there: nano converted for transformers' own Emu3 says and sees the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emu3 import Emu3
+from emu3.convert import convert
+
+transformers = pytest.importorskip("transformers", reason="needs the extra `reference`")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nano, converted."""
+    folder = tmp_path_factory.mktemp("there") / "nano-hf"
+    convert("nano", None, folder, layout="hf")
+    return folder
+
+
+@torch.no_grad()
+def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> None:
+    ours = Emu3.from_pretrained("nano", dtype="fp32")
+    theirs = transformers.Emu3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(noise).permute(2, 0, 1).float().div(127.5).sub(1)[None]
+    codes = ours.checkpoint.codec.vision.encode(pixels)
+    seen = theirs.model.vqmodel.encode(pixels, torch.tensor([[64, 64]]))[0]
+    assert torch.equal(codes[0], seen.long())
+    ids = ours.checkpoint.prompts.image_document("a red apple, noto style", codes[0])[None]
+    logits = theirs(input_ids=ids).logits
+    assert (logits - ours.checkpoint.decoder(ids)).abs().max() < 1e-4
+
+
+def test_nano_comes_back_from_transformers(folder: Path, tmp_path: Path) -> None:
+    """Saved by transformers, opened by us, it draws the same picture."""
+    there = transformers.Emu3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    there.save_pretrained(tmp_path / "again")
+    for name in (
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "emu3.json",
+    ):
+        (tmp_path / "again" / name).write_bytes((folder / name).read_bytes())
+    again = Emu3.from_pretrained(tmp_path / "again")
+    here = Emu3.from_pretrained("nano")
+    drawn, wanted = (m.image("a red apple, noto style", seed=1).images[0] for m in (again, here))
+    assert isinstance(drawn, Image.Image)
+    assert drawn.tobytes() == wanted.tobytes()
