@@ -83,10 +83,10 @@ def theirs(folder: Path, side: int) -> dict[str, Any]:
     sizes = torch.tensor([[side, side]])
 
     def encode(pixels: Any) -> Any:
-        return model.encode(pixels, sizes)[0]
+        return model.encode(pixels, sizes).image_tokens[0][None]
 
     def decode(codes: Any) -> Any:
-        return model.decode(codes[None])[:, 0]
+        return model.decode(codes)
 
     return timed(encode, decode, side)
 

@@ -44,7 +44,7 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=4600,
+    steps=2800,
     micro_batch=24,
     learning_rate=4e-3,
     warmup=30,

@@ -28,7 +28,7 @@ PLAN = (
         "text", "image", "video", "grammar", "sampling", "decoder", "vision", "emoji_world",
         "card", "hub", "download", "output", "shards", "layouts",
     ),
-    ("prompt", "weights", "codec", "generate", "quantize", "parallel"),  # joints
+    ("prompt", "weights", "memory", "codec", "generate", "quantize", "parallel"),  # joints
     ("checkpoint",),  # the whole
     ("pipeline", "convert", "engine", "testing"),  # doors to it
     ("serve", "train", "evaluate", "hf", "__init__"),  # users, and the front door `emu3`
@@ -47,6 +47,7 @@ SIDEWAYS = {
     ("layouts", "text"),
     ("layouts", "shards"),
     ("weights", "quantize"),
+    ("memory", "quantize"),
     ("hub", "download"),
     ("download", "shards"),
 }

@@ -20,9 +20,10 @@ from emu3.errors import InputError
 from emu3.files import check_writable, replacing
 from emu3.hub import VISION_FOLDER, find_model, find_vision
 from emu3.layouts.layout import layout_of
-from emu3.precision import BF16, FP32, Precision, precision
+from emu3.memory import fitting
+from emu3.precision import Precision, precision
 from emu3.prompt import Prompts
-from emu3.quantize import Quantized
+from emu3.quantize import Quantized, precision_of
 from emu3.text import TextTokenizer
 from emu3.weights import OnBytes, load_decoder, load_vision, save_weights
 
@@ -51,12 +52,14 @@ class Place:
             raise InputError(f"device {device}: PyTorch finds no CUDA GPU by that name; use cpu")
         return cls(device, None if dtype is None else precision(dtype))
 
-    def precision_of(self, folder: Path, stored: Precision | None) -> Precision:
-        """What a checkpoint is held in: what was asked for; else as it is stored; else bfloat16 on
-        CUDA and float32 on a CPU. Raises InputError where weights of few bits should be others.
+    def precision_for(self, folder: Path, config: DecoderConfig, vision: VisionConfig) -> Precision:
+        """What a checkpoint is held in: what was asked for; else as it is stored; else what fits.
+
+        Raises InputError where weights of few bits should be others.
         """
+        stored = config.precision
         if stored is None:
-            return self.precision or (BF16 if self.device.type == "cuda" else FP32)
+            return self.precision or fitting(config, vision, self.device)
         if self.precision is not None and self.precision.bits != stored.bits:
             raise InputError(
                 f"{folder}: its weights are {stored.name} already, which {self.precision.name} "
@@ -74,6 +77,11 @@ class Checkpoint:
     decoder: Transformer
     text: TextTokenizer
     codec: Codec
+
+    @property
+    def precision(self) -> str:
+        """What the decoder is held in: "fp32", "bf16", "int8" or "int4"."""
+        return precision_of(self.decoder)
 
     @property
     def prompts(self) -> Prompts:
@@ -106,8 +114,8 @@ def open_checkpoint(
     text, _ = open_text(find_model(model, weights=False))  # small files say early what is wrong
     folder = find_model(model)
     config = layout_of(folder).decoder_config(folder)
-    to = place.precision_of(folder, config.precision)
     codec = open_codec(find_vision(folder, vision, model), place.device)
+    to = place.precision_for(folder, config, codec.vision.config)
     if codec.vision.quantize.size != text.vocabulary.codebook_size:
         raise InputError(
             f"{folder} has ids for {text.vocabulary.codebook_size} codes, its vision tokenizer has "

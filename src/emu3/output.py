@@ -35,6 +35,7 @@ class Settings:
     temperature: float
     seed: int
     model: str
+    precision: str
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,9 @@ class Emu3:
 
         `vision` names the vision tokenizer where it is not found by itself. The default device is
         CUDA if there is one. `dtype` is the decoder's precision, `"fp32"`, `"bf16"`, `"int8"` or
-        `"int4"`, by default bfloat16 on CUDA and float32 on a CPU; weights are brought to it while
-        they are read. The vision tokenizer always runs in float32, in which its codes are defined.
+        `"int4"`, reached while the weights are read; by default the widest in which a picture fits
+        into the memory there is, bfloat16 at most on CUDA. The vision tokenizer always runs in
+        float32, in which its codes are defined.
         `on_bytes` follows the reading of the decoder.
         Raises InputError when anything is missing, broken or not supported.
         """
@@ -114,6 +115,7 @@ class Emu3:
                 temperature=temperature,
                 seed=seed + index * num_images + number,
                 model=self.checkpoint.name,
+                precision=self.checkpoint.precision,
             )
             for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
             for number in range(num_images)

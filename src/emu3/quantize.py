@@ -197,6 +197,16 @@ def quantized(name: str, shape: tuple[int, ...], to: Precision) -> Quantized | N
     return Int4Linear(matrix, to.group)
 
 
+def precision_of(model: Transformer) -> str:
+    """In which precision a decoder is held: "fp32", "bf16", "int8" or "int4"."""
+    kinds = {type(module) for module in model.modules()}
+    if Int4Linear in kinds:
+        return "int4"
+    if Int8Linear in kinds:
+        return "int8"
+    return "fp32" if model.dtype == torch.float32 else "bf16"
+
+
 def install(model: Transformer, to: Precision) -> None:
     """Put empty quantised modules where a decoder, still without weights, has matrices."""
     for name, parameter in list(model.named_parameters()):

@@ -30,8 +30,8 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     pixels = torch.from_numpy(noise).permute(2, 0, 1).float().div(127.5).sub(1)[None]
     codes = ours.checkpoint.codec.vision.encode(pixels)
-    seen = theirs.model.vqmodel.encode(pixels, torch.tensor([[64, 64]]))[0]
-    assert torch.equal(codes[0], seen.long())
+    seen = theirs.model.vqmodel.encode(pixels, torch.tensor([[64, 64]]))
+    assert torch.equal(codes[0], seen.image_tokens[0].long())
     ids = ours.checkpoint.prompts.image_document("a red apple, noto style", codes[0])[None]
     logits = theirs(input_ids=ids).logits
     assert (logits - ours.checkpoint.decoder(ids)).abs().max() < 1e-4

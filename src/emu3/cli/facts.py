@@ -5,6 +5,7 @@ No weight is read: the sizes come from the configs, and the headers are held aga
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from emu3.errors import InputError
 from emu3.hub import find_model, find_vision
 from emu3.image import size_in_codes
 from emu3.layouts.layout import layout_of
-from emu3.precision import PRECISIONS
+from emu3.memory import cache_bytes, weight_bytes
+from emu3.precision import BF16, FP32, PRECISIONS
 from emu3.prompt import Prompts
 from emu3.quantize import install
 from emu3.shards import INDEX, Shards, weight_files
@@ -29,8 +31,6 @@ from emu3.vision.tokenizer import VisionTokenizer
 from emu3.weights import Source
 
 HUB_SNAPSHOTS = "snapshots"  # the folder of the hub's cache that a model's files lie in
-CACHE_BITS = {"fp32": 32, "bf16": 16}
-GUIDED = 2  # rows of the batch: the prompt's and the negative prompt's
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,7 @@ def _picture(text: TextTokenizer, config: DecoderConfig, card: Card, factor: int
 
 def _cache(config: DecoderConfig, ids: int) -> dict[str, int]:
     """Bytes of keys and values of a guided picture, with the number of ids they are for."""
-    channels = config.num_key_value_heads * config.head_dim
-    numbers = 2 * config.num_hidden_layers * channels * ids * GUIDED
-    return {"ids": ids, **{name: numbers * bits // 8 for name, bits in CACHE_BITS.items()}}
+    return {"ids": ids, **{to.name: cache_bytes(config, ids, to) for to in (FP32, BF16)}}
 
 
 def _vocabulary(text: TextTokenizer) -> dict[str, int]:
@@ -174,16 +172,6 @@ def _weight_bytes(config: DecoderConfig) -> dict[str, int]:
     """Bytes of a decoder in each precision that it can be held in."""
     sizes: dict[str, int] = {}
     for to in PRECISIONS if config.precision is None else (config.precision,):
-        model = _empty(config)
-        assert isinstance(model, Transformer)
-        try:
-            install(model, to)
-        except InputError:
-            continue  # its widths do not divide into groups
-        tensors = model.state_dict().values()
-        wide = to.dtype.itemsize
-        sizes[to.name] = sum(
-            tensor.numel() * (wide if tensor.dtype == torch.float32 else tensor.itemsize)
-            for tensor in tensors
-        )
+        with suppress(InputError):  # its widths do not divide into groups
+            sizes[to.name] = weight_bytes(config, to)
     return sizes

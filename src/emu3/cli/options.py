@@ -33,7 +33,7 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         help="Precision of the decoder: fp32, bf16, int8 or int4.",
-        show_default="bf16 on cuda, else fp32",
+        show_default="the widest that fits, bf16 at most on cuda",
         rich_help_panel="Model",
     ),
 ]
@@ -52,6 +52,8 @@ Temperature = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 
+FEW_BITS = ("int8", "int4")
+
 
 def open_model(
     model: str, vision: str | None, device: str | None, dtype: str | None, *, quiet: bool = False
@@ -64,9 +66,14 @@ def open_model(
     if quiet:
         disable_progress_bars()  # those of downloads
     with transferring(f"opening {model}", quiet=quiet) as on_bytes:
-        return Emu3.from_pretrained(
+        opened = Emu3.from_pretrained(
             model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
         )
+    chosen = opened.checkpoint.precision
+    if dtype is None and chosen in FEW_BITS and opened.config.precision is None and not quiet:
+        said = f"note: opened as {chosen}, the widest that fits into memory; --dtype says otherwise"
+        typer.echo(said, err=True)
+    return opened
 
 
 def terminal_on_stderr() -> Console | None:
