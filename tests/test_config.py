@@ -42,7 +42,27 @@ def test_what_is_written_is_read(config: FileConfig) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_written(kind: type[FileConfig]) -> None:
-    assert list(kind().to_dict()) == [field.name for field in dataclasses.fields(kind)]
+    written = [field.name for field in dataclasses.fields(kind)]
+    if kind is DecoderConfig:  # transformers stumbles over a quantization_config that is null
+        written.remove("quantization_config")
+    assert list(kind().to_dict()) == written
+
+
+def test_quantisation_is_written_and_read() -> None:
+    said = {"quant_method": "emu3", "bits": 4, "group_size": 32}
+    config = DecoderConfig.from_dict({"quantization_config": said})
+    assert DecoderConfig.from_dict(config.to_dict()) == config
+    assert config.precision is not None
+    assert (config.precision.name, config.precision.group) == ("int4", 32)
+
+
+@pytest.mark.parametrize(
+    "change", [{"quant_method": "gptq"}, {"bits": 3}, {"group_size": 0}, {"sym": True}]
+)
+def test_others_quantisation_is_refused(change: dict[str, object]) -> None:
+    said = {"quant_method": "emu3", "bits": 4, "group_size": 32, **change}
+    with pytest.raises(InputError, match=r"quantization_config|group_size"):
+        DecoderConfig.from_dict({"quantization_config": said})
 
 
 @pytest.mark.parametrize("kind", KINDS)

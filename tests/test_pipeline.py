@@ -92,7 +92,7 @@ def test_every_setting_is_heard() -> None:
 def test_settings_say_all_that_is_needed_to_draw_it_again() -> None:
     out = MODEL.image("a cat", ratio="2:1", top_k=20, temperature=1.5, num_images=2, seed=3)
     said = asdict(out.settings[1])
-    assert said.pop("model") == "tiny"
+    assert (said.pop("model"), said.pop("dtype")) == ("tiny", "fp32")
     assert equal(MODEL.image(**said).codes, [out.codes[1]])
 
 

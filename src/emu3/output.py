@@ -35,7 +35,7 @@ class Settings:
     temperature: float
     seed: int
     model: str
-    precision: str
+    dtype: str  # the precision: fp32, bf16, int8 or int4
 
 
 @dataclass(frozen=True)

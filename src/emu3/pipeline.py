@@ -115,7 +115,7 @@ class Emu3:
                 temperature=temperature,
                 seed=seed + index * num_images + number,
                 model=self.checkpoint.name,
-                precision=self.checkpoint.precision,
+                dtype=self.checkpoint.precision,
             )
             for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
             for number in range(num_images)

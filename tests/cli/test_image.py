@@ -39,7 +39,8 @@ def test_a_picture_redraws_itself_from_what_its_file_remembers(
     assert "24x12 px" in done.stderr
     assert "codes/s" in done.stderr
 
-    again = Emu3.from_pretrained(str(said.pop("model")), device="cpu")
+    opened = (str(said.pop("model")), str(said.pop("dtype")))
+    again = Emu3.from_pretrained(opened[0], device="cpu", dtype=opened[1])
     out = again.image(said.pop("prompt"), **said)  # type: ignore[arg-type]
     with Image.open(here / "fox.png") as picture:
         assert picture.convert("RGB").tobytes() == out.images[0].tobytes()

@@ -23,11 +23,19 @@ def test_latents_of_a_group_are_pulled_to_their_mean() -> None:
     groups = torch.tensor([0, 1, 1, 2, 2, 2])
     loss = inconsistency(latent, groups)
     means = torch.stack([latent[groups == g].mean(0) for g in groups])
-    torch.testing.assert_close(loss, (latent - means).square().mean())
+    spread = latent.var(0).mean()
+    torch.testing.assert_close(loss, (latent - means).square().mean() / spread)
     loss.backward()
     assert latent.grad is not None
-    assert latent.grad[0].abs().max() < 1e-9  # alone in its group
     assert latent.grad[1:].abs().min() > 0
+    # Latents gain nothing by becoming small: the loss has no slope along their size.
+    centred = latent.detach() - latent.detach().mean(0)
+    assert abs((latent.grad * centred).sum()) < 1e-6
+
+
+def test_size_does_not_matter() -> None:
+    latent, groups = torch.randn(6, 4), torch.tensor([0, 1, 1, 2, 2, 2])
+    torch.testing.assert_close(inconsistency(latent / 100, groups), inconsistency(latent, groups))
 
 
 def test_equal_latents_cost_nothing() -> None:

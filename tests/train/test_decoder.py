@@ -41,6 +41,7 @@ RUN = DecoderTraining(
     warmup=2,
     decay=0.1,
     clip=1.0,
+    bf16=False,
     report_every=1,
     save_every=3,
     seed=5,

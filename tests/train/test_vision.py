@@ -33,6 +33,7 @@ RUN = VisionTraining(
     commitment=0.25,
     consistency=1.0,
     clip=1.0,
+    bf16=False,
     report_every=1,
     save_every=2,
     seed=5,
