@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from emu3.config import VisionConfig
+from emu3.vision.blocks import AttnBlock
 from emu3.vision.quantizer import Quantizer
 from emu3.vision.tokenizer import VisionTokenizer
 from emu3.weights import load_vision
@@ -99,6 +101,18 @@ def test_a_code_is_its_own_nearest_neighbour() -> None:
     torch.nn.init.normal_(quantizer.embedding.weight)
     codes = torch.randint(50, (2, 3, 4, 5))
     assert torch.equal(quantizer(quantizer.lookup(codes)), codes)
+
+
+def test_attention_never_holds_all_pairs() -> None:
+    """The fused kernel takes the published width, and is what runs unless asked otherwise."""
+    block = AttnBlock(1024, latent_channels=None).eval()
+    x = torch.randn(1, 1024, 8, 8)
+    with torch.no_grad():
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error where it cannot
+            fused = block(x)
+        assert torch.equal(block(x), fused)
+        with sdpa_kernel(SDPBackend.MATH):
+            torch.testing.assert_close(block(x), fused, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 1, 8, 8), (1, 3, 3, 8, 8), (3, 8, 8)])

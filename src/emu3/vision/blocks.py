@@ -171,7 +171,12 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
         """[B, C, H, W], same shape out."""
         h = self.norm(x, zq)
-        q, k, v = (part(h).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k, v = (
+            # Contiguous: the fused kernel wants channels last, and without it the matrix of all
+            # pairs would be held, a GiB for 1024x1024 pixels.
+            part(h).flatten(2).transpose(1, 2).contiguous()
+            for part in (self.q, self.k, self.v)
+        )
         out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
         return x + self.proj_out(out.transpose(1, 2).reshape(x.shape))
 
