@@ -23,7 +23,8 @@ from emu3.config import PreprocessorConfig
 from emu3.decoder.transformer import Transformer
 from emu3.text import TextTokenizer
 from emu3.train.loop import load_state
-from recipes.nano_decoder import config_for, trained_vision
+from recipes import nano_vision
+from recipes.nano_decoder import config_for
 
 # A photograph comes down to the sizes that nano was trained on: 8x8, 7x9, 9x7, 6x11 or 11x6 codes.
 PREPROCESSOR = PreprocessorConfig(min_pixels=60 * 60, max_pixels=66 * 66)
@@ -54,7 +55,7 @@ def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
         card=CARD,
         decoder=decoder.to(torch.bfloat16).eval(),
         text=text,
-        codec=Codec(trained_vision(vision_folder), PREPROCESSOR),
+        codec=Codec(nano_vision.opened(vision_folder / nano_vision.MODEL), PREPROCESSOR),
     )
 
 
@@ -64,6 +65,7 @@ def main(vision_folder: Path, decoder_folder: Path) -> None:
     logs = Path("docs/nano")
     logs.mkdir(parents=True, exist_ok=True)
     shutil.copy(vision_folder / "log.jsonl", logs / "vision.jsonl")
+    shutil.copy(vision_folder / "picture" / "log.jsonl", logs / "picture.jsonl")
     shutil.copy(decoder_folder / "log.jsonl", logs / "decoder.jsonl")
 
 

@@ -1,8 +1,9 @@
 """nano's decoder, from scratch: `python -m recipes.nano_decoder runs/decoder`.
 
-Reads the vision tokenizer of `runs/vision`, teaches itself a byte-level BPE of 1,024 ranks, and
-trains on Emoji World without its held-out pairs: two documents in three draw a caption, the third
-answers a question about a picture. Kill it whenever you like: the same command goes on.
+Reads the codes of `runs/vision`, teaches itself a byte-level BPE of 1,024 ranks, and trains on
+Emoji World without its held-out pairs: more than half of the documents draw a caption, the others
+answer a question about a picture, mostly one of an icon as no style draws it. Kill it whenever you
+like: the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,28 +18,40 @@ from PIL import Image
 from emu3.config import DecoderConfig
 from emu3.decoder.transformer import Transformer
 from emu3.emoji_world import (
+    BACKGROUNDS,
+    CODE,
+    QUESTIONS,
+    RATIOS,
     Icons,
     Scene,
+    answer,
+    blank,
     caption,
     full_caption,
+    grid,
+    held_out,
     held_out_pairs,
+    paste,
     question_answer,
     random_scene,
     seen_pairs,
+    vary,
 )
 from emu3.generate import generate_pictures
 from emu3.prompt import Prompts
 from emu3.sampling import Sampling
 from emu3.text import RANKS_FILE, TextTokenizer
 from emu3.train.decoder import DecoderTraining, Document, train_decoder, weigh
-from emu3.train.loop import load_state
+from emu3.train.embedding import start_alike
 from emu3.train.text import train_text
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_vision
+from recipes.nano_codes import CodesOfScenes
 
 RANKS = 1024
-SCENES_A_STEP = 32  # each gives a document to draw
-ANSWERS_A_STEP = 16  # and so many of them one to answer too
+DRAWN_A_STEP = 28
+ASKED_A_STEP = 6  # any question about a picture of the world
+VARIED_A_STEP = 14  # what is it, about a drawing as no style has it
 DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
@@ -62,11 +75,11 @@ def config_for(text: TextTokenizer) -> DecoderConfig:
     v = text.vocabulary
     return DecoderConfig(
         vocab_size=v.size,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        hidden_size=320,
+        intermediate_size=960,
+        num_hidden_layers=6,
+        num_attention_heads=10,
+        num_key_value_heads=5,
         max_position_embeddings=1024,
         rope_theta=10_000.0,
         attention_dropout=0.0,  # every picture is seen about once; the paper's 0.1 slows it here
@@ -95,35 +108,35 @@ def corpus(seed: int = 0) -> list[str]:
     return [*texts, *["You are a helpful assistant. USER: "] * 200]
 
 
-def trained_vision(folder: Path) -> VisionTokenizer:
-    """The vision tokenizer of a finished run of `nano_vision`."""
-    state = load_state(folder / nano_vision.MODEL)
-    if state is None:
-        raise SystemExit(f"{folder}: no vision tokenizer yet; run python -m recipes.nano_vision")
-    model = VisionTokenizer(nano_vision.CONFIG)
-    model.load_state_dict(state)
-    return model.eval()
-
-
 class Lessons:
-    """Documents of a step: scenes drawn, encoded, and written down twice."""
+    """The documents of a step: scenes drawn and scenes asked about."""
 
     def __init__(self, vision: VisionTokenizer, text: TextTokenizer, icons: Icons) -> None:
         self.vision, self.icons = vision, icons
+        self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
-        self.pairs = seen_pairs()
+        self.pairs, self.seen = seen_pairs(), ~held_out()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
-        """The documents of scenes of one ratio."""
-        scenes = nano_vision.scenes_of_one_ratio(rng, self.pairs, SCENES_A_STEP)
-        with torch.no_grad():
-            codes = self.vision.encode(nano_vision.pixels_of(scenes, self.icons))
-        documents: list[Document] = []
-        for n, (scene, picture) in enumerate(zip(scenes, codes, strict=True)):
-            documents.append(self.draw(scene, picture, rng))
-            if n < ANSWERS_A_STEP:
-                documents.append(self.answer(scene, picture, rng))
-        return documents
+        """As many documents of each kind as the numbers above say."""
+        scenes = [self.scene(rng) for _ in range(DRAWN_A_STEP)]
+        documents = [
+            self.draw(scene, codes, rng)
+            for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
+        ]
+        asked = nano_vision.scenes_of_one_ratio(rng, self.pairs, ASKED_A_STEP)
+        pixels = nano_vision.pixels_of(asked, self.icons)
+        for scene, codes in zip(asked, self.encode(pixels), strict=True):
+            documents.append(self.answer(codes, *question_answer(scene, rng)[1:]))
+        return documents + self.varied(rng)
+
+    def scene(self, rng: np.random.Generator) -> Scene:
+        thing, style = self.pairs[rng.integers(len(self.pairs))]
+        return random_scene(rng, int(thing), int(style))
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.vision.encode(pixels)
 
     def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         """Caption, picture; the caption is dropped now and then."""
@@ -132,18 +145,37 @@ class Lessons:
         visual = self.prompts.tokenizer.vocabulary.visual
         return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
 
-    def answer(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
+    def answer(self, codes: torch.Tensor, question: str, answer: str) -> Document:
         """Picture, question, answer; all but the answer is only context, as in the paper's Chat."""
-        _, question, answer = question_answer(scene, rng)
         ids = self.prompts.chat_document(question, codes, answer)
         weights = torch.zeros(len(ids))
         weights[len(self.prompts.chat(question, [codes])) :] = ANSWER_WEIGHT
         return Document(ids, weights)
 
+    def varied(self, rng: np.random.Generator) -> list[Document]:
+        """Objects as no style draws them, in pictures of one ratio, each with its name."""
+        ratio = RATIOS[rng.integers(len(RATIOS))] if rng.random() < 0.4 else RATIOS[0]
+        short = min(grid(ratio)) * CODE
+        pictures, answers = [], []
+        for _ in range(VARIED_A_STEP):
+            scene = self.scene(rng)
+            styles = np.flatnonzero(self.seen[scene.object]).tolist()
+            icon = vary(rng, self.icons, scene.object, styles)
+            icon.thumbnail((short, short))
+            picture = blank(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], ratio)
+            room = picture.shape[0] - icon.height, picture.shape[1] - icon.width
+            y, x = (int(rng.integers(side + 1)) for side in room)
+            paste(picture, np.asarray(icon), x, y)
+            pictures.append(picture)
+            answers.append(answer(scene, "object"))
+        codes = self.encode(nano_vision.as_pixels(pictures))
+        asked = [QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))] for _ in answers]
+        return [self.answer(*each) for each in zip(codes, asked, answers, strict=True)]
+
 
 def main(vision_folder: Path, folder: Path) -> Transformer:
     """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
-    icons, vision = Icons.load(), trained_vision(vision_folder)
+    icons, vision = Icons.load(), nano_vision.opened(vision_folder / nano_vision.CODES)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RANKS_FILE).exists():
         train_text(corpus(), RANKS, vision.config.codebook_size).save(folder)
@@ -170,9 +202,13 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
         rows = pixels.view(2, 16, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(128, 1024, 3)
         Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")
 
-    visual = text.vocabulary.visual
+    visual, lessons = text.vocabulary.visual, Lessons(vision, text, icons)
+
+    def alike(model: Transformer) -> None:
+        start_alike(model, visual, vision.quantize.embedding.weight)
+
     return train_decoder(
-        config_for(text), RUN, Lessons(vision, text, icons), visual, folder, on_save=sheet
+        config_for(text), RUN, lessons, visual, folder, on_start=alike, on_save=sheet
     )
 
 

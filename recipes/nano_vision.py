@@ -1,7 +1,9 @@
 """nano's vision tokenizer, from scratch: `python -m recipes.nano_vision runs/vision`.
 
 64 codes of a codebook of 2,048 for a picture of 64x64, trained on Emoji World without its held-out
-pairs. Kill it whenever you like: the same command goes on from the last checkpoint.
+pairs. Two phases: all of it learns together until the codes are settled (`codes.pt`, all that
+`recipes.nano_decoder` needs), then the way back to pixels learns on (`model.pt`). Kill it whenever
+you like: the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from emu3.config import VisionConfig
 from emu3.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
 from emu3.train.codebook import spread
-from emu3.train.loop import save_state
+from emu3.train.loop import load_state, save_state
+from emu3.train.picture import PictureTraining, train_picture
 from emu3.train.vision import VisionTraining, train_vision
 from emu3.vision.tokenizer import VisionTokenizer
 
@@ -40,15 +44,31 @@ RUN = VisionTraining(
     seed=0,
 )
 
+PICTURE = PictureTraining(
+    steps=1500,
+    learning_rate=1e-3,
+    warmup=20,
+    clip=1.0,
+    bf16=True,
+    report_every=20,
+    save_every=100,
+    seed=1,
+)
 
 RADIUS = 0.2  # in the latent; the typical distance to the nearest entry is 0.18
-MODEL = "model.pt"  # what the decoder's recipe reads, once the run is over
+CODES = "codes.pt"  # after the first phase: encoder and codebook are final
+MODEL = "model.pt"  # after the second
 
 
 def pixels_of(scenes: list[Scene], icons: Icons) -> Tensor:
     """Scenes of one ratio as pixels [B, 3, H, W] in [-1, 1]."""
-    pictures = np.stack([compose(scene, icons) for scene in scenes])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+    return as_pixels([compose(scene, icons) for scene in scenes])
+
+
+def as_pixels(pictures: list[NDArray[np.uint8]]) -> Tensor:
+    """Pictures [H, W, 3] of one size as pixels [B, 3, H, W] in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack(pictures))
+    return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
 def scenes_of_one_ratio(rng: np.random.Generator, pairs: np.ndarray, count: int) -> list[Scene]:
@@ -70,9 +90,18 @@ def twin(rng: np.random.Generator, scene: Scene) -> Scene:
             return replace(other, mirror=scene.mirror)
 
 
-def main(folder: Path) -> VisionTokenizer:
-    """Train, with a sheet of held-out pictures and their reconstructions at every checkpoint."""
-    icons = Icons.load()
+def opened(path: Path) -> VisionTokenizer:
+    """The vision tokenizer that a phase left at `path`."""
+    state = load_state(path)
+    if state is None:
+        raise SystemExit(f"{path} is not there yet; run python -m recipes.nano_vision")
+    model = VisionTokenizer(CONFIG)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def settle(folder: Path, icons: Icons) -> VisionTokenizer:
+    """The first phase: codes, with a sheet of held-out pictures at every checkpoint."""
     seen = seen_pairs()
     shown = pixels_of(scenes_of_one_ratio(np.random.default_rng(1), held_out_pairs(), 16), icons)
 
@@ -80,15 +109,9 @@ def main(folder: Path) -> VisionTokenizer:
         scenes = scenes_of_one_ratio(rng, seen, count // 2)
         return pixels_of([*scenes, *(twin(rng, scene) for scene in scenes)], icons)
 
-    @torch.no_grad()
     def sheet(model: VisionTokenizer, step: int) -> None:
-        codes = model.encode(shown)
-        both = torch.cat([shown, model.decode(codes)], dim=2).clamp(-1, 1)
-        row = both.permute(2, 0, 3, 1).flatten(1, 2).add(1).mul(127.5).byte()
-        Image.fromarray(row.numpy()).save(folder / f"sheet-{step:06d}.png")
-        error = (both.chunk(2, dim=2)[0] - both.chunk(2, dim=2)[1]).square().flatten(1).mean(1)
-        psnr = (-10 * torch.log10(error / 4)).mean().item()
-        print(f"step {step}: held out {psnr:.2f} dB, {len(codes.unique())} codes in use")
+        psnr = save_sheet(model, shown, folder / f"sheet-{step:06d}.png")
+        print(f"step {step}: held out {psnr:.2f} dB")
 
     model = train_vision(CONFIG, RUN, batch, folder, on_save=sheet)
     rng = np.random.default_rng(2)
@@ -97,8 +120,35 @@ def main(folder: Path) -> VisionTokenizer:
         latents = [model.latent(pixels_of([scene], icons)) for scene in scenes]
     rows = torch.cat([latent.movedim(1, -1).flatten(0, -2) for latent in latents])
     print(f"{spread(model.quantize, rows, RADIUS)} entries doubled another and were moved")
+    return model
+
+
+@torch.no_grad()
+def save_sheet(model: VisionTokenizer, pixels: Tensor, path: Path) -> float:
+    """Draw pictures above their reconstructions; returns the mean PSNR, dB."""
+    both = torch.cat([pixels, model.decode(model.encode(pixels))], dim=2).clamp(-1, 1)
+    row = both.permute(2, 0, 3, 1).flatten(1, 2).add(1).mul(127.5).byte()
+    Image.fromarray(row.numpy()).save(path)
+    true, again = both.chunk(2, dim=2)
+    error = (true - again).square().flatten(1).mean(1)
+    return float((-10 * torch.log10(error / 4)).mean())
+
+
+def main(folder: Path) -> VisionTokenizer:
+    """Both phases, one after the other; what is done already is not done again."""
+    icons = Icons.load()
+    if not (folder / CODES).exists():
+        save_state(folder / CODES, settle(folder, icons).state_dict())
+    model = opened(folder / CODES)
+    seen, held_out = seen_pairs(), held_out_pairs()
+
+    def pictures(rng: np.random.Generator) -> Tensor:
+        return pixels_of(scenes_of_one_ratio(rng, seen, RUN.batch), icons)
+
+    train_picture(model, PICTURE, pictures, folder / "picture")
     save_state(folder / MODEL, model.state_dict())
-    sheet(model, RUN.steps + 1)
+    shown = pixels_of(scenes_of_one_ratio(np.random.default_rng(1), held_out, 16), icons)
+    print(f"held out {save_sheet(model, shown, folder / 'sheet-final.png'):.2f} dB")
     return model
 
 

@@ -151,13 +151,16 @@ def test_whatever_is_read_is_what_would_be_written(data: st.DataObject) -> None:
     assert GRAMMAR.write(codes).tolist() == ids
 
 
-def test_rows_so_far_are_those_of_the_whole() -> None:
-    for height, width in [(1, 1), (3, 4), (5, 1), (1, 6)]:
-        codes = torch.randint(CODEBOOK, (height, width))
-        body = torch.cat([GRAMMAR.body(codes), torch.tensor([V.eos, V.pad])])
-        for count in range(len(body) + 1):
-            done = min(count // (width + 1), height)
-            assert torch.equal(GRAMMAR.rows(body[:count], height, width), codes[:done])
+@pytest.mark.parametrize("width", [1, 2, 3, 7])
+def test_stretches_are_pieces_of_the_body(width: int) -> None:
+    codes = torch.randint(CODEBOOK, (3, width))
+    body, flat = GRAMMAR.body(codes).tolist(), codes.flatten().tolist()
+    for index, code in enumerate(flat):
+        place = Grammar.place(width, index)
+        assert body[place] == V.visual_start + code
+        for start in range(place + 1):
+            stretch = GRAMMAR.stretch(flat[: index + 1], width, start, place + 1)
+            assert stretch == body[start : place + 1]
 
 
 def test_the_size_is_plain_text_in_any_vocabulary() -> None:

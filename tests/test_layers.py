@@ -28,7 +28,10 @@ PLAN = (
         "text", "image", "video", "grammar", "sampling", "decoder", "vision", "emoji_world",
         "card", "hub", "download", "output", "shards", "layouts",
     ),
-    ("prompt", "weights", "memory", "codec", "generate", "quantize", "parallel"),  # joints
+    (  # joints
+        "prompt", "weights", "memory", "codec", "generate", "windows", "quantize", "fuse",
+        "parallel",
+    ),
     ("checkpoint",),  # the whole
     ("pipeline", "convert", "engine", "testing"),  # doors to it
     ("serve", "train", "evaluate", "hf", "__init__"),  # users, and the front door `emu3`
@@ -48,6 +51,9 @@ SIDEWAYS = {
     ("layouts", "shards"),
     ("weights", "quantize"),
     ("memory", "quantize"),
+    ("fuse", "quantize"),
+    ("windows", "quantize"),
+    ("windows", "generate"),
     ("hub", "download"),
     ("download", "shards"),
 }

@@ -22,7 +22,7 @@ def test_weights_are_counted_as_they_are_held() -> None:
 
 def test_a_cache_is_counted_as_it_is_made() -> None:
     model = tiny_decoder()
-    cache = model.new_cache([0, 0], 50)
+    cache = model.new_cache(2, 50)
     counted = memory.cache_bytes(model.config, 50, FP32)
     assert counted == cache.keys.nbytes + cache.values.nbytes
 

@@ -18,6 +18,7 @@ from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_js
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.files import check_writable, replacing
+from emu3.fuse import is_ready
 from emu3.hub import VISION_FOLDER, find_model, find_vision
 from emu3.layouts.layout import layout_of
 from emu3.memory import fitting
@@ -92,8 +93,11 @@ class Checkpoint:
         """Write the folder, with the vision tokenizer inside; whole or not at all.
 
         Weights keep their precision. Every file is in BAAI's layout; the card is one more file.
-        Raises InputError on a quantised model, whose numbers may be in a kernel's order by now.
+        Raises InputError on a model that is quantised, whose numbers may be in a kernel's order by
+        now, or made ready to be run, whose are.
         """
+        if is_ready(self.decoder):
+            raise InputError(f"{self.name} is open to be run; open_checkpoint gives one to save")
         if any(isinstance(module, Quantized) for module in self.decoder.modules()):
             raise InputError(f"{self.name} is quantised in memory; `emu3 quantize` writes files")
         check_writable(folder.parent / f"{folder.name}.json")

@@ -1,4 +1,5 @@
-"""Ids in, ids out: the decoder asked for one token after another. The slow and obvious version.
+"""Ids in, ids out: the decoder asked for one token after another. The slow and obvious version;
+`windows.py` draws the same pictures in fewer passes.
 
 This file knows no strings and no pictures. What may come where is handed in as a grammar, how it is
 drawn as a `Sampling`. Rows of a batch may have different prompts and sizes; each comes out as it
@@ -22,16 +23,27 @@ OnStep = Callable[[int, Tensor], None]
 """Called after each step with its number and all new ids so far, [B, step + 1]."""
 
 
+CHUNK = 2048  # ids of a prompt read in one pass: a long prompt's mask stays small
+
+
 def prefill(model: Transformer, prompts: Sequence[Sequence[int]], new: int) -> tuple[Tensor, Cache]:
     """Read prompts of any lengths: the last hidden states [B, hidden], and a cache with room.
 
-    `new` tokens fit in behind the longest prompt.
+    `new` tokens fit in behind the longest prompt. Only last positions are kept for the head.
     """
-    longest = max(map(len, prompts))
     rows = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
-    ids = pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
-    cache = model.new_cache([longest - len(row) for row in rows], longest + new)
-    return model.hidden(ids, cache)[:, -1], cache
+    ids = pad_sequence(rows, batch_first=True).to(model.device)
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    cache = model.new_cache(len(rows), ids.shape[1] + new)
+    last = torch.empty(len(rows), model.config.hidden_size, dtype=model.dtype, device=model.device)
+    for start in range(0, ids.shape[1], CHUNK):
+        hidden = model.hidden(ids[:, start : start + CHUNK], cache)
+        inside = (lengths - 1 - start).clamp(0, hidden.shape[1] - 1)
+        ends_here = (lengths > start) & (lengths <= start + CHUNK)
+        reached = hidden.gather(1, inside[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
+        last = torch.where(ends_here[:, None], reached, last)
+    cache.rewind([len(row) for row in rows])
+    return last, cache
 
 
 @torch.inference_mode()

@@ -62,6 +62,21 @@ class Grammar:
         """Ids after the header: h * (w + 1) + 2. The document's EOS is not counted."""
         return height * (width + 1) + 2
 
+    @staticmethod
+    def place(width: int, index: int) -> int:
+        """How many ids after the header code `index` of a picture stands."""
+        return index + index // width
+
+    def stretch(self, codes: Sequence[int], width: int, start: int, stop: int) -> list[int]:
+        """The ids from `start` to `stop` after the header, of a picture that begins with `codes`.
+
+        Raises IndexError where the codes do not reach so far.
+        """
+        v, ids = self.vocabulary, []
+        for row, column in (divmod(at, width + 1) for at in range(start, stop)):
+            ids.append(v.eol if column == width else v.visual_start + codes[row * width + column])
+        return ids
+
     def allowed(self, height: int, width: int, step: int) -> tuple[int, int]:
         """What may come `step` ids after the header: the interval [low, high) of ids.
 
@@ -99,13 +114,6 @@ class Grammar:
             at = int(wrong[0])
             raise GrammarError(f"id {int(ids[at])} is not allowed at position {at} of a picture")
         return ids[forced < 0].view(height, width) - v.visual_start
-
-    def rows(self, ids: Tensor, height: int, width: int) -> Tensor:
-        """The codes [r, w] of the rows finished so far, of ids after a header that break off."""
-        done = min(len(ids) // (width + 1), height)
-        return (
-            ids[: done * (width + 1)].view(done, width + 1)[:, :-1] - self.vocabulary.visual_start
-        )
 
     def read(self, ids: Tensor) -> Tensor:
         """The inverse of `write`: a whole picture, ids [L], to its codes [h, w]."""

@@ -17,17 +17,19 @@ from torch import Tensor
 from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
-from emu3.generate import OnStep, generate_pictures, generate_text
-from emu3.grammar import Grammar
+from emu3.fuse import ready
+from emu3.generate import generate_text
 from emu3.image import size_in_codes
 from emu3.output import ImageOutput, Settings
 from emu3.precision import Precision
 from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
 from emu3.weights import OnBytes
+from emu3.windows import Drawing, OnPass, Picture, window_for
 
 OnRow = Callable[[int, int, Sequence[Tensor]], None]
-"""Called as rows are finished: how many are, of how many, and each picture's codes [r, w]."""
+"""Called as rows of codes are finished: how many are, of how many in all pictures together, and
+what there is of each picture, codes [r, w]."""
 
 MAX_SEED = 2**63 - 1
 
@@ -57,8 +59,13 @@ class Emu3:
         float32, in which its codes are defined.
         `on_bytes` follows the reading of the decoder.
         Raises InputError when anything is missing, broken or not supported.
+
+        The decoder is made ready to be run (`fuse.py`); `open_checkpoint` gives one to be trained
+        or saved.
         """
-        return cls(open_checkpoint(model, vision, Place.choose(device, dtype), on_bytes))
+        checkpoint = open_checkpoint(model, vision, Place.choose(device, dtype), on_bytes)
+        ready(checkpoint.decoder, checkpoint.text.vocabulary.visual)
+        return cls(checkpoint)
 
     @property
     def config(self) -> DecoderConfig:
@@ -147,19 +154,17 @@ class Emu3:
         )
         longest = max(map(len, [*rows, *negatives]))
         self._check_context(longest, max(grammar.length(*size) for size in sizes), "picture")
-        ids = generate_pictures(
-            self.checkpoint.decoder,
-            grammar,
-            rows,
-            negatives,
-            sizes,
-            sampling,
-            settings[0].guidance_scale,
-            [s.seed for s in settings],
-            None if on_row is None else _row_reporter(on_row, grammar, sizes),
-        )
-        read = zip(ids.cpu(), sizes, strict=True)
-        return [grammar.read_body(row, *size) for row, size in read]
+        scale = settings[0].guidance_scale
+        branches = zip(rows, negatives, strict=True) if scale != 1 else ([row] for row in rows)
+        pictures = [
+            Picture(list(prompts), size, each.seed)
+            for prompts, size, each in zip(branches, sizes, settings, strict=True)
+        ]
+        decoder = self.checkpoint.decoder
+        window = window_for(decoder, len(pictures) * len(pictures[0].prompts))
+        told = (lambda active: None) if on_row is None else _row_reporter(on_row, pictures)
+        Drawing(decoder, grammar, sampling, scale, window).run(pictures, told)
+        return [torch.tensor(each.codes).view(each.size) for each in pictures]
 
     def chat(
         self,
@@ -264,18 +269,18 @@ class Emu3:
             )
 
 
-def _row_reporter(on_row: OnRow, grammar: Grammar, sizes: Sequence[tuple[int, int]]) -> OnStep:
-    """Turns steps of the decoder into finished rows; pictures of a batch may differ in width."""
-    tallest, width = max(sizes)
-    steps_a_row = width + 1
+def _row_reporter(on_row: OnRow, pictures: Sequence[Picture]) -> OnPass:
+    """Turns passes of the decoder into finished rows."""
+    total, told = sum(height for height, _ in (picture.size for picture in pictures)), 0
 
-    def on_step(step: int, ids: Tensor) -> None:
-        done, rest = divmod(step + 1, steps_a_row)
-        if rest == 0 and done <= tallest:
-            pairs = zip(ids, sizes, strict=True)
-            on_row(done, tallest, [grammar.rows(row, *size) for row, size in pairs])
+    def on_pass(active: Sequence[Picture]) -> None:
+        nonlocal told
+        done = sum(len(picture.codes) // picture.size[1] for picture in pictures)
+        if done > told:
+            told = done
+            on_row(done, total, [picture.rows() for picture in pictures])
 
-    return on_step
+    return on_pass
 
 
 def _listed(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:

@@ -47,7 +47,7 @@ def test_the_cache_is_as_large_as_it_says(
     emu3: Emu3Command, tiny: Path, checkpoint: Checkpoint
 ) -> None:
     said = json.loads(emu3("info", tiny, "--json").stdout)["memory"]["cache_of_a_guided_picture"]
-    cache = checkpoint.decoder.new_cache([0, 0], said["ids"])
+    cache = checkpoint.decoder.new_cache(2, said["ids"])
     assert said["fp32"] == cache.keys.nbytes + cache.values.nbytes
     assert said["bf16"] == said["fp32"] // 2
     assert said["ids"] == 28  # BOS, then the picture

@@ -31,24 +31,44 @@ def test_cached_is_uncached(kv_heads: int) -> None:
     ids = torch.randint(model.config.vocab_size, (2, 12))
     whole = model(ids)
     for chunks in ([12], [1] * 12, [5, 1, 4, 2]):
-        cache = model.new_cache([0, 0], 12)
+        cache = model.new_cache(2, 12)
         parts = [model(part, cache) for part in ids.split(chunks, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_padding_in_front_changes_nothing() -> None:
+def test_rows_of_a_batch_have_lengths_of_their_own() -> None:
+    """What lies behind a row's end is never seen, and written over by what comes next."""
     model = tiny_decoder()
     long, short = torch.randint(5, 50, (1, 9)), torch.randint(5, 50, (1, 6))
-    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1)
-    cache = model.new_cache([0, 3], 11)
+    padded = torch.cat([short, torch.randint(5, 50, (1, 3))], dim=1)
+    cache = model.new_cache(2, 13)
     both = model(torch.cat([long, padded]), cache)
     torch.testing.assert_close(both[:1], model(long), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(both[1:, 3:], model(short), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[1:, :6], model(short), atol=1e-5, rtol=1e-5)
+    cache.rewind([9, 6])
+    for more in (torch.randint(5, 50, (2, 1)), torch.randint(5, 50, (2, 3))):
+        later = model(more, cache)
+        long, short = torch.cat([long, more[:1]], dim=1), torch.cat([short, more[1:]], dim=1)
+        for row, whole in enumerate((long, short)):
+            alone = model(whole)[:, -more.shape[1] :]
+            torch.testing.assert_close(later[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_of_a_cache_go_and_others_come() -> None:
+    model = tiny_decoder()
+    rows = torch.randint(5, 50, (3, 7))
+    cache, other = model.new_cache(2, 12), model.new_cache(1, 7)
+    model(rows[:2], cache)
+    model(rows[2:], other)
+    cache.join(other)
+    cache.keep([2, 0])
     more = torch.randint(5, 50, (2, 2))
     later = model(more, cache)
-    alone = model(torch.cat([short, more[1:]], dim=1))[:, -2:]
-    torch.testing.assert_close(later[1:], alone, atol=1e-5, rtol=1e-5)
+    for index, row in enumerate([2, 0]):
+        alone = model(torch.cat([rows[row], more[index]])[None])[:, -2:]
+        torch.testing.assert_close(later[index : index + 1], alone, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -85,7 +105,7 @@ def test_dropout_acts_in_four_places_and_only_in_training() -> None:
 
 def test_a_full_cache_says_so() -> None:
     model = tiny_decoder()
-    cache = model.new_cache([0], 3)
+    cache = model.new_cache(1, 3)
     with pytest.raises(ValueError, match="holds 3 tokens, 4"):
         model(torch.zeros(1, 4, dtype=torch.long), cache)
 

@@ -49,13 +49,16 @@ class Preview:
         self.picture: Text = Text()
         self.next = 0.0
 
-    def grow(self, done: int, total: int, codes: Tensor) -> None:
-        """Show `done` of `total` rows of codes [done, w]; skipped where the last is too recent."""
+    def grow(self, codes: Tensor, height: int, last: bool) -> None:
+        """Show codes [r, w], r > 0, of a picture `height` codes high.
+
+        Skipped where the one before is too recent, unless this is the last.
+        """
         start = monotonic()
-        if start < self.next and done < total:
+        if start < self.next and not last:
             return
         decoded = self.decode(codes)
-        columns = fitting(codes.shape[1], total, self.console.width, self.console.height)
+        columns = fitting(codes.shape[1], height, self.console.width, self.console.height)
         self.picture = half_blocks(decoded, columns)  # type: ignore[arg-type]  # codes are [h, w]
         cost = monotonic() - start
         self.next = monotonic() + max(PREVIEW_PAUSE, cost / PREVIEW_SHARE)
@@ -80,8 +83,8 @@ def drawing(
     def on_row(done: int, total: int, codes: Sequence[Tensor]) -> None:
         drawn = sum(each.numel() for each in codes)
         bar.update(task, completed=done, total=total, codes=drawn)
-        if preview is not None:
-            preview.grow(done, total, codes[0])
+        if preview is not None and len(codes[0]):
+            preview.grow(codes[0], total // len(codes), done == total)
 
     with Live(get_renderable=shown, console=console, refresh_per_second=8):
         yield on_row

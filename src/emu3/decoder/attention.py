@@ -14,21 +14,32 @@ from emu3.config import DecoderConfig
 from emu3.decoder.cache import Store
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, each [B or 1, 1, L, D]."""
+"""Cosines and sines, each [B or 1, 1, L, D]; the first half of the sines is negated."""
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
     """Rotary angles of positions [B, L], computed in float32 whatever the model's precision."""
     powers = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
     angles = positions[:, None, :, None].float() * (1.0 / theta**powers)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Turn the channel pairs (i, i + D/2) of [B, heads, L, D]: halves, as Llama's code has them."""
-    first, second = x.chunk(2, dim=-1)
-    return x * by[0] + torch.cat([-second, first], dim=-1) * by[1]
+    return x * by[0] + x.roll(x.shape[-1] // 2, dims=-1) * by[1]
+
+
+def bias_of(mask: Tensor, heads_a_group: int, dtype: torch.dtype) -> Tensor:
+    """Who sees whom, bool [B or 1, 1, L, S], as attention adds it: [B or 1, 1, heads * L, S].
+
+    Once a pass, not once a layer. A mask of numbers is taken as it is.
+    """
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+            ~mask, -torch.inf
+        )
+    return mask.to(dtype).repeat(1, 1, heads_a_group, 1)
 
 
 class Attention(nn.Module):
@@ -44,31 +55,35 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(hidden, kv, bias=False)
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of x [B, L, hidden], side by side: [B, L, hidden + 2 kv]."""
+        return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+
     def forward(
-        self, x: Tensor, by: Rotation, cache: Store | None = None, mask: Tensor | None = None
+        self, x: Tensor, by: Rotation, cache: Store | None = None, bias: Tensor | None = None
     ) -> Tensor:
         """x [B, L, hidden], same shape out.
 
-        Without a `mask` [B or 1, 1, L, S] several tokens are causal among themselves, and a lone
-        one sees all so far.
+        Without a `bias`, as `bias_of` makes it, several tokens are causal among themselves, and a
+        lone one sees all so far.
         """
-        q = rotate(_split(self.q_proj(x), self.heads), by)
-        k = rotate(_split(self.k_proj(x), self.kv_heads), by)
-        v = _split(self.v_proj(x), self.kv_heads)
+        groups, kv = self.heads + 2 * self.kv_heads, self.kv_heads
+        split = self.project(x).unflatten(-1, (groups, -1)).transpose(1, 2)
+        turned, v = rotate(split[:, :-kv], by), split[:, -kv:]
+        q, k = turned[:, :-kv], turned[:, -kv:]
         if cache is not None:
             k, v = cache.store(self.layer, k, v)
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and x.shape[1] > 1,
-            enable_gqa=self.heads != self.kv_heads,
-        )
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        return self.o_proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2))
 
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    """[B, L, heads * D] to [B, heads, L, D]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Queries [B, heads, L, D] over keys and values [B, kv heads, S, D]: as the queries."""
+        dropout = self.dropout if self.training else 0.0
+        if bias is None and q.shape[2] > 1:
+            shared = self.heads != self.kv_heads
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=shared
+            )
+        # The heads that share keys and values stand in one row of queries: nothing is repeated.
+        rows = q.unflatten(1, (self.kv_heads, -1)).flatten(2, 3)
+        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=bias, dropout_p=dropout)
+        return out.unflatten(2, (-1, q.shape[2])).flatten(1, 2)

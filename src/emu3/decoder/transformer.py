@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.config import DecoderConfig
-from emu3.decoder.attention import Attention, Rotation, rotation
+from emu3.decoder.attention import Attention, Rotation, bias_of, rotation
 from emu3.decoder.cache import Cache, Store
 
 
@@ -29,9 +29,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size], same shape out."""
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class MLP(nn.Module):
@@ -44,9 +42,14 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(hidden, inner, bias=False)
         self.down_proj = nn.Linear(inner, hidden, bias=False)
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, hidden] to gate and values, each [B, L, inner]."""
+        return self.gate_proj(x), self.up_proj(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, hidden], same shape out."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.project(x)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -60,9 +63,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, by: Rotation, cache: Store | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, cache: Store | None, bias: Tensor | None) -> Tensor:
         """[B, L, hidden], same shape out."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), by, cache, mask))
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), by, cache, bias))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -76,11 +79,11 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, by: Rotation, cache: Store | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, cache: Store | None, bias: Tensor | None) -> Tensor:
         """Embedded ids [B, L, hidden] to the last hidden states, same shape."""
         x = self.dropout(x)
         for block in self.layers:
-            x = block(x, by, cache, mask)
+            x = block(x, by, cache, bias)
         return self.norm(x)
 
 
@@ -115,18 +118,19 @@ class Transformer(nn.Module):
         return self.model.norm.weight.device
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """Ids [B, L] to logits [B, L, vocabulary]. With a cache, `ids` continue what it holds."""
+        """Ids [B, L] to logits [B, L, vocabulary]. With a cache, each row continues its own."""
         return self.logits(self.hidden(ids, cache))
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Ids [B, L] to the last hidden states [B, L, hidden]; the cache moves on by L."""
-        length = ids.shape[1]
-        positions, mask = torch.arange(length, device=ids.device)[None], None
+        length, config = ids.shape[1], self.config
+        positions, bias = torch.arange(length, device=ids.device)[None], None
         if cache is not None:
-            positions = cache.positions(length, ids.device)
-            mask = cache.mask(length, ids.device)
-        by = rotation(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
-        x = self.model(self.model.embed_tokens(ids), by, cache, mask)
+            positions, mask = cache.positions(length), cache.mask(length)
+            group = config.num_attention_heads // config.num_key_value_heads
+            bias = None if mask is None else bias_of(mask, group, self.dtype)
+        by = rotation(positions, config.head_dim, config.rope_theta, self.dtype)
+        x = self.model(self.model.embed_tokens(ids), by, cache, bias)
         if cache is not None:
             cache.advance(length)
         return x
@@ -135,9 +139,9 @@ class Transformer(nn.Module):
         """Hidden states [..., hidden] to float32 logits, of the vocabulary or some rows of it."""
         return self.lm_head(hidden, rows).float()
 
-    def new_cache(self, padding: list[int], capacity: int) -> Cache:
-        """An empty cache for a batch with so many empty places in front of each row."""
-        return Cache(self.config, padding, capacity, self.dtype, self.device)
+    def new_cache(self, rows: int, capacity: int) -> Cache:
+        """An empty cache for so many rows of at most `capacity` ids each."""
+        return Cache(self.config, rows, capacity, self.dtype, self.device)
 
 
 @torch.no_grad()

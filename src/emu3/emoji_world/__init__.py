@@ -12,13 +12,33 @@ Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors).
 
 from emu3.emoji_world.icons import SIZES, STYLES, Icons, default_folder, fetch_icons, rasterise
 from emu3.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
-from emu3.emoji_world.scene import BACKGROUNDS, RATIOS, Scene, compose, grid, random_scene
+from emu3.emoji_world.scene import (
+    BACKGROUNDS,
+    CODE,
+    RATIOS,
+    Scene,
+    blank,
+    compose,
+    grid,
+    paste,
+    random_scene,
+)
 from emu3.emoji_world.split import held_out, held_out_pairs, seen_pairs
-from emu3.emoji_world.words import Kind, answer, caption, full_caption, question_answer
+from emu3.emoji_world.variation import vary
+from emu3.emoji_world.words import (
+    QUESTIONS,
+    Kind,
+    answer,
+    caption,
+    full_caption,
+    question_answer,
+)
 
 __all__ = [
     "BACKGROUNDS",
+    "CODE",
     "OBJECTS",
+    "QUESTIONS",
     "RATIOS",
     "SIZES",
     "STYLES",
@@ -26,6 +46,7 @@ __all__ = [
     "Kind",
     "Scene",
     "answer",
+    "blank",
     "caption",
     "compose",
     "default_folder",
@@ -35,10 +56,12 @@ __all__ = [
     "held_out",
     "held_out_pairs",
     "mirrorable",
+    "paste",
     "question_answer",
     "random_scene",
     "rasterise",
     "seen_pairs",
     "spoken",
+    "vary",
     "with_article",
 ]

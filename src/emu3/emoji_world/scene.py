@@ -110,14 +110,27 @@ def icon_sizes(ratio: str) -> tuple[int, ...]:
 
 def compose(scene: Scene, icons: Icons) -> NDArray[np.uint8]:
     """Draw the scene: uint8 [height, width, 3], RGB."""
-    colour = np.array(BACKGROUNDS[scene.background], np.uint16)
-    out = np.empty((*scene.shape, 3), np.uint8)
-    out[:] = colour
     icon = icons.get(scene.object, scene.style, scene.size)
     if scene.mirror:
         icon = icon[:, ::-1]
+    out = blank(scene.background, scene.ratio)
+    paste(out, icon, scene.x, scene.y)
+    return out
+
+
+def blank(background: str, ratio: str) -> NDArray[np.uint8]:
+    """Nothing on a background: uint8 [height, width, 3], RGB."""
+    h, w = grid(ratio)
+    out = np.empty((h * CODE, w * CODE, 3), np.uint8)
+    out[:] = BACKGROUNDS[background]
+    return out
+
+
+def paste(picture: NDArray[np.uint8], icon: NDArray[np.uint8], x: int, y: int) -> None:
+    """Draw an icon, straight RGBA [h, w, 4], into a picture, its corner at (x, y)."""
+    h, w = icon.shape[:2]
+    under = picture[y : y + h, x : x + w].astype(np.uint16)
     # 255 * 255 + 127 still fits 16 bits, so this is exact rounding without floats.
     alpha = icon[..., 3:].astype(np.uint16)
-    blend = (icon[..., :3] * alpha + colour * (255 - alpha) + 127) // 255
-    out[scene.y : scene.y + scene.size, scene.x : scene.x + scene.size] = blend
-    return out
+    blend = (icon[..., :3] * alpha + under * (255 - alpha) + 127) // 255
+    picture[y : y + h, x : x + w] = blend

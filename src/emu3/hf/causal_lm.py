@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from emu3.decoder.attention import rotation
+from emu3.decoder.attention import bias_of, rotation
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.hf.config import Emu3DecoderConfig
@@ -86,7 +86,9 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         by = rotation(position_ids, head_dim, self.config.rope_theta, x.dtype)
         held = None if past_key_values is None else Held(past_key_values)
-        hidden = self.model(x, by, held, mask)
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        bias = None if mask is None else bias_of(mask, group, x.dtype)
+        hidden = self.model(x, by, held, bias)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, kept]).float()
         loss = None

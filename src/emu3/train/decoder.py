@@ -111,16 +111,20 @@ def train_decoder(
     visual: slice,
     folder: Path,
     on_save: Callable[[Transformer, int], None] = lambda model, step: None,
+    on_start: Callable[[Transformer], None] = lambda model: None,
 ) -> Transformer:
     """Train from scratch, or go on from `folder/state.pt`; returns the trained model in eval mode.
 
     `visual` are the ids of codes. `on_save(model, step)` is called with the model in eval mode
-    after every checkpoint.
+    after every checkpoint, `on_start(model)` once, with fresh weights that it may change.
     """
     torch.manual_seed(run.seed)
     model = Transformer(config)
     initialise(model)
-    optimizer = MuonAndAdamW(model.named_parameters(), decay=run.decay, adamw_only=NOT_HIDDEN)
+    on_start(model)
+    optimizer = MuonAndAdamW(
+        model.named_parameters(), decay=run.decay, adamw_only=NOT_HIDDEN, bf16=run.bf16
+    )
     start = _resume(folder, model, optimizer)
     log = Log(folder / "log.jsonl", run.report_every)
     for step in range(start, run.steps):

@@ -21,6 +21,7 @@ class MuonAndAdamW:
         named: Iterable[tuple[str, nn.Parameter]],
         decay: float = 0.0,
         adamw_only: tuple[str, ...] = (),
+        bf16: bool = False,
     ) -> None:
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
@@ -32,7 +33,7 @@ class MuonAndAdamW:
             (matrices if hidden and not excluded else rest).append(parameter)
         self.parameters = matrices + rest
         self.parts: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=0.0, decay=decay),
+            Muon(matrices, lr=0.0, decay=decay, bf16=bf16),
             torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0),
         ]
 

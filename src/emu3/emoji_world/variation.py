@@ -1,0 +1,66 @@
+"""An icon as another hand might have drawn it: turned, stretched, tinted, or half another style.
+
+Two drawings of a thing are few to learn from what it looks like in a third style. Variations keep
+what makes it that thing and change what a style would change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from emu3.emoji_world.icons import Icons
+
+RENDERED = 56
+"""Side in pixels of the drawings that are varied: the largest there is."""
+
+_BLENDED = 0.25  # how often the other style shows through
+_TURN = 15.0  # degrees at most, either way
+_STRETCH = 1.15  # at most, along one axis
+_SMALLEST = 36  # px; the largest is RENDERED
+_TINT = 0.12  # of each channel at most, either way
+_SATURATION = (0.6, 1.4)
+
+
+def vary(rng: np.random.Generator, icons: Icons, object: int, styles: Sequence[int]) -> Image.Image:
+    """A new drawing of an object, RGBA and square, from its drawings in `styles` alone."""
+    order = rng.permutation(np.asarray(styles)).tolist()
+    drawing = _drawing(icons, object, order[0])
+    other, share = order[-1], rng.uniform(0.2, 0.5)
+    if rng.random() < _BLENDED and len(order) > 1:
+        # Premultiplied, or the colour of clear pixels would show.
+        layers = drawing.convert("RGBa"), _drawing(icons, object, other).convert("RGBa")
+        drawing = Image.blend(*layers, share).convert("RGBA")
+    return _tinted(rng, _bent(rng, drawing))
+
+
+def _drawing(icons: Icons, object: int, style: int) -> Image.Image:
+    return Image.fromarray(icons.get(object, style, RENDERED), "RGBA")
+
+
+def _bent(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
+    """Turned and stretched about its middle, then scaled to a side of its own."""
+    side = int(rng.integers(_SMALLEST, RENDERED + 1))
+    angle = math.radians(rng.uniform(-_TURN, _TURN))
+    stretch = math.exp(rng.uniform(-1, 1) * math.log(_STRETCH))
+    wide, high = RENDERED / side * stretch, RENDERED / side / stretch
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = np.array([[wide * cos, wide * sin], [-high * sin, high * cos]])  # new pixel to old
+    shift = RENDERED / 2 - turn @ np.full(2, side / 2)
+    matrix = (*turn[0], shift[0], *turn[1], shift[1])
+    bilinear, affine = Image.Resampling.BILINEAR, Image.Transform.AFFINE
+    return drawing.transform((side, side), affine, matrix, bilinear)
+
+
+def _tinted(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
+    """Each channel a little stronger or weaker, colours fuller or paler; coverage as it was."""
+    coverage = drawing.getchannel("A")
+    flat = ImageEnhance.Color(drawing.convert("RGB")).enhance(rng.uniform(*_SATURATION))
+    pixels: NDArray[np.float64] = np.asarray(flat) * rng.uniform(1 - _TINT, 1 + _TINT, 3)
+    tinted = Image.fromarray(pixels.clip(0, 255).astype(np.uint8), "RGB")
+    tinted.putalpha(coverage)
+    return tinted

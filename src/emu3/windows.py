@@ -1,0 +1,240 @@
+"""The same pictures in fewer passes.
+
+A draw is argmax(log p + g) with noise g that belongs to a seed and a place in the picture, so what
+`generate.py` draws one code at a time is a function with nothing left to chance. Here a window of
+codes is guessed, and one pass says what each of them would be if those before it were right: the
+first always is; each one after it is right as long as its predecessor was guessed rightly. These
+are committed, and what the pass said of the others is the next guess. So the ids are those of
+`generate_pictures` (up to rounding in passes of another shape), whatever is guessed; only the
+number of passes depends on it. This is Jacobi iteration (Song et al. 2021, arXiv 2002.03629) with
+Gumbel noise held fixed.
+
+Line ends are known and ride along with the codes before them, so even a window of one takes h * w
+passes and not h * (w + 1). A picture is two rows of a batch, one for guidance; pictures of any
+sizes finish on their own, and the next of the queue takes their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from emu3.decoder.cache import Cache
+from emu3.decoder.transformer import Transformer
+from emu3.generate import prefill
+from emu3.grammar import Grammar
+from emu3.quantize import precision_of
+from emu3.sampling import Noise, Sampling
+
+
+@dataclass
+class Picture:
+    """What is to be drawn, and how far it is.
+
+    `prompts` end in the picture's header: the prompt, and the guidance branch's if there is one.
+    `guess` are codes thought to follow `codes`.
+    """
+
+    prompts: list[list[int]]
+    size: tuple[int, int]
+    seed: int
+    codes: list[int] = field(default_factory=list)
+    guess: list[int] = field(default_factory=list)
+    passes: int = 0
+    noise: dict[int, Tensor] = field(default_factory=dict)  # by code; drawn ahead, never again
+
+    def __post_init__(self) -> None:
+        self.generator = Noise([self.seed], torch.device("cpu"))
+        self.drawn = 0  # codes that have noise
+
+    @property
+    def length(self) -> int:
+        """Codes in all."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def done(self) -> bool:
+        """Whether the last code is there."""
+        return len(self.codes) == self.length
+
+    def rows(self) -> Tensor:
+        """The finished rows of codes, [r, w]."""
+        width = self.size[1]
+        whole = len(self.codes) // width
+        return torch.tensor(self.codes[: whole * width], dtype=torch.long).view(whole, width)
+
+    def window(self, most: int) -> int:
+        """How many codes the next pass asks for."""
+        return min(most, self.length - len(self.codes))
+
+    def guessed(self, count: int) -> list[int]:
+        """Guesses for the next `count` codes; where there are none, the code above."""
+        known, width = self.codes + self.guess[:count], self.size[1]
+        while len(known) < len(self.codes) + count:
+            known.append(known[-width] if len(known) >= width else known[-1] if known else 0)
+        return known[len(self.codes) :]
+
+    def gumbel(self, count: int, codebook: int) -> Tensor:
+        """Noise [count, codebook] of the next codes, the same however often it is asked for."""
+        first = len(self.codes)
+        while self.drawn < first + count:
+            self.noise[self.drawn] = self.generator.gumbel(codebook)[0]
+            self.drawn += 1
+        return torch.stack([self.noise[first + k] for k in range(count)])
+
+    def commit(self, guess: Sequence[int], said: Sequence[int]) -> None:
+        """Take what a pass said of the guessed window, as far as it is right."""
+        right = 1
+        while right < len(said) and guess[right - 1] == said[right - 1]:
+            right += 1
+        for index in range(right):
+            self.noise.pop(len(self.codes) + index, None)
+        self.codes += said[:right]
+        self.guess = list(said[right:])
+        self.passes += 1
+
+
+# Rows of a pass that cost about as much as one: measured on a CPU (docs/speed.md). Products with
+# few bits are bound by unpacking, not by memory, and have little to give away.
+FREE_ROWS, FREE_ROWS_OF_FEW_BITS = 16, 4
+
+
+def window_for(model: Transformer, rows: int) -> int:
+    """How many codes of each picture to guess, when so many rows (two a guided picture) share a
+    pass: as many as cost nothing, since every right guess saves a pass.
+    """
+    dense = precision_of(model) in ("fp32", "bf16")
+    return max(1, (FREE_ROWS if dense else FREE_ROWS_OF_FEW_BITS) // rows)
+
+
+OnPass = Callable[[Sequence[Picture]], None]
+"""Called after each pass with the pictures in it."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn: `window` codes a pass and at most `slots` pictures at a time."""
+
+    model: Transformer
+    grammar: Grammar
+    sampling: Sampling
+    guidance_scale: float
+    window: int
+    slots: int = 64
+
+    @torch.inference_mode()
+    def run(self, pictures: Sequence[Picture], on_pass: OnPass = lambda active: None) -> None:
+        """Draw all pictures to their ends."""
+        waiting = list(pictures)
+        capacity = max(self.room(picture) for picture in pictures)
+        active: list[Picture] = []
+        cache: Cache | None = None
+        while waiting or active:
+            if free := min(self.slots - len(active), len(waiting)):
+                new, waiting = waiting[:free], waiting[free:]
+                cache = self.admit(active, cache, new, capacity)
+                active = active + new
+            assert cache is not None
+            self.step(active, cache)
+            on_pass(active)
+            if any(picture.done for picture in active):
+                self.dismiss(active, cache)
+                active = [picture for picture in active if not picture.done]
+
+    def room(self, picture: Picture) -> int:
+        """Places in the cache that a picture can come to need."""
+        most = self.grammar.place(picture.size[1], picture.length - 1)
+        ahead = self.window + self.window // min(8, picture.size[1]) + 2
+        return max(map(len, picture.prompts)) + most + ahead
+
+    def admit(
+        self, active: list[Picture], cache: Cache | None, new: list[Picture], capacity: int
+    ) -> Cache:
+        """Read the prompts of new pictures, all but their last ids, in behind the active ones."""
+        prompts = [prompt[:-1] for branch in self.branches(new) for prompt in branch]
+        longest = max(map(len, prompts))
+        _, fresh = prefill(self.model, prompts, capacity - longest)
+        if cache is None or not active:
+            return fresh
+        cache.join(fresh)
+        old, count = len(active), len(new)
+        if len(prompts) > count:  # rows lie branch by branch
+            rows = [*range(old), *range(2 * old, 2 * old + count)]
+            cache.keep([*rows, *range(old, 2 * old), *range(2 * old + count, 2 * old + 2 * count)])
+        return cache
+
+    def dismiss(self, active: list[Picture], cache: Cache) -> None:
+        """Give up the rows of pictures that are done."""
+        kept = [row for row, picture in enumerate(active) if not picture.done]
+        if kept:
+            each = len(active[0].prompts)
+            cache.keep([branch * len(active) + row for branch in range(each) for row in kept])
+
+    @staticmethod
+    def branches(pictures: Sequence[Picture]) -> Iterator[list[list[int]]]:
+        """The prompts of the first branch, then those of the second if there is one."""
+        for branch in range(len(pictures[0].prompts)):
+            yield [picture.prompts[branch] for picture in pictures]
+
+    def step(self, active: list[Picture], cache: Cache) -> None:
+        """One pass: a window of each picture guessed, asked about, and committed."""
+        counts = [picture.window(self.window) for picture in active]
+        guesses = [p.guessed(count - 1) for p, count in zip(active, counts, strict=True)]
+        spans, ends = [], []
+        for branch, prompts in enumerate(self.branches(active)):
+            for row, prompt in enumerate(prompts):
+                start = cache.lengths[branch * len(active) + row]
+                spans.append(self.span(active[row], guesses[row], prompt, start))
+                ends.append(self.ends(active[row], counts[row], len(prompt), start))
+        logits = self.ask(spans, ends, cache)
+        codebook = logits.shape[-1]
+        noise = [p.gumbel(count, codebook) for p, count in zip(active, counts, strict=True)]
+        padded = pad_sequence(noise, batch_first=True).to(logits.device)
+        said = self.sampling.pick(logits, padded).tolist()
+        for picture, guess, new, count in zip(active, guesses, said, counts, strict=True):
+            picture.commit(guess, new[:count])
+        cache.rewind([len(prompt) - 1 + self.committed(p) for p, prompt in self._rows(active)])
+
+    def _rows(self, active: list[Picture]) -> Iterator[tuple[Picture, list[int]]]:
+        for prompts in self.branches(active):
+            yield from zip(active, prompts, strict=True)
+
+    def committed(self, picture: Picture) -> int:
+        """Ids from SOT on that a pass has read and that stay as they are.
+
+        The newest code is not: no pass has read it yet, or one read a guess in its place.
+        """
+        if not picture.codes:
+            return 0
+        return 1 + self.grammar.place(picture.size[1], len(picture.codes) - 1)
+
+    def span(self, picture: Picture, guess: list[int], prompt: list[int], start: int) -> list[int]:
+        """The ids that a row of the pass reads: those not read yet, and the guesses behind them."""
+        width, known = picture.size[1], picture.codes + guess
+        stop = self.grammar.place(width, len(known))
+        ids = prompt[start:]
+        return ids + self.grammar.stretch(known, width, max(0, start - len(prompt)), stop)
+
+    def ends(self, picture: Picture, count: int, prompt: int, start: int) -> list[int]:
+        """Where in the span the ids stand behind which the codes of the window come."""
+        width, first = picture.size[1], len(picture.codes)
+        places = (self.grammar.place(width, first + k) for k in range(count))
+        return [prompt + place - 1 - start for place in places]
+
+    def ask(self, spans: list[list[int]], ends: list[list[int]], cache: Cache) -> Tensor:
+        """Logits of the codes of each picture's window, guidance mixed in: [B, window, codes]."""
+        device, widest = self.model.device, max(map(len, ends))
+        ids = pad_sequence([torch.tensor(span) for span in spans], batch_first=True).to(device)
+        hidden = self.model.hidden(ids, cache)
+        at = torch.tensor([row + row[-1:] * (widest - len(row)) for row in ends], device=device)
+        hidden = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.model.logits(hidden, self.grammar.vocabulary.visual)
+        if self.guidance_scale == 1:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        # On logits as they are: their normalisers are one number a row, which no draw notices.
+        return torch.lerp(unconditional, conditional, self.guidance_scale)

@@ -1,0 +1,72 @@
+"""A decoder made ready computes what the plain one computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from emu3 import fuse
+from emu3.decoder.transformer import Transformer
+from emu3.fuse import is_ready, ready
+from emu3.precision import BF16, FP32, INT4, INT8, Precision
+from emu3.quantize import Quantized, install
+from emu3.testing import byte_tokenizer, tiny_decoder
+
+V = byte_tokenizer().vocabulary
+
+
+def held_in(to: Precision) -> Transformer:
+    """A decoder wide enough for groups of 64, in a precision."""
+    plain = tiny_decoder(hidden_size=128, intermediate_size=192)
+    if to.bits is None:
+        return plain.to(to.dtype)
+    model = copy.deepcopy(plain).to(to.dtype)
+    install(model, to)
+    for name, module in model.named_modules():
+        if isinstance(module, Quantized):
+            for part, rows in module.parts(plain.get_parameter(f"{name}.weight")).items():
+                module.get_buffer(part).copy_(rows)
+    return model.eval()
+
+
+@pytest.mark.parametrize("to", [FP32, BF16, INT8, INT4], ids=lambda to: to.name)
+@torch.no_grad()
+def test_ready_is_plain(to: Precision) -> None:
+    """All at once and one by one, whole vocabulary and codes alone."""
+    plain, model = held_in(to), ready(held_in(to), V.visual)
+    ids = torch.randint(V.size, (2, 9))
+    near = {"atol": 1e-5, "rtol": 1e-5} if to is FP32 else {"atol": 0.1, "rtol": 0.05}
+    torch.testing.assert_close(model(ids), plain(ids), **near)
+    hidden = model.hidden(ids)
+    rows = model.logits(hidden, V.visual)
+    torch.testing.assert_close(rows, model.logits(hidden)[..., V.visual], **near)
+    cache = model.new_cache(2, 9)
+    parts = [model(part, cache) for part in ids.split([5, 1, 1, 2], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), plain(ids), **near)
+
+
+@torch.no_grad()
+def test_without_a_kernel_products_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuse, "packable", lambda weight: False)
+    plain, model = tiny_decoder(), ready(tiny_decoder(), V.visual)
+    assert not any(isinstance(module, fuse.Packed) for module in model.modules())
+    ids = torch.randint(V.size, (2, 9))
+    torch.testing.assert_close(model(ids), plain(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_fewer_and_larger_products() -> None:
+    plain, model = tiny_decoder(), tiny_decoder()
+    assert not is_ready(model)
+    assert is_ready(ready(model, V.visual))
+    for block in model.model.layers:
+        assert not any(hasattr(block.self_attn, name) for name in ("q_proj", "k_proj", "v_proj"))
+        assert len(list(block.mlp.children())) == 2
+    assert len(list(plain.model.layers[0].mlp.children())) == 3
+
+
+def test_the_head_gives_codes_or_everything() -> None:
+    model = ready(tiny_decoder(), V.visual)
+    with pytest.raises(ValueError, match="rows"):
+        model.logits(torch.zeros(1, 32), slice(0, 5))
