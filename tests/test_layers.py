@@ -34,7 +34,7 @@ PLAN = (
     ),
     ("checkpoint",),  # the whole
     ("pipeline", "convert", "engine", "testing"),  # doors to it
-    ("serve", "train", "evaluate", "hf", "__init__"),  # users, and the front door `emu3`
+    ("serve", "train", "evaluate", "bench", "hf", "__init__"),  # users, and the front door `emu3`
     ("cli",),
     ("__main__",),  # `python -m emu3`
 )  # fmt: skip

@@ -22,6 +22,8 @@ from emu3.decoder.attention import Attention
 from emu3.decoder.transformer import MLP, Block, Head, Transformer
 from emu3.quantize import Quantized
 
+LEAST_ROWS = 4  # oneDNN streams a matrix a quarter faster for four rows than for one or two
+
 
 class Packed(nn.Module):
     """A matrix [out, in] in oneDNN's order, which only oneDNN can read."""
@@ -33,8 +35,11 @@ class Packed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
-        return out
+        rows = x.flatten(0, -2)
+        if len(rows) < LEAST_ROWS:
+            rows = F.pad(rows, (0, 0, 0, LEAST_ROWS - len(rows)))
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, None, "none", [], "")
+        return out[: x.numel() // x.shape[-1]].unflatten(0, x.shape[:-1])
 
 
 class FusedAttention(Attention):

@@ -1,0 +1,63 @@
+"""What a machine can do at best: how fast it reads memory, measured, and what it is called."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BUFFER = 1 << 29  # bytes; far larger than any cache
+TRIES = 5
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes a second at best of some tries: the sum of a buffer of 512 MiB."""
+    buffer = torch.zeros(BUFFER // 4, device=device)
+    best = 0.0
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        buffer.sum().item()
+        best = max(best, BUFFER / (time.perf_counter() - start))
+    return best
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """The machine, in words: what any figure is worth nothing without."""
+    said: dict[str, Any] = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        said["gpu"] = torch.cuda.get_device_name(device)
+    return said
+
+
+def processor() -> str:
+    """The processor's name as Linux has it, and the instructions that PyTorch uses of it."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if "model name" in key), name)
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most bytes that this process has held: resident, or on the GPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024.0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

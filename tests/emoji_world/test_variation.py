@@ -1,0 +1,71 @@
+"""Drawings as no style has them: another each time, of the same thing, and of nothing unseen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons, blank, paste, vary
+
+
+@pytest.fixture(scope="module")
+def discs() -> Icons:
+    """Discs of one colour a style: red, green, blue."""
+    arrays = {}
+    for size in SIZES:
+        y, x = np.mgrid[:size, :size] - (size - 1) / 2
+        inside = x**2 + y**2 < (size / 2 - 1) ** 2
+        icons = np.zeros((len(STYLES), size, size, 4), np.uint8)
+        for style in range(len(STYLES)):
+            icons[style, inside, style] = 200
+            icons[style, inside, 3] = 255
+        arrays[size] = np.broadcast_to(icons, (len(OBJECTS), *icons.shape))
+    return Icons(arrays)
+
+
+def drawings(icons: Icons, styles: list[int], count: int = 60, seed: int = 0) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    return [vary(rng, icons, 0, styles) for _ in range(count)]
+
+
+def colour(drawing: Image.Image) -> np.ndarray:
+    pixels = np.asarray(drawing, np.float64)
+    return np.average(pixels[..., :3].reshape(-1, 3), axis=0, weights=pixels[..., 3].ravel() + 1e-9)
+
+
+def test_the_seed_decides(discs: Icons) -> None:
+    first, again = drawings(discs, [0, 1]), drawings(discs, [0, 1])
+    assert [d.tobytes() for d in first] == [d.tobytes() for d in again]
+    assert len({d.tobytes() for d in first}) == len(first)
+
+
+def test_only_the_styles_given_show(discs: Icons) -> None:
+    """A held-out style must never leak in, not even half transparent."""
+    paled = 60  # what a paler tint alone puts into the channels that a disc does not have
+    assert all(colour(d)[2] < paled for d in drawings(discs, [0, 1]))
+    assert any(colour(d)[:2].min() > paled for d in drawings(discs, [0, 1]))  # both show
+    assert any(colour(d)[2] > paled for d in drawings(discs, [0, 2]))
+    assert all(colour(d)[1:].max() < paled for d in drawings(discs, [0]))  # nothing to blend with
+
+
+def test_it_is_turned_scaled_and_tinted_but_all_there(discs: Icons) -> None:
+    made = drawings(discs, [0])
+    assert {d.mode for d in made} == {"RGBA"}
+    sides = {d.size for d in made}
+    assert all(w == h and 36 <= w <= 56 for w, h in sides)
+    assert len(sides) > 5
+    for drawing in made:
+        covered = (np.asarray(drawing)[..., 3] > 127).mean()
+        assert 0.6 < covered / (np.pi / 4) < 1.1
+    reds = [colour(d)[0] for d in made]
+    assert max(reds) - min(reds) > 10
+
+
+def test_pasting_draws_over_what_is_there(discs: Icons) -> None:
+    picture = blank("white", "4:3")
+    assert picture.shape == (56, 72, 3)
+    paste(picture, discs.get(0, 2, 40), 30, 10)
+    assert (picture[30, 50] == (0, 0, 200)).all()
+    assert (picture[:10] == 255).all()
+    assert (picture[:, :30] == 255).all()
