@@ -1,10 +1,10 @@
 """Loading a checkpoint of the published size and drawing with it, beside transformers:
 `python -m benchmarks.full_size runs/full_size` (made by `benchmarks.full_size_checkpoint`).
 
-Every case runs in a process of its own: open, read the prompts, decode TOKENS ids of a guided
-720x720 picture with the cache for the whole of it, and end. Peak memory is the process's greatest
-resident set; for transformers that counts the pages of its memory maps, which the system could take
-back, so its anonymous memory is printed too.
+Every case runs in a process of its own: open (and make ready to be run), read the prompts, decode
+TOKENS ids of a guided 720x720 picture with the cache for the whole of it, and end. Peak memory is
+the process's greatest resident set; for transformers that counts the pages of its memory maps,
+which the system could take back, so its anonymous memory is printed too.
 """
 
 from __future__ import annotations
@@ -56,41 +56,35 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     import torch
 
     from emu3.checkpoint import open_text
-    from emu3.generate import generate_pictures
+    from emu3.fuse import ready
     from emu3.layouts.layout import layout_of
     from emu3.precision import precision as named
     from emu3.prompt import Prompts
     from emu3.sampling import Sampling
     from emu3.weights import load_decoder
+    from emu3.windows import Drawing, Picture
 
     before, start = memory()["RssAnon"], time.perf_counter()
     path = folder / DECODER if (folder / DECODER).exists() else folder
     text, config = open_text(path)
     to = config.precision or named(precision)
     model = load_decoder(path, to, torch.device("cpu"), layout_of(path))
-    opened, peak = time.perf_counter() - start, memory()
     weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
     prompts = Prompts.of(text)
+    ready(model, prompts.grammar.vocabulary.visual)
+    opened, peak = time.perf_counter() - start, memory()
     times: list[float] = []
 
-    def on_step(step: int, ids: torch.Tensor) -> None:
+    def on_pass(active: object) -> None:
         times.append(time.perf_counter())
         if len(times) == TOKENS:
             raise Enough
 
+    rows = [prompts.image(words, (SIDE, SIDE)) for words in (PROMPT, NEGATIVE)]
+    drawing = Drawing(model, prompts.grammar, Sampling(), guidance_scale=3.0, window=1)
     start = time.perf_counter()
     with contextlib.suppress(Enough):
-        generate_pictures(
-            model,
-            prompts.grammar,
-            [prompts.image(PROMPT, (SIDE, SIDE))],
-            [prompts.image(NEGATIVE, (SIDE, SIDE))],
-            [(SIDE, SIDE)],
-            Sampling(),
-            3.0,
-            [0],
-            on_step,
-        )
+        drawing.run([Picture(rows, (SIDE, SIDE), seed=0)], on_pass)
     return {
         "open_s": opened,
         "weights_GB": weights,

@@ -66,7 +66,10 @@ def test_fewer_and_larger_products() -> None:
     assert len(list(plain.model.layers[0].mlp.children())) == 3
 
 
-def test_the_head_gives_codes_or_everything() -> None:
-    model = ready(tiny_decoder(), V.visual)
-    with pytest.raises(ValueError, match="rows"):
-        model.logits(torch.zeros(1, 32), slice(0, 5))
+@torch.no_grad()
+def test_any_rows_of_the_head_are_those_rows() -> None:
+    plain, model = tiny_decoder(), ready(tiny_decoder(), V.visual)
+    hidden = torch.randn(2, 3, 32)
+    for rows in (None, V.visual, slice(5, 9)):
+        near = {"atol": 1e-5, "rtol": 1e-5}
+        torch.testing.assert_close(model.logits(hidden, rows), plain.logits(hidden, rows), **near)

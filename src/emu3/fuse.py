@@ -71,26 +71,20 @@ class FusedMLP(MLP):
         return gate, up
 
 
-class SplitHead(nn.Module):
-    """`Head` in two parts: the codes, which a picture asks for at every step, and the rest."""
+class HeadWithCodes(Head):
+    """`Head` with a copy of the rows of the codes, which a picture asks for at every step."""
 
     def __init__(self, plain: Head, codes: slice) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.weight = plain.weight
+        self.register_parameter("bias", None)
         self.rows = slice(codes.start, codes.stop)
-        weight = plain.weight.detach()
-        self.codes = _matrix(weight[codes].contiguous())
-        self.below = nn.Parameter(weight[: codes.start].clone(), requires_grad=False)
-        self.above = nn.Parameter(weight[codes.stop :].clone(), requires_grad=False)
+        self.codes = _matrix(plain.weight.detach()[codes].contiguous())
 
     def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """[..., hidden] to [..., codes], or to the whole vocabulary."""
-        codes = self.codes(hidden)
-        if rows is None:
-            parts = F.linear(hidden, self.below), codes, F.linear(hidden, self.above)
-            return torch.cat(parts, dim=-1)
-        if rows != self.rows:
-            raise ValueError(f"this head gives rows {self.rows} or all, not {rows}")
-        return codes
+        """[..., hidden] to [..., rows]."""
+        return self.codes(hidden) if rows == self.rows else super().forward(hidden, rows)
 
 
 @torch.no_grad()
@@ -101,7 +95,7 @@ def ready(model: Transformer, codes: slice) -> Transformer:
         block.self_attn = FusedAttention(block.self_attn)
         block.mlp = FusedMLP(block.mlp)
     if isinstance(model.lm_head, Head):
-        model.lm_head = SplitHead(model.lm_head, codes)  # type: ignore[assignment]
+        model.lm_head = HeadWithCodes(model.lm_head, codes)
     return model.eval()
 
 
@@ -117,8 +111,9 @@ def side_by_side(parts: Sequence[nn.Module]) -> nn.Module:
     """
     if isinstance(parts[0], Quantized):
         return _few_bits([part for part in parts if isinstance(part, Quantized)])
-    weights = [part.get_parameter("weight").detach() for part in parts]
-    whole = torch.cat(weights) if len(weights) > 1 else weights[0]
+    whole = parts[0].get_parameter("weight").detach()
+    if len(parts) > 1:
+        whole = torch.cat([part.get_parameter("weight").detach() for part in parts])
     for part in parts:
         part.register_parameter("weight", None)
     return _matrix(whole)
