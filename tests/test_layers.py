@@ -33,7 +33,7 @@ PLAN = (
         "parallel",
     ),
     ("checkpoint",),  # the whole
-    ("pipeline", "convert", "engine", "testing"),  # doors to it
+    ("pipeline", "conversation", "convert", "engine", "testing"),  # doors to it
     ("serve", "train", "evaluate", "bench", "hf", "__init__"),  # users, and the front door `emu3`
     ("cli",),
     ("__main__",),  # `python -m emu3`
@@ -55,6 +55,7 @@ SIDEWAYS = {
     ("windows", "quantize"),
     ("windows", "generate"),
     ("hub", "download"),
+    ("pipeline", "conversation"),
     ("download", "shards"),
 }
 """The arrows allowed between two rooms of one floor."""

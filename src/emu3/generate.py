@@ -26,15 +26,21 @@ OnStep = Callable[[int, Tensor], None]
 CHUNK = 2048  # ids of a prompt read in one pass: a long prompt's mask stays small
 
 
-def prefill(model: Transformer, prompts: Sequence[Sequence[int]], new: int) -> tuple[Tensor, Cache]:
+def prefill(
+    model: Transformer, prompts: Sequence[Sequence[int]], new: int, cache: Cache | None = None
+) -> tuple[Tensor, Cache]:
     """Read prompts of any lengths: the last hidden states [B, hidden], and a cache with room.
 
-    `new` tokens fit in behind the longest prompt. Only last positions are kept for the head.
+    `new` tokens fit in behind the longest prompt. A `cache` is gone on with: prompts continue its
+    rows. Only last positions are kept for the head.
     """
     rows = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True).to(model.device)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    cache = model.new_cache(len(rows), ids.shape[1] + new)
+    if cache is None:
+        cache = model.new_cache(len(rows), ids.shape[1] + new)
+    before = list(cache.lengths)
+    cache.reserve(cache.longest + ids.shape[1] + new)
     last = torch.empty(len(rows), model.config.hidden_size, dtype=model.dtype, device=model.device)
     for start in range(0, ids.shape[1], CHUNK):
         hidden = model.hidden(ids[:, start : start + CHUNK], cache)
@@ -42,7 +48,7 @@ def prefill(model: Transformer, prompts: Sequence[Sequence[int]], new: int) -> t
         ends_here = (lengths > start) & (lengths <= start + CHUNK)
         reached = hidden.gather(1, inside[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
         last = torch.where(ends_here[:, None], reached, last)
-    cache.rewind([len(row) for row in rows])
+    cache.rewind([length + len(row) for length, row in zip(before, rows, strict=True)])
     return last, cache
 
 
@@ -100,13 +106,15 @@ def generate_text(
     sampling: Sampling,
     seeds: Sequence[int],
     on_step: OnStep | None = None,
+    cache: Cache | None = None,
 ) -> Tensor:
     """Continue prompts until `stop`: new ids [B, at most max_new_tokens], the stop id included.
 
-    A row that has stopped is filled with `pad`.
+    A row that has stopped is filled with `pad`. A `cache` is gone on with, and has then read all
+    but the last of the new ids.
     """
     noise = Noise(list(seeds), model.device)
-    hidden, cache = prefill(model, prompts, new=max_new_tokens - 1)
+    hidden, cache = prefill(model, prompts, max_new_tokens - 1, cache)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
     out = torch.full((len(prompts), max_new_tokens), pad, device=model.device)
     for step in range(max_new_tokens):

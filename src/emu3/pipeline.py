@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.config import DecoderConfig
+from emu3.conversation import Conversation
 from emu3.errors import InputError
 from emu3.fuse import ready
 from emu3.generate import generate_text
@@ -194,6 +195,10 @@ class Emu3:
             allow_special=allow_special,
             on_text=on_text,
         )[0]
+
+    def conversation(self) -> Conversation:
+        """Several questions, each with what was said before in mind: `.say(text, images)`."""
+        return Conversation(self.checkpoint)
 
     @torch.no_grad()
     def chat_batch(

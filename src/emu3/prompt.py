@@ -16,6 +16,7 @@ from emu3.grammar import Grammar
 from emu3.text import TextTokenizer
 
 CHAT_OPENING = "You are a helpful assistant. USER: "
+TURN_OPENING = " USER: "  # of later questions; undisclosed by BAAI, transformers' template has it
 CHAT_CLOSING = ". ASSISTANT:"  # the full stop is part of the template, whatever the text ends with
 
 
@@ -44,15 +45,25 @@ class Prompts:
         self, text: str, pictures: Sequence[Tensor], *, allow_special: bool = False
     ) -> list[int]:
         """BOS opening, pictures as codes [h, w], text, closing: what an answer follows."""
-        ids = [self.tokenizer.vocabulary.bos]
-        closing = self.tokenizer.encode(text + CHAT_CLOSING, allow_special=allow_special)
-        if not pictures:
-            whole = CHAT_OPENING + text + CHAT_CLOSING
-            return ids + self.tokenizer.encode(whole, allow_special=allow_special)
-        ids += self.tokenizer.encode(CHAT_OPENING)
+        bos = self.tokenizer.vocabulary.bos
+        return [bos, *self._asked(CHAT_OPENING, text, pictures, allow_special)]
+
+    def turn(
+        self, text: str, pictures: Sequence[Tensor], *, allow_special: bool = False
+    ) -> list[int]:
+        """The next question of a conversation, behind an answer without its EOS."""
+        return self._asked(TURN_OPENING, text, pictures, allow_special)
+
+    def _asked(
+        self, opening: str, text: str, pictures: Sequence[Tensor], allow_special: bool
+    ) -> list[int]:
+        closing = text + CHAT_CLOSING
+        if not pictures:  # one text, which may merge across the seam
+            return self.tokenizer.encode(opening + closing, allow_special=allow_special)
+        ids = self.tokenizer.encode(opening)
         for codes in pictures:
             ids += self.grammar.write(codes).tolist()
-        return ids + closing
+        return ids + self.tokenizer.encode(closing, allow_special=allow_special)
 
     def image_document(self, caption: str, codes: Tensor) -> Tensor:
         """A training document, ids [L]: BOS caption picture EOS."""

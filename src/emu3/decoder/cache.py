@@ -100,6 +100,14 @@ class Cache:
         places = torch.arange(self.longest + tokens, device=self.keys.device)
         return places <= self.positions(tokens)[:, None, :, None]
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many ids a row, if there is less."""
+        if capacity > self.capacity:
+            more = (*self.keys.shape[:3], capacity - self.capacity, self.keys.shape[4])
+            self.keys = torch.cat([self.keys, self.keys.new_zeros(more)], dim=3)
+            self.values = torch.cat([self.values, self.values.new_zeros(more)], dim=3)
+            self.capacity = capacity
+
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in this order."""
         index = torch.tensor(rows, device=self.keys.device)

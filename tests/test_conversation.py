@@ -1,0 +1,83 @@
+"""A conversation reads nothing twice, and answers as if it had read everything at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from emu3.conversation import Conversation
+from emu3.decoder.transformer import Transformer
+from emu3.errors import InputError
+from emu3.generate import generate_text
+from emu3.sampling import Sampling
+from emu3.testing import tiny_checkpoint
+
+CHECKPOINT = tiny_checkpoint()
+PROMPTS, V = CHECKPOINT.prompts, CHECKPOINT.text.vocabulary
+PICTURE = Image.effect_noise((16, 16), 80).convert("RGB")
+TURNS: list[tuple[str, list[Image.Image]]] = [
+    ("what?", [PICTURE]),
+    ("and why", []),
+    ("b", [PICTURE]),
+]
+
+
+def uncached(new: int) -> list[str]:
+    """The same turns, each asked anew with everything before it."""
+    ids: list[int] = []
+    said = []
+    for text, images in TURNS:
+        codes = [CHECKPOINT.codec.encode(image) for image in images]
+        ids += PROMPTS.turn(text, codes) if ids else PROMPTS.chat(text, codes)
+        out = generate_text(CHECKPOINT.decoder, [ids], V.eos, V.pad, new, Sampling(top_k=1), [0])
+        answer = [i for i in out[0].tolist() if i != V.eos]
+        ids += answer
+        said.append(CHECKPOINT.text.decode(answer, skip_special=True).strip())
+    return said
+
+
+@pytest.mark.parametrize("new", [1, 6])
+def test_cached_is_uncached(new: int) -> None:
+    talk = Conversation(CHECKPOINT)
+    assert [talk.say(t, images, max_new_tokens=new) for t, images in TURNS] == uncached(new)
+
+
+def test_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    plain = Transformer.hidden
+
+    def counted(self: Transformer, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        read.append(ids.numel())
+        return plain(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transformer, "hidden", counted)
+    talk = Conversation(CHECKPOINT)
+    for text, images in TURNS:
+        talk.say(text, images, max_new_tokens=4)
+    assert sum(read) == talk.length - len(talk.unread)
+
+
+def test_a_full_context_is_refused_and_nothing_is_lost() -> None:
+    talk = Conversation(CHECKPOINT)
+    first = talk.say("hi", max_new_tokens=3)
+    length = talk.length
+    with pytest.raises(InputError, match="context of 512"):
+        talk.say("why? " * 200)
+    assert talk.length == length
+    again = Conversation(CHECKPOINT)
+    assert again.say("hi", max_new_tokens=3) == first
+    assert again.say("and?", max_new_tokens=3) == talk.say("and?", max_new_tokens=3)
+
+
+def test_an_answer_broken_off_was_never_asked_for() -> None:
+    talk, calm = Conversation(CHECKPOINT), Conversation(CHECKPOINT)
+    for each in (talk, calm):
+        each.say("hi", max_new_tokens=3)
+
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.say("never", on_text=stop)
+    assert talk.say("and?", max_new_tokens=5) == calm.say("and?", max_new_tokens=5)
