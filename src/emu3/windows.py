@@ -16,7 +16,7 @@ sizes finish on their own, and the next of the queue takes their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -129,88 +129,59 @@ class Drawing:
     @torch.inference_mode()
     def run(self, pictures: Sequence[Picture], on_pass: OnPass = lambda active: None) -> None:
         """Draw all pictures to their ends."""
-        waiting = list(pictures)
+        waiting, active = list(pictures), list[Picture]()
         capacity = max(self.room(picture) for picture in pictures)
-        active: list[Picture] = []
         cache: Cache | None = None
         while waiting or active:
             if free := min(self.slots - len(active), len(waiting)):
-                new, waiting = waiting[:free], waiting[free:]
-                cache = self.admit(active, cache, new, capacity)
-                active = active + new
+                fresh = self.read(waiting[:free], capacity)
+                if cache is None or not active:
+                    cache = fresh
+                else:
+                    cache.join(fresh)
+                active, waiting = active + waiting[:free], waiting[free:]
             assert cache is not None
             self.step(active, cache)
             on_pass(active)
-            if any(picture.done for picture in active):
-                self.dismiss(active, cache)
-                active = [picture for picture in active if not picture.done]
+            going_on = [not picture.done for picture in active for _ in picture.prompts]
+            if any(going_on) and not all(going_on):
+                cache.keep([row for row, still in enumerate(going_on) if still])
+            active = [picture for picture in active if not picture.done]
 
     def room(self, picture: Picture) -> int:
         """Places in the cache that a picture can come to need."""
-        most = self.grammar.place(picture.size[1], picture.length - 1)
-        ahead = self.window + self.window // min(8, picture.size[1]) + 2
-        return max(map(len, picture.prompts)) + most + ahead
+        last = self.grammar.place(picture.size[1], picture.length - 1)
+        ahead = 2 * self.window + 2  # a pass is as wide as its widest row, line ends included
+        return max(map(len, picture.prompts)) + last + ahead
 
-    def admit(
-        self, active: list[Picture], cache: Cache | None, new: list[Picture], capacity: int
-    ) -> Cache:
-        """Read the prompts of new pictures, all but their last ids, in behind the active ones."""
-        prompts = [prompt[:-1] for branch in self.branches(new) for prompt in branch]
-        longest = max(map(len, prompts))
-        _, fresh = prefill(self.model, prompts, capacity - longest)
-        if cache is None or not active:
-            return fresh
-        cache.join(fresh)
-        old, count = len(active), len(new)
-        if len(prompts) > count:  # rows lie branch by branch
-            rows = [*range(old), *range(2 * old, 2 * old + count)]
-            cache.keep([*rows, *range(old, 2 * old), *range(2 * old + count, 2 * old + 2 * count)])
-        return cache
+    def read(self, new: Sequence[Picture], capacity: int) -> Cache:
+        """Read the prompts of new pictures, all but their last ids: a row for each prompt."""
+        prompts = [prompt[:-1] for picture in new for prompt in picture.prompts]
+        return prefill(self.model, prompts, capacity - max(map(len, prompts)))[1]
 
-    def dismiss(self, active: list[Picture], cache: Cache) -> None:
-        """Give up the rows of pictures that are done."""
-        kept = [row for row, picture in enumerate(active) if not picture.done]
-        if kept:
-            each = len(active[0].prompts)
-            cache.keep([branch * len(active) + row for branch in range(each) for row in kept])
-
-    @staticmethod
-    def branches(pictures: Sequence[Picture]) -> Iterator[list[list[int]]]:
-        """The prompts of the first branch, then those of the second if there is one."""
-        for branch in range(len(pictures[0].prompts)):
-            yield [picture.prompts[branch] for picture in pictures]
-
-    def step(self, active: list[Picture], cache: Cache) -> None:
+    def step(self, active: Sequence[Picture], cache: Cache) -> None:
         """One pass: a window of each picture guessed, asked about, and committed."""
         counts = [picture.window(self.window) for picture in active]
         guesses = [p.guessed(count - 1) for p, count in zip(active, counts, strict=True)]
-        spans, ends = [], []
-        for branch, prompts in enumerate(self.branches(active)):
-            for row, prompt in enumerate(prompts):
-                start = cache.lengths[branch * len(active) + row]
-                spans.append(self.span(active[row], guesses[row], prompt, start))
-                ends.append(self.ends(active[row], counts[row], len(prompt), start))
+        spans, ends, starts = list[list[int]](), list[list[int]](), iter(cache.lengths)
+        for picture, guess, count in zip(active, guesses, counts, strict=True):
+            for prompt in picture.prompts:
+                start = next(starts)
+                spans.append(self.span(picture, guess, prompt, start))
+                ends.append(self.ends(picture, count, len(prompt), start))
         logits = self.ask(spans, ends, cache)
-        codebook = logits.shape[-1]
-        noise = [p.gumbel(count, codebook) for p, count in zip(active, counts, strict=True)]
+        noise = [p.gumbel(n, logits.shape[-1]) for p, n in zip(active, counts, strict=True)]
         padded = pad_sequence(noise, batch_first=True).to(logits.device)
         said = self.sampling.pick(logits, padded).tolist()
         for picture, guess, new, count in zip(active, guesses, said, counts, strict=True):
             picture.commit(guess, new[:count])
-        cache.rewind([len(prompt) - 1 + self.committed(p) for p, prompt in self._rows(active)])
-
-    def _rows(self, active: list[Picture]) -> Iterator[tuple[Picture, list[int]]]:
-        for prompts in self.branches(active):
-            yield from zip(active, prompts, strict=True)
-
-    def committed(self, picture: Picture) -> int:
-        """Ids from SOT on that a pass has read and that stay as they are.
-
-        The newest code is not: no pass has read it yet, or one read a guess in its place.
-        """
-        if not picture.codes:
-            return 0
-        return 1 + self.grammar.place(picture.size[1], len(picture.codes) - 1)
+        cache.rewind(
+            [
+                len(prompt) + self.grammar.place(picture.size[1], len(picture.codes) - 1)
+                for picture in active
+                for prompt in picture.prompts
+            ]  # the newest code is not read yet, or a wrong guess was in its place
+        )
 
     def span(self, picture: Picture, guess: list[int], prompt: list[int], start: int) -> list[int]:
         """The ids that a row of the pass reads: those not read yet, and the guesses behind them."""
@@ -235,6 +206,6 @@ class Drawing:
         logits = self.model.logits(hidden, self.grammar.vocabulary.visual)
         if self.guidance_scale == 1:
             return logits
-        conditional, unconditional = logits.chunk(2)
+        conditional, unconditional = logits.unflatten(0, (-1, 2)).unbind(1)
         # On logits as they are: their normalisers are one number a row, which no draw notices.
         return torch.lerp(unconditional, conditional, self.guidance_scale)
