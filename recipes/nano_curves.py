@@ -20,14 +20,17 @@ def read(path: Path) -> dict[str, list[float]]:
 
 
 def main(folder: Path) -> None:
-    """One figure, three panels: reconstruction, loss on vision tokens, loss on text tokens."""
-    vision, decoder = read(folder / "vision.jsonl"), read(folder / "decoder.jsonl")
+    """One figure, four panels: reconstruction twice, loss on vision tokens and on text tokens."""
+    vision, picture, decoder = (
+        read(folder / f"{name}.jsonl") for name in ("vision", "picture", "decoder")
+    )
     panels = [
         (vision, "psnr", "vision tokenizer: PSNR of training batches, dB"),
+        (picture, "psnr", "the same, codes standing still"),
         (decoder, "vision", "decoder: cross-entropy of codes, nats"),
         (decoder, "text", "decoder: cross-entropy of text, nats"),
     ]
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), constrained_layout=True)
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.4), constrained_layout=True)
     for axis, (log, name, title) in zip(axes, panels, strict=True):
         axis.plot(log["step"], log[name], linewidth=1.5)
         axis.set_title(title, fontsize=9)

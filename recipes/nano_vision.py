@@ -45,7 +45,7 @@ RUN = VisionTraining(
 )
 
 PICTURE = PictureTraining(
-    steps=1500,
+    steps=1200,
     learning_rate=1e-3,
     warmup=20,
     clip=1.0,

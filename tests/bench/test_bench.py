@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from rich.console import Console
-from typer.testing import CliRunner
 
 from emu3.bench import CASES, Case, Result, print_results, run_all
 from emu3.bench.cases import bytes_a_pass, measure
 from emu3.bench.sizes import SIZES, published_vocabulary, random_decoder, subject
-from emu3.cli.app import build
 from emu3.config import DecoderConfig
 from emu3.precision import BF16, FP32, INT4, INT8, PRECISIONS, Precision
 
@@ -102,13 +97,3 @@ def test_shares_are_of_the_bandwidth() -> None:
         bandwidth=128e9,
     )
     assert result.share == 0.5  # 64 passes a second of 1 GB
-
-
-def test_on_the_command_line(tmp_path: Path) -> None:
-    out = tmp_path / "speed.json"
-    command = ["bench", "nano", "--way", "windows", "--seconds", "1", "--json", "-o", str(out)]
-    done = CliRunner().invoke(build(), command)
-    assert done.exit_code == 0, done.output
-    said = json.loads(out.read_text())
-    assert said["results"][0]["codes"] == 64
-    assert said["machine"]["torch"] == torch.__version__

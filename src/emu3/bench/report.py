@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -16,14 +17,17 @@ GB = 1e9
 def print_results(results: Sequence[Result], console: Console | None = None) -> None:
     """One line a case. *Times* is against the original recipe where it is there, else the first.
 
-    A picture that was broken off has its passes and codes so far, and seconds worked out from them.
+    *Reading* is the share of the machine's bandwidth. A picture that was broken off has its passes
+    and codes so far, and a time worked out from them.
     """
     console = Console() if console is None else console
     size = SIZES[results[0].case.size]
     grid = f"{size.grid[0]}x{size.grid[1]} codes"
-    table = Table(title=f"{size.name}: {size.about}; one guided picture of {grid}")
+    # Slim enough for 80 columns.
+    title = f"{size.name}: {size.about}; one guided picture of {grid}"
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("how", no_wrap=True)
-    for name in ("held in", "codes/s", "times", "passes", "picture", "memory", "bandwidth"):
+    for name in ("dtype", "codes/s", "times", "passes", "time", "memory", "reading"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         if not result.failed:
