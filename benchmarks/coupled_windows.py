@@ -1,10 +1,11 @@
-"""An experiment that did not win: `python -m benchmarks.coupled_windows`.
+"""An experiment that was not kept: `python -m benchmarks.coupled_windows`.
 
 Windows of `emu3.windows` keep a guess if the pass draws the same code with the noise of its place.
 Speculative Jacobi decoding with coupling (arXiv 2410.01699; going on past the first rejection:
 arXiv 2510.24211) keeps it with min(1, p/q), the largest chance there is, and draws from (p - q)+
-else. Both draw from the model's distribution; only the first draws what one code a pass draws.
-Here both draw the same prompts with nano, and passes are counted.
+else. Both draw from the model's distribution; only the first draws what one code a pass draws, so
+that a seed names a picture. Here both draw the same prompts with nano, and passes are counted:
+coupling saves 3 to 10 in a hundred of them, which is not worth that (docs/speed.md).
 """
 
 from __future__ import annotations

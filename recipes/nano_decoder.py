@@ -2,13 +2,14 @@
 
 Reads the codes of `runs/vision`, teaches itself a byte-level BPE of 1,024 ranks, and trains on
 Emoji World without its held-out pairs: more than half of the documents draw a caption, the others
-answer a question about a picture, mostly one of an icon as no style draws it. Kill it whenever you
-like: the same command goes on.
+answer a question about a picture, mostly one of an icon as no style draws it. A short second run
+with more pictures of the world follows. Kill it whenever you like: the same command goes on.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,6 @@ from recipes import nano_vision
 from recipes.nano_codes import CodesOfScenes
 
 RANKS = 1024
-DRAWN_A_STEP = 28
-ASKED_A_STEP = 6  # any question about a picture of the world
-VARIED_A_STEP = 14  # what is it, about a drawing as no style has it
 DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
@@ -68,6 +66,22 @@ RUN = DecoderTraining(
     save_every=100,
     seed=0,
 )
+AGAIN = replace(RUN, steps=450, learning_rate=8e-4, seed=1)
+SECOND = "second"  # the folder of the second run inside that of the first
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Documents of a step: pictures to draw, any questions about pictures of the world, and
+    *what is it* about drawings as no style has them.
+    """
+
+    drawn: int
+    asked: int
+    varied: int
+
+
+MIX, MIX_AGAIN = Mix(drawn=28, asked=6, varied=14), Mix(drawn=26, asked=14, varied=8)
 
 
 def config_for(text: TextTokenizer) -> DecoderConfig:
@@ -111,20 +125,22 @@ def corpus(seed: int = 0) -> list[str]:
 class Lessons:
     """The documents of a step: scenes drawn and scenes asked about."""
 
-    def __init__(self, vision: VisionTokenizer, text: TextTokenizer, icons: Icons) -> None:
-        self.vision, self.icons = vision, icons
+    def __init__(
+        self, mix: Mix, vision: VisionTokenizer, text: TextTokenizer, icons: Icons
+    ) -> None:
+        self.mix, self.vision, self.icons = mix, vision, icons
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
         self.pairs, self.seen = seen_pairs(), ~held_out()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
-        """As many documents of each kind as the numbers above say."""
-        scenes = [self.scene(rng) for _ in range(DRAWN_A_STEP)]
+        """As many documents of each kind as the mix says."""
+        scenes = [self.scene(rng) for _ in range(self.mix.drawn)]
         documents = [
             self.draw(scene, codes, rng)
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
         ]
-        asked = nano_vision.scenes_of_one_ratio(rng, self.pairs, ASKED_A_STEP)
+        asked = nano_vision.scenes_of_one_ratio(rng, self.pairs, self.mix.asked)
         pixels = nano_vision.pixels_of(asked, self.icons)
         for scene, codes in zip(asked, self.encode(pixels), strict=True):
             documents.append(self.answer(codes, *question_answer(scene, rng)[1:]))
@@ -157,7 +173,7 @@ class Lessons:
         ratio = RATIOS[rng.integers(len(RATIOS))] if rng.random() < 0.4 else RATIOS[0]
         short = min(grid(ratio)) * CODE
         pictures, answers = [], []
-        for _ in range(VARIED_A_STEP):
+        for _ in range(self.mix.varied):
             scene = self.scene(rng)
             styles = np.flatnonzero(self.seen[scene.object]).tolist()
             icon = vary(rng, self.icons, scene.object, styles)
@@ -202,14 +218,18 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
         rows = pixels.view(2, 16, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(128, 1024, 3)
         Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")
 
-    visual, lessons = text.vocabulary.visual, Lessons(vision, text, icons)
+    config, visual = config_for(text), text.vocabulary.visual
+    first, second = (Lessons(mix, vision, text, icons) for mix in (MIX, MIX_AGAIN))
 
     def alike(model: Transformer) -> None:
         start_alike(model, visual, vision.quantize.embedding.weight)
 
-    return train_decoder(
-        config_for(text), RUN, lessons, visual, folder, on_start=alike, on_save=sheet
-    )
+    trained = train_decoder(config, RUN, first, visual, folder, on_save=sheet, on_start=alike)
+
+    def go_on(model: Transformer) -> None:
+        model.load_state_dict(trained.state_dict())
+
+    return train_decoder(config, AGAIN, second, visual, folder / SECOND, on_start=go_on)
 
 
 if __name__ == "__main__":
