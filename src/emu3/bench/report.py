@@ -51,7 +51,7 @@ def row(result: Result, results: Sequence[Result]) -> list[str]:
         f"{result.rate:.1f}",
         f"{result.rate / first_of(result, results).rate:.1f}x",
         passes,
-        f"{'' if whole else '~'}{seconds:.2f} s",
+        f"{'' if whole else '~'}{seconds:.{2 if seconds < 10 else 0}f} s",
         f"{result.peak / GB:.2f} GB",
         f"{result.share:.0%}",
     ]
