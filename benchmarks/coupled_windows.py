@@ -5,7 +5,7 @@ Speculative Jacobi decoding with coupling (arXiv 2410.01699; going on past the f
 arXiv 2510.24211) keeps it with min(1, p/q), the largest chance there is, and draws from (p - q)+
 else. Both draw from the model's distribution; only the first draws what one code a pass draws, so
 that a seed names a picture. Here both draw the same prompts with nano, and passes are counted:
-coupling saves 3 to 10 in a hundred of them, which is not worth that (docs/speed.md).
+coupling saves at most 4 in a hundred of them, which is not worth that (docs/speed.md).
 """
 
 from __future__ import annotations
