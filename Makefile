@@ -15,7 +15,7 @@ ARGS ?=
 
 demo: .venv/core ## draw an apple, then ask what it is
 	@mkdir -p out
-	$(BIN)/emu3 image "a red apple, noto style" -o out/apple.png
+	$(BIN)/emu3 image "a red apple, noto style" -o out/apple.png --seed 0
 	$(BIN)/emu3 chat out/apple.png "What is this?"
 	@echo "The picture is in out/apple.png"
 
