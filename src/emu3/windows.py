@@ -98,17 +98,17 @@ class Picture:
         self.passes += 1
 
 
-# Rows of a pass that cost about as much as one: measured on a CPU (docs/speed.md). Products with
-# few bits are bound by unpacking, not by memory, and have little to give away.
-FREE_ROWS, FREE_ROWS_OF_FEW_BITS = 16, 4
+# Rows that a pass is filled up to. On a CPU 16 of them cost up to 1.8 times as much as four
+# (docs/speed.md). Products with few bits are bound by unpacking, and have little to give away.
+FULL_ROWS, FULL_ROWS_OF_FEW_BITS = 16, 4
 
 
 def window_for(model: Transformer, rows: int) -> int:
     """How many codes of each picture to guess, when so many rows (two a guided picture) share a
-    pass: as many as cost nothing, since every right guess saves a pass.
+    pass: as many as fill it up, since every right guess saves a pass.
     """
     dense = precision_of(model) in ("fp32", "bf16")
-    return max(1, (FREE_ROWS if dense else FREE_ROWS_OF_FEW_BITS) // rows)
+    return max(1, (FULL_ROWS if dense else FULL_ROWS_OF_FEW_BITS) // rows)
 
 
 OnPass = Callable[[Sequence[Picture]], None]

@@ -33,7 +33,7 @@ from emu3.windows import Drawing, Picture, window_for
 SCALE = 3.0
 SAMPLING = Sampling(top_k=2048)
 WARM_UP = 8  # codes before anything is counted, on a run of its own
-REPEATS = 9  # at most, as long as all of them take less than the time for one
+REPEATS = 9  # at most, as long as they have taken less than a ninth of the time for one
 
 
 @dataclass(frozen=True)
