@@ -48,7 +48,7 @@ def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
             (
                 prompts.image_document(caption(scene, rng), codes),
                 prompts.image_document("", codes),
-                prompts.chat_document(question, codes, answer),
+                prompts.chat_document(codes, [(question, answer)])[0],
                 len(prompts.chat(question, [codes])),
             )
         )

@@ -24,7 +24,7 @@ from emu3.decoder.transformer import Transformer
 from emu3.text import TextTokenizer
 from emu3.train.loop import load_state
 from recipes import nano_vision
-from recipes.nano_decoder import SECOND, config_for
+from recipes.nano_decoder import config_for
 
 # A photograph comes down to the sizes that nano was trained on: 8x8, 7x9, 9x7, 6x11 or 11x6 codes.
 PREPROCESSOR = PreprocessorConfig(min_pixels=60 * 60, max_pixels=66 * 66)
@@ -45,7 +45,7 @@ CARD = Card(
 def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
     """The checkpoint of two runs; the decoder in bfloat16, which halves the file."""
     text = TextTokenizer.from_folder(decoder_folder)
-    state = load_state(decoder_folder / SECOND / "state.pt")
+    state = load_state(decoder_folder / "state.pt")
     if state is None:
         raise SystemExit(f"{decoder_folder}: no run here; python -m recipes.nano_decoder")
     decoder = Transformer(config_for(text))
@@ -67,7 +67,6 @@ def main(vision_folder: Path, decoder_folder: Path) -> None:
     shutil.copy(vision_folder / "log.jsonl", logs / "vision.jsonl")
     shutil.copy(vision_folder / "picture" / "log.jsonl", logs / "picture.jsonl")
     shutil.copy(decoder_folder / "log.jsonl", logs / "decoder.jsonl")
-    shutil.copy(decoder_folder / SECOND / "log.jsonl", logs / "decoder-second.jsonl")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 Reads the codes of `runs/vision`, teaches itself a byte-level BPE of 1,024 ranks, and trains on
 Emoji World without its held-out pairs: more than half of the documents draw a caption, the others
-answer a question about a picture, mostly one of an icon as no style draws it. A short second run
-with more pictures of the world follows. Kill it whenever you like: the same command goes on.
+answer questions about a picture, mostly one of an icon as no style draws it. Kill it whenever you
+like: the same command goes on.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from emu3.emoji_world import (
     answer,
     blank,
     caption,
+    dialogue,
     full_caption,
     grid,
     held_out,
@@ -55,7 +56,7 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=2800,
+    steps=3600,
     micro_batch=24,
     learning_rate=4e-3,
     warmup=30,
@@ -66,13 +67,11 @@ RUN = DecoderTraining(
     save_every=100,
     seed=0,
 )
-AGAIN = replace(RUN, steps=450, learning_rate=8e-4, seed=1)
-SECOND = "second"  # the folder of the second run inside that of the first
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Documents of a step: pictures to draw, any questions about pictures of the world, and
+    """Documents of a step: pictures to draw, some questions each about pictures of the world, and
     *what is it* about drawings as no style has them.
     """
 
@@ -81,7 +80,7 @@ class Mix:
     varied: int
 
 
-MIX, MIX_AGAIN = Mix(drawn=28, asked=6, varied=14), Mix(drawn=26, asked=14, varied=8)
+MIX = Mix(drawn=30, asked=6, varied=12)
 
 
 def config_for(text: TextTokenizer) -> DecoderConfig:
@@ -89,11 +88,11 @@ def config_for(text: TextTokenizer) -> DecoderConfig:
     v = text.vocabulary
     return DecoderConfig(
         vocab_size=v.size,
-        hidden_size=320,
-        intermediate_size=960,
-        num_hidden_layers=6,
-        num_attention_heads=10,
-        num_key_value_heads=5,
+        hidden_size=384,
+        intermediate_size=1152,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=3,
         max_position_embeddings=1024,
         rope_theta=10_000.0,
         attention_dropout=0.0,  # every picture is seen about once; the paper's 0.1 slows it here
@@ -140,10 +139,9 @@ class Lessons:
             self.draw(scene, codes, rng)
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
         ]
-        asked = nano_vision.scenes_of_one_ratio(rng, self.pairs, self.mix.asked)
-        pixels = nano_vision.pixels_of(asked, self.icons)
-        for scene, codes in zip(asked, self.encode(pixels), strict=True):
-            documents.append(self.answer(codes, *question_answer(scene, rng)[1:]))
+        scenes = [self.scene(rng) for _ in range(self.mix.asked)]
+        for scene, codes in zip(scenes, self.codes_of(scenes), strict=True):
+            documents.append(self.answer(codes, dialogue(scene, rng)))
         return documents + self.varied(rng)
 
     def scene(self, rng: np.random.Generator) -> Scene:
@@ -161,12 +159,10 @@ class Lessons:
         visual = self.prompts.tokenizer.vocabulary.visual
         return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
 
-    def answer(self, codes: torch.Tensor, question: str, answer: str) -> Document:
-        """Picture, question, answer; all but the answer is only context, as in the paper's Chat."""
-        ids = self.prompts.chat_document(question, codes, answer)
-        weights = torch.zeros(len(ids))
-        weights[len(self.prompts.chat(question, [codes])) :] = ANSWER_WEIGHT
-        return Document(ids, weights)
+    def answer(self, codes: torch.Tensor, turns: list[tuple[str, str]]) -> Document:
+        """Picture, questions, answers; all but these is only context, as in the paper's Chat."""
+        ids, said = self.prompts.chat_document(codes, turns)
+        return Document(ids, said * ANSWER_WEIGHT)
 
     def varied(self, rng: np.random.Generator) -> list[Document]:
         """Objects as no style draws them, in pictures of one ratio, each with its name."""
@@ -186,7 +182,8 @@ class Lessons:
             answers.append(answer(scene, "object"))
         codes = self.encode(nano_vision.as_pixels(pictures))
         asked = [QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))] for _ in answers]
-        return [self.answer(*each) for each in zip(codes, asked, answers, strict=True)]
+        turns = [[each] for each in zip(asked, answers, strict=True)]
+        return [self.answer(*each) for each in zip(codes, turns, strict=True)]
 
 
 def main(vision_folder: Path, folder: Path) -> Transformer:
@@ -219,17 +216,12 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
         Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")
 
     config, visual = config_for(text), text.vocabulary.visual
-    first, second = (Lessons(mix, vision, text, icons) for mix in (MIX, MIX_AGAIN))
+    lessons = Lessons(MIX, vision, text, icons)
 
     def alike(model: Transformer) -> None:
         start_alike(model, visual, vision.quantize.embedding.weight)
 
-    trained = train_decoder(config, RUN, first, visual, folder, on_save=sheet, on_start=alike)
-
-    def go_on(model: Transformer) -> None:
-        model.load_state_dict(trained.state_dict())
-
-    return train_decoder(config, AGAIN, second, visual, folder / SECOND, on_start=go_on)
+    return train_decoder(config, RUN, lessons, visual, folder, on_save=sheet, on_start=alike)
 
 
 if __name__ == "__main__":

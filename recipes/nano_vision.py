@@ -71,12 +71,17 @@ def as_pixels(pictures: list[NDArray[np.uint8]]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
+def anywhere(rng: np.random.Generator, thing: int, style: int) -> Scene:
+    """A scene composed by chance: the tokenizer should not care where things stand."""
+    return random_scene(rng, thing, style, usual=0.0)
+
+
 def scenes_of_one_ratio(rng: np.random.Generator, pairs: np.ndarray, count: int) -> list[Scene]:
-    """Random scenes of random pairs, all in the ratio that the first happens to have."""
+    """Scenes of random pairs, all in the ratio that the first happens to have."""
     scenes: list[Scene] = []
     while len(scenes) < count:
         thing, style = pairs[rng.integers(len(pairs))]
-        scene = random_scene(rng, int(thing), int(style))
+        scene = anywhere(rng, int(thing), int(style))
         if not scenes or scene.ratio == scenes[0].ratio:
             scenes.append(scene)
     return scenes
@@ -85,7 +90,7 @@ def scenes_of_one_ratio(rng: np.random.Generator, pairs: np.ndarray, count: int)
 def twin(rng: np.random.Generator, scene: Scene) -> Scene:
     """The same icon at the same size, on another background and in another place."""
     while True:
-        other = random_scene(rng, scene.object, scene.style)
+        other = anywhere(rng, scene.object, scene.style)
         if (other.ratio, other.size) == (scene.ratio, scene.size):
             return replace(other, mirror=scene.mirror)
 
@@ -115,7 +120,7 @@ def settle(folder: Path, icons: Icons) -> VisionTokenizer:
 
     model = train_vision(CONFIG, RUN, batch, folder, on_save=sheet)
     rng = np.random.default_rng(2)
-    scenes = [random_scene(rng, *map(int, seen[rng.integers(len(seen))])) for _ in range(2000)]
+    scenes = [anywhere(rng, *map(int, seen[rng.integers(len(seen))])) for _ in range(2000)]
     with torch.no_grad():
         latents = [model.latent(pixels_of([scene], icons)) for scene in scenes]
     rows = torch.cat([latent.movedim(1, -1).flatten(0, -2) for latent in latents])

@@ -81,3 +81,14 @@ def test_an_answer_broken_off_was_never_asked_for() -> None:
     with pytest.raises(KeyboardInterrupt):
         talk.say("never", on_text=stop)
     assert talk.say("and?", max_new_tokens=5) == calm.say("and?", max_new_tokens=5)
+
+
+def test_a_document_is_what_a_conversation_reads_and_says() -> None:
+    turns = [("what?", "a b"), ("and why", "c"), ("b", "ab ba")]
+    codes = CHECKPOINT.codec.encode(PICTURE)
+    ids, answered = PROMPTS.chat_document(codes, turns)
+    pieces = [PROMPTS.chat("what?", [codes]), PROMPTS.turn("and why", []), PROMPTS.turn("b", [])]
+    answers = [CHECKPOINT.text.encode(" " + answer) for _, answer in turns]
+    whole = [i for pair in zip(pieces, answers, strict=True) for part in pair for i in part]
+    assert ids.tolist() == [*whole, V.eos]
+    assert ids[answered].tolist() == [*(i for answer in answers for i in answer), V.eos]

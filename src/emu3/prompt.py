@@ -70,11 +70,25 @@ class Prompts:
         prompt = self.image(caption, (codes.shape[0], codes.shape[1]))
         return _joined(prompt, self.grammar.body(codes), self.tokenizer.vocabulary.eos)
 
-    def chat_document(self, question: str, codes: Tensor, answer: str) -> Tensor:
-        """A training document, ids [L]: the chat prompt for one picture, the answer, EOS."""
-        answered = self.tokenizer.encode(" " + answer)
-        prompt = self.chat(question, [codes])
-        return _joined(prompt, torch.tensor(answered), self.tokenizer.vocabulary.eos)
+    def chat_document(
+        self, codes: Tensor, turns: Sequence[tuple[str, str]]
+    ) -> tuple[Tensor, Tensor]:
+        """A training document about one picture: ids [L], and which of them the model says, bool.
+
+        `turns` are questions with their answers, asked as in a conversation: EOS comes behind the
+        last answer only.
+        """
+        ids: list[int] = []
+        said: list[int] = []
+        for question, answer in turns:
+            ids += self.turn(question, []) if ids else self.chat(question, [codes])
+            words = self.tokenizer.encode(" " + answer)
+            said += range(len(ids), len(ids) + len(words))
+            ids += words
+        said.append(len(ids))
+        mask = torch.zeros(len(ids) + 1, dtype=torch.bool)
+        mask[said] = True
+        return torch.tensor([*ids, self.tokenizer.vocabulary.eos]), mask
 
 
 def _joined(prompt: list[int], middle: Tensor, last: int) -> Tensor:

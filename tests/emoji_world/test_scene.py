@@ -15,6 +15,7 @@ from emu3.emoji_world import (
     grid,
     mirrorable,
     random_scene,
+    usual_scene,
 )
 from emu3.errors import InputError
 
@@ -52,6 +53,23 @@ def test_all_that_may_vary_does_vary_within_its_bounds() -> None:
 
 def test_unaligned_scenes_use_any_pixel() -> None:
     assert {s.x % 8 for s in scenes(500, aligned=False)} == set(range(8))
+
+
+@pytest.mark.parametrize("usual", [0.0, 0.5, 1.0])
+def test_as_many_pictures_as_asked_are_composed_the_usual_way(usual: float) -> None:
+    rng = np.random.default_rng(4)
+    drawn = [random_scene(rng, i % 400, i % 3, usual=usual) for i in range(1000)]
+    same = [s == usual_scene(s.object, s.style, s.background, s.ratio) for s in drawn]
+    by_chance = 0.08 * (1 - usual)  # a scene may happen to be the usual one
+    assert abs(np.mean(same) - usual - by_chance) < 0.06
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_usual_scene_has_its_object_in_the_middle(ratio: str) -> None:
+    scene = usual_scene(APPLE, 1, "blue", ratio)
+    h, w = scene.shape
+    assert abs(2 * scene.x + scene.size - w) <= 8
+    assert abs(2 * scene.y + scene.size - h) <= 8
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -22,6 +22,7 @@ from emu3.emoji_world.scene import (
     grid,
     paste,
     random_scene,
+    usual_scene,
 )
 from emu3.emoji_world.split import held_out, held_out_pairs, seen_pairs
 from emu3.emoji_world.variation import vary
@@ -30,6 +31,7 @@ from emu3.emoji_world.words import (
     Kind,
     answer,
     caption,
+    dialogue,
     full_caption,
     question_answer,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "caption",
     "compose",
     "default_folder",
+    "dialogue",
     "fetch_icons",
     "full_caption",
     "grid",
@@ -62,6 +65,7 @@ __all__ = [
     "rasterise",
     "seen_pairs",
     "spoken",
+    "usual_scene",
     "vary",
     "with_article",
 ]

@@ -28,8 +28,13 @@ RATIOS = ("1:1", "4:3", "3:4", "16:9", "9:16")
 CODE = 8
 """Pixels along a side of what one code of the tokenizer covers."""
 
+USUAL = 0.75
+"""How often a picture is composed the usual way: its object in the middle, at `USUAL_SIZE`."""
+
+USUAL_SIZE = 48
+"""Side of an icon in a picture composed the usual way, in pixels; less where it would not fit."""
+
 _AREA = 64 * 64
-# Most pictures are square, and show their object large and the way it is usually drawn.
 _SQUARE_PROBABILITY = 0.6
 _LARGE_PROBABILITY = 0.75
 _MIRROR_PROBABILITY = 0.25
@@ -83,23 +88,35 @@ class Scene:
 
 
 def random_scene(
-    rng: np.random.Generator, object: int, style: int, *, aligned: bool = True
+    rng: np.random.Generator, object: int, style: int, *, usual: float = USUAL, aligned: bool = True
 ) -> Scene:
-    """Put an object, drawn in a style, somewhere on something.
+    """Put an object, drawn in a style, on something: as pictures mostly have it, or anywhere.
 
-    `aligned` keeps the icon's corner on the grid of codes; without it any pixel will do.
+    With probability `usual` it stands in the middle as it is drawn; else where and how large is
+    left to chance, and it may be mirrored. `aligned` keeps the icon's corner on the grid of codes;
+    without it any pixel will do.
     """
     square = rng.random() < _SQUARE_PROBABILITY
     ratio = RATIOS[0] if square else RATIOS[1 + int(rng.integers(len(RATIOS) - 1))]
+    background = _NAMES[int(rng.integers(len(_NAMES)))]
+    if rng.random() < usual:
+        return usual_scene(object, style, background, ratio)
     h, w = (side * CODE for side in grid(ratio))
     sizes = icon_sizes(ratio)
     size = sizes[0 if rng.random() < _LARGE_PROBABILITY else -1]
     step = CODE if aligned else 1
     x, y = (step * int(rng.integers((side - size) // step + 1)) for side in (w, h))
-    background = _NAMES[int(rng.integers(len(_NAMES)))]
     # Drawn in any case, so that which objects may be mirrored does not shift later draws.
     mirror = bool(rng.random() < _MIRROR_PROBABILITY) and mirrorable(OBJECTS[object])
     return Scene(object, style, background, ratio, size, x, y, mirror)
+
+
+def usual_scene(object: int, style: int, background: str, ratio: str = RATIOS[0]) -> Scene:
+    """The object in the middle, as nearly as the grid of codes allows, the way it is drawn."""
+    h, w = grid(ratio)
+    size = min(USUAL_SIZE, icon_sizes(ratio)[0])
+    x, y = ((side - size // CODE) // 2 * CODE for side in (w, h))
+    return Scene(object, style, background, ratio, size, x, y, mirror=False)
 
 
 def icon_sizes(ratio: str) -> tuple[int, ...]:

@@ -19,13 +19,14 @@ _FULL = "{object} on a {background} background, {style} style"
 CAPTIONS: dict[str, float] = {
     _FULL: 0.40,
     "{object}, {style} style": 0.20,
-    "{style} style, {object} on a {background} background": 0.10,
-    "a picture of {object} in {style} style": 0.10,
-    "an icon of {object} on {background}, {style} style": 0.10,
+    "{style} style, {object} on a {background} background": 0.05,
+    "a picture of {object} in {style} style": 0.05,
+    "an icon of {object} on {background}, {style} style": 0.05,
     "{object} in {style} style on a {background} background": 0.05,
-    "{object} on {background}, {style} style": 0.05,
+    "{object}": 0.10,
+    "{object} on a {background} background": 0.10,
 }
-"""Wordings of a caption and how often each is used."""
+"""Wordings of a caption and how often each is used; a fifth leave the style open."""
 
 KINDS: dict[Kind, float] = {"object": 0.5, "style": 0.15, "background": 0.15, "describe": 0.2}
 """Kinds of questions and how often each is asked."""
@@ -70,7 +71,7 @@ _ANSWERS: dict[Kind, str] = {
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption in one of the wordings of `CAPTIONS`; all of them name object and style."""
+    """A caption in one of the wordings of `CAPTIONS`; all of them name the object."""
     return _say(_pick(CAPTIONS, rng), scene)
 
 
@@ -82,13 +83,24 @@ def full_caption(scene: Scene) -> str:
 def question_answer(scene: Scene, rng: np.random.Generator) -> tuple[Kind, str, str]:
     """A question about the picture with its answer, as (kind, question, answer)."""
     kind = _pick(KINDS, rng)
-    wordings = QUESTIONS[kind]
-    return kind, wordings[int(rng.integers(len(wordings)))], answer(scene, kind)
+    return kind, _wording(kind, rng), answer(scene, kind)
+
+
+def dialogue(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """One to three questions of different kinds about the picture, each with its answer."""
+    kinds, weights = list(KINDS), list(KINDS.values())
+    chosen = rng.choice(len(kinds), 1 + int(rng.integers(3)), replace=False, p=weights)
+    return [(_wording(kinds[k], rng), answer(scene, kinds[k])) for k in chosen]
 
 
 def answer(scene: Scene, kind: Kind) -> str:
     """The right answer to any question of a kind."""
     return _say(_ANSWERS[kind], scene)
+
+
+def _wording(kind: Kind, rng: np.random.Generator) -> str:
+    wordings = QUESTIONS[kind]
+    return wordings[int(rng.integers(len(wordings)))]
 
 
 def _say(wording: str, scene: Scene) -> str:

@@ -25,13 +25,14 @@ from emu3.emoji_world import (
     held_out_pairs,
     random_scene,
     seen_pairs,
+    usual_scene,
     with_article,
 )
 from emu3.errors import InputError
 from emu3.evaluate.features import Pixels
 from emu3.evaluate.judge import Judge, background_of
 from emu3.evaluate.model import Emu3Like
-from emu3.evaluate.pictures import pixels_of, plain_scene, quality, square_scene
+from emu3.evaluate.pictures import pixels_of, quality, square_scene
 from emu3.evaluate.report import DrawingSettings, Figures, NanoReport
 from emu3.evaluate.shares import Share
 from emu3.evaluate.sheets import save_sheet
@@ -108,7 +109,7 @@ class _Run:
         shares = self._drawing(drawn, rows, squares)
         shares |= {name: self._ask(name, scenes) for name in ASKED}
         if sheet is not None:
-            true = [compose(plain_scene(*row), self.icons) for row in rows]
+            true = [compose(usual_scene(*row, "white"), self.icons) for row in rows]
             save_sheet(drawn, true, self._right(drawn, rows)[0], sheet)
         psnr, ssim = (float(mean) for mean in close.mean(0))
         return Figures(len(scenes), psnr, ssim, shares)

@@ -33,8 +33,3 @@ def square_scene(rng: np.random.Generator, thing: int, style: int) -> Scene:
         scene = random_scene(rng, thing, style)
         if scene.ratio == RATIOS[0]:
             return scene
-
-
-def plain_scene(thing: int, style: int) -> Scene:
-    """The object in the middle of a white square picture."""
-    return Scene(thing, style, "white", RATIOS[0], size=48, x=8, y=8, mirror=False)
