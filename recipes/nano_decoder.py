@@ -43,7 +43,8 @@ from emu3.generate import generate_pictures
 from emu3.prompt import Prompts
 from emu3.sampling import Sampling
 from emu3.text import RANKS_FILE, TextTokenizer
-from emu3.train.decoder import DecoderTraining, Document, train_decoder, weigh
+from emu3.train.decoder import DecoderTraining, train_decoder
+from emu3.train.documents import Document, weigh
 from emu3.train.embedding import start_alike
 from emu3.train.text import train_text
 from emu3.vision.tokenizer import VisionTokenizer

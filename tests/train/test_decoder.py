@@ -20,15 +20,8 @@ import emu3
 from emu3.decoder.transformer import Transformer
 from emu3.prompt import Prompts
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.train.decoder import (
-    DecoderTraining,
-    Document,
-    Documents,
-    accumulate,
-    losses,
-    train_decoder,
-    weigh,
-)
+from emu3.train.decoder import DecoderTraining, Documents, train_decoder
+from emu3.train.documents import Document, accumulate, losses, weigh
 from emu3.train.loop import load_state
 
 PROMPTS = Prompts.of(byte_tokenizer())

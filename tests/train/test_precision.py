@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu3.testing import tiny_decoder
-from emu3.train.decoder import Document, accumulate
+from emu3.train.documents import Document, accumulate
 from emu3.train.precision import products
 
 CPU = torch.device("cpu")
