@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from emu3.decoder.attention import Attention
 from emu3.decoder.transformer import MLP, Block, Head, Transformer
 from emu3.quantize import Quantized
+from emu3.vision.tokenizer import VisionTokenizer
 
 LEAST_ROWS = 4  # oneDNN streams a matrix a quarter faster for four rows than for one or two
 
@@ -96,6 +97,19 @@ def ready(model: Transformer, codes: slice) -> Transformer:
         block.mlp = FusedMLP(block.mlp)
     if isinstance(model.lm_head, Head):
         model.lm_head = HeadWithCodes(model.lm_head, codes)
+    return model.eval()
+
+
+def ready_vision(model: VisionTokenizer) -> VisionTokenizer:
+    """Change a vision tokenizer in its place: the channels of its convolutions lie side by side.
+
+    That is the order oneDNN computes in; plain tensors are brought into it and back around every
+    convolution. At the published size a picture decodes a fifth faster (docs/speed.md).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=False)
     return model.eval()
 
 

@@ -18,7 +18,7 @@ from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.config import DecoderConfig
 from emu3.conversation import Conversation
 from emu3.errors import InputError
-from emu3.fuse import ready
+from emu3.fuse import ready, ready_vision
 from emu3.generate import generate_text
 from emu3.image import size_in_codes
 from emu3.output import ImageOutput, Settings
@@ -61,11 +61,12 @@ class Emu3:
         `on_bytes` follows the reading of the decoder.
         Raises InputError when anything is missing, broken or not supported.
 
-        The decoder is made ready to be run (`fuse.py`); `open_checkpoint` gives one to be trained
-        or saved.
+        Both networks are made ready to be run (`fuse.py`); `open_checkpoint` gives some that can be
+        trained and saved.
         """
         checkpoint = open_checkpoint(model, vision, Place.choose(device, dtype), on_bytes)
         ready(checkpoint.decoder, checkpoint.text.vocabulary.visual)
+        ready_vision(checkpoint.codec.vision)
         return cls(checkpoint)
 
     @property
