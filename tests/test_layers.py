@@ -33,7 +33,7 @@ PLAN = (
         "parallel",
     ),
     ("checkpoint",),  # the whole
-    ("pipeline", "conversation", "convert", "engine", "testing"),  # doors to it
+    ("pipeline", "conversation", "convert", "data", "engine", "testing"),  # doors to it
     ("serve", "train", "evaluate", "bench", "hf", "__init__"),  # users, and the front door `emu3`
     ("cli",),
     ("__main__",),  # `python -m emu3`

@@ -5,6 +5,7 @@ Source: `image_processing_emu3visionvq.py` and `processing_emu3.py` of baaivisio
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from pathlib import Path
@@ -23,13 +24,13 @@ MAX_AREA = 2**31  # pixels asked for; the decoder's context is exceeded long bef
 RATIO = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read a picture file, upright as its EXIF says.
+def open_image(path: Path, data: bytes | None = None) -> Image.Image:
+    """Read a picture file, upright as its EXIF says; with `data`, bytes that `path` only names.
 
     Raises InputError when it is missing, no picture, cut short, or larger than 100 megapixels.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if data is None else io.BytesIO(data)) as opened:
             if opened.width * opened.height > MAX_SOURCE_PIXELS:
                 raise InputError(
                     f"{path}: {opened.width}x{opened.height} is too large; "

@@ -1,0 +1,149 @@
+"""Sources to a store, slice by slice, in as many processes as one likes.
+
+A slice becomes a shard, whole or not at all, and what is in it depends on the request alone. So a
+run may be killed at any moment: the next one keeps the shards that are there and makes the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from emu3.checkpoint import write_json
+from emu3.data.document import Writer
+from emu3.data.roles import NAMES
+from emu3.data.shard import Summary, read_summary
+from emu3.data.sources import Source
+from emu3.data.store import INDEX, VERSION, digest_of, read_index, shard_name
+from emu3.data.work import Job, Model, Slice, alone, together
+from emu3.errors import InputError
+from emu3.files import replacing
+
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What came of a run, earlier ones over the same request included."""
+
+    samples: int
+    ids: dict[str, int]  # by the name of their role
+    skipped: int
+
+
+def prepare(
+    sources: Sequence[Source],
+    folder: Path,
+    model: Model,
+    workers: int = 1,
+    on_slices: Callable[[int, int], None] = lambda done, total: None,
+) -> Counts:
+    """Write the store of some sources, or go on with it. `on_slices` hears slices done, and all.
+
+    With one worker the work is done in this process. Samples that cannot be used are skipped; the
+    store's `skipped.jsonl` says which and why. Raises InputError on a folder that holds something
+    else, or a store of another request, and where a worker dies.
+    """
+    if workers < 1:
+        raise InputError(f"{workers} workers: at least 1")
+    if not sources:
+        raise InputError("no sources; name a file or a folder")
+    writer = model.open()
+    request = _request(sources, writer)
+    made_with = {"model": model.name, "vision": model.vision}  # names may change, ids do not
+    _begin(folder, request, made_with)
+    job = Job(tuple(sources), folder, model, digest_of(request))
+    parts = [(at, index) for at, source in enumerate(sources) for index in range(source.slices)]
+    left = [part for part in parts if not _is_done(job, part)]
+    done = len(parts) - len(left)
+    on_slices(done, len(parts))
+    for _ in alone(job, writer, left) if workers == 1 else together(job, left, workers):
+        done += 1
+        on_slices(done, len(parts))
+    return _finish(job, read_index(folder), parts)
+
+
+def _request(sources: Sequence[Source], writer: Writer) -> dict[str, Any]:
+    """All that the shards depend on, as JSON."""
+    described = [{"path": source.path.as_posix(), **source.facts()} for source in sources]
+    request = {"model": writer.facts(), "sources": described}
+    result: dict[str, Any] = json.loads(json.dumps(request))  # as it will be read back
+    return result
+
+
+def _begin(folder: Path, request: dict[str, Any], made_with: dict[str, Any]) -> None:
+    """Make the folder, or see that it is this request's."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a folder")
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder.parent}: no such folder; create it first")
+    if not (folder / INDEX).exists():
+        if folder.exists() and any(not name.startswith(".") for name in os.listdir(folder)):
+            raise InputError(f"{folder}: holds other files; name a new folder")
+        folder.mkdir(exist_ok=True)
+        with replacing(folder / INDEX) as temporary:
+            write_json(temporary, {"version": VERSION, "request": request, "made_with": made_with})
+        return
+    differs = list(_differences(read_index(folder)["request"], request))
+    if differs:
+        raise InputError(
+            f"{folder}: holds a store of another request ({'; '.join(differs[:3])}); name another "
+            "folder, or remove this one"
+        )
+
+
+def _differences(old: object, new: object, at: str = "") -> Iterator[str]:
+    """Where two requests differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{at} {key}".strip())
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (before, now) in enumerate(zip(old, new, strict=True), 1):
+            yield from _differences(before, now, f"{at} {number}")
+    elif isinstance(old, list) and isinstance(new, list):
+        yield f"{at}: it has {len(old)}, now {len(new)}"
+    elif old != new:
+        yield f"{at}: it has {old}, now {new}"
+
+
+def _is_done(job: Job, part: Slice) -> bool:
+    path = job.path(part)
+    if not path.exists():
+        return False
+    try:
+        return read_summary(path).request == job.digest
+    except InputError:  # of a power cut, say; it is made again
+        return False
+
+
+def _finish(job: Job, begun: dict[str, Any], parts: Sequence[Slice]) -> Counts:
+    """Write what was skipped and the finished index; sweep up after runs that were killed."""
+    summaries = {shard_name(*part): read_summary(job.path(part)) for part in parts}
+    skipped = [each for summary in summaries.values() for each in summary.skipped]
+    with replacing(job.folder / SKIPPED) as temporary:
+        lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in skipped]
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    counts = _counted(list(summaries.values()))
+    index = {
+        **begun,
+        "shards": {name: summary.samples for name, summary in summaries.items()},
+        **asdict(counts),
+    }
+    with replacing(job.folder / INDEX) as temporary:
+        write_json(temporary, index)
+    for leftover in job.folder.glob(".*.part.*"):
+        leftover.unlink(missing_ok=True)
+    return counts
+
+
+def _counted(summaries: Sequence[Summary]) -> Counts:
+    ids: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
+    for summary in summaries:
+        ids.update(summary.ids)
+    samples = sum(summary.samples for summary in summaries)
+    return Counts(samples, dict(ids), sum(len(summary.skipped) for summary in summaries))

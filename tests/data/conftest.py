@@ -1,0 +1,70 @@
+"""A tiny model on disk, and every kind of source."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emu3.checkpoint import Checkpoint
+from emu3.data.document import Writer
+from emu3.data.work import Model
+from emu3.testing import tiny_checkpoint
+
+TURNS = [{"question": "What is it?", "answer": "A fox."}, {"question": "Big?", "answer": "No."}]
+
+
+def picture(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    picture(seed).save(file, "png")
+    return file.getvalue()
+
+
+def fill(folder: Path, count: int = 12) -> Path:
+    """A folder with a JSONL file of all kinds of samples, some of them bad; gives the file."""
+    folder.mkdir(exist_ok=True)
+    lines: list[object] = []
+    for number in range(count):
+        picture(number).save(folder / f"{number}.png")
+        image = f"{number}.png"
+        lines += [
+            {"text": f"text {number} " * (1 + number % 5)},
+            {"image": image, "text": f"noise {number}"},
+            {"image": image, "turns": TURNS},
+            {"image": image, "caption": "?"} if number % 4 else {"image": "lost.png", "text": "?"},
+        ]
+    path = folder / "samples.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Checkpoint:
+    return tiny_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def writer(checkpoint: Checkpoint) -> Writer:
+    return Writer(checkpoint.prompts, checkpoint.codec)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Model:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint.save(folder)
+    return Model(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL file of 48 lines, 12 of them bad; not to be written to."""
+    return fill(tmp_path_factory.mktemp("samples"))

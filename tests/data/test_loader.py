@@ -1,0 +1,109 @@
+"""Packed rows of stores: whole pictures, cut texts, and the same rows however often stopped."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from emu3.data.document import Encoded, text_facts
+from emu3.data.loader import Loader
+from emu3.data.packing import Pack
+from emu3.data.roles import TEXT, VISION
+from emu3.data.shard import write_shard
+from emu3.data.store import Store, digest_of
+from emu3.errors import InputError
+from emu3.testing import byte_tokenizer
+
+CONTEXT = 40
+LONG, PICTURE, TOO_LARGE = 100, 30, 41  # ids of a text, and of two documents with a picture
+
+
+def store(folder: Path, documents: list[Encoded]) -> Store:
+    folder.mkdir()
+    request = {"model": text_facts(byte_tokenizer())}
+    write_shard(folder / "a", digest_of(request), documents, [])
+    index = {"version": 1, "request": request, "shards": {"a": len(documents)}}
+    (folder / "index.json").write_text(json.dumps(index))
+    return Store.open(folder)
+
+
+def document(first: int, length: int, role: int) -> Encoded:
+    """Ids that count up, so that a piece says where it is from."""
+    roles = torch.full((length,), TEXT, dtype=torch.uint8)
+    roles[length // 2] = role
+    return Encoded(torch.arange(first, first + length), roles)
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> list[Store]:
+    short = [document(1000 * n, 3 + n, TEXT) for n in range(1, 20)]
+    texts = store(tmp_path / "texts", [*short, document(50_000, LONG, TEXT)])
+    pictures = [document(100_000, PICTURE, VISION), document(200_000, TOO_LARGE, VISION)]
+    return [texts, store(tmp_path / "pictures", pictures)]
+
+
+def loader(stores: list[Store], **changes: Any) -> Loader:
+    return Loader(
+        stores, **{"weights": [3, 1], "context": CONTEXT, "seed": 5, "waiting": 30} | changes
+    )
+
+
+def parts(pack: Pack) -> list[Tensor]:
+    return list(pack.ids.split(list(pack.lengths)))
+
+
+def test_rows_are_whole_documents_and_cut_texts(stores: list[Store]) -> None:
+    loading = loader(stores)
+    packs = list(islice(loading, 100))
+    lengths = {1000 * n: 3 + n for n in range(1, 20)} | {100_000: PICTURE}
+    cuts = set()
+    for pack in packs:
+        assert len(pack.ids) == len(pack.roles) == sum(pack.lengths) <= CONTEXT
+        for part in parts(pack):
+            first = int(part[0])
+            assert part.tolist() == list(range(first, first + len(part)))
+            if 50_000 <= first < 51_000:
+                cuts.add((first - 50_000, len(part)))
+            else:
+                assert len(part) == lengths[first]
+    assert cuts == {(0, 40), (39, 40), (78, 22)}
+    assert loading.left_out == 1
+    assert sum(len(pack.ids) for pack in packs) >= 0.9 * 100 * CONTEXT
+
+
+@pytest.mark.parametrize("stop", [0, 1, 17])
+def test_going_on_is_never_having_stopped(stores: list[Store], stop: int) -> None:
+    whole = list(islice(loader(stores), 40))
+    first = loader(stores)
+    before = list(islice(first, stop))
+    second = loader(stores)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    again = before + list(islice(second, 40 - stop))
+    for ours, theirs in zip(whole, again, strict=True):
+        assert torch.equal(ours.ids, theirs.ids)
+        assert torch.equal(ours.roles, theirs.roles)
+        assert ours.lengths == theirs.lengths
+
+
+def test_processes_share_the_rows_of_one(stores: list[Store]) -> None:
+    alone, every = loader(stores), [loader(stores) for _ in range(2)]
+    whole = [alone.read(alone.draw()).ids.tolist() for _ in range(20)]
+    rows = [[each.draw() for _ in range(20)] for each in every]
+    shared = [every[at % 2].read(rows[at % 2][at]).ids.tolist() for at in range(20)]
+    assert shared == whole
+    assert every[0].state_dict() == every[1].state_dict() == alone.state_dict()
+
+
+def test_what_is_no_loader(stores: list[Store]) -> None:
+    with pytest.raises(InputError, match="none of 2 documents fits"):
+        loader(stores, context=20)
+    with pytest.raises(InputError, match="at least 2 ids"):
+        loader(stores, context=1)
+    with pytest.raises(InputError, match="another loader: waiting 30, here 31"):
+        loader(stores, waiting=31).load_state_dict(loader(stores).state_dict())
