@@ -6,6 +6,9 @@ Source: `modeling_emu3.py` of baaivision/Emu3, which is Llama's (arXiv 2307.0928
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,6 +45,32 @@ def bias_of(mask: Tensor, heads_a_group: int, dtype: torch.dtype) -> Tensor:
     return mask.to(dtype).repeat(1, 1, heads_a_group, 1)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Rows that are packed from several documents: the lengths of each row's, together its L.
+
+    Taken in place of a bias: attention stays inside a part. Training only.
+    """
+
+    rows: Sequence[Sequence[int]]
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Positions [B, L], from zero in each part."""
+        rows = [torch.cat([torch.arange(n) for n in lengths]) for lengths in self.rows]
+        return torch.stack(rows).to(device)
+
+    def mask(self, device: torch.device) -> Tensor:
+        """Who sees whom, bool [B, 1, L, L]: the slow and obvious way to say it."""
+        rows = [
+            torch.block_diag(*(torch.ones(n, n).tril() for n in lengths)) for lengths in self.rows
+        ]
+        return torch.stack(rows)[:, None].bool().to(device)
+
+
+Bias = Tensor | Parts | None
+"""Who sees whom: as `bias_of` makes it, by parts, or all that came before."""
+
+
 class Attention(nn.Module):
     """Causal self-attention; without a cache over the tokens given, with one over all so far."""
 
@@ -60,7 +89,7 @@ class Attention(nn.Module):
         return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
 
     def forward(
-        self, x: Tensor, by: Rotation, cache: Store | None = None, bias: Tensor | None = None
+        self, x: Tensor, by: Rotation, cache: Store | None = None, bias: Bias = None
     ) -> Tensor:
         """x [B, L, hidden], same shape out.
 
@@ -75,8 +104,10 @@ class Attention(nn.Module):
             k, v = cache.store(self.layer, k, v)
         return self.o_proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
         """Queries [B, heads, L, D] over keys and values [B, kv heads, S, D]: as the queries."""
+        if isinstance(bias, Parts):
+            return self._attend_parts(q, k, v, bias)
         dropout = self.dropout if self.training else 0.0
         if bias is None and q.shape[2] > 1:
             shared = self.heads != self.kv_heads
@@ -87,3 +118,12 @@ class Attention(nn.Module):
         rows = q.unflatten(1, (self.kv_heads, -1)).flatten(2, 3)
         out = F.scaled_dot_product_attention(rows, k, v, attn_mask=bias, dropout_p=dropout)
         return out.unflatten(2, (-1, q.shape[2])).flatten(1, 2)
+
+    def _attend_parts(self, q: Tensor, k: Tensor, v: Tensor, parts: Parts) -> Tensor:
+        """Part by part, causally: the work is that of the documents alone."""
+        rows = []
+        for row, lengths in enumerate(parts.rows):
+            split = (x[row : row + 1].split(list(lengths), dim=2) for x in (q, k, v))
+            pieces = [self.attend(a, b, c, None) for a, b, c in zip(*split, strict=True)]
+            rows.append(torch.cat(pieces, dim=2))
+        return torch.cat(rows)

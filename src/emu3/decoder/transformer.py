@@ -10,12 +10,14 @@ Source: `modeling_emu3.py` of baaivision/Emu3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.config import DecoderConfig
-from emu3.decoder.attention import Attention, Rotation, bias_of, rotation
+from emu3.decoder.attention import Attention, Bias, Parts, Rotation, bias_of, rotation
 from emu3.decoder.cache import Cache, Store
 
 
@@ -63,7 +65,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, by: Rotation, cache: Store | None, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, cache: Store | None, bias: Bias) -> Tensor:
         """[B, L, hidden], same shape out."""
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), by, cache, bias))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
@@ -79,7 +81,7 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, by: Rotation, cache: Store | None, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, cache: Store | None, bias: Bias) -> Tensor:
         """Embedded ids [B, L, hidden] to the last hidden states, same shape."""
         x = self.dropout(x)
         for block in self.layers:
@@ -121,10 +123,22 @@ class Transformer(nn.Module):
         """Ids [B, L] to logits [B, L, vocabulary]. With a cache, each row continues its own."""
         return self.logits(self.hidden(ids, cache))
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """Ids [B, L] to the last hidden states [B, L, hidden]; the cache moves on by L."""
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: Cache | None = None,
+        parts: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Ids [B, L] to the last hidden states [B, L, hidden]; the cache moves on by L.
+
+        `parts` are the lengths of the documents that each row is packed from, none of which sees
+        another; for training, without a cache.
+        """
         length, config = ids.shape[1], self.config
-        positions, bias = torch.arange(length, device=ids.device)[None], None
+        positions, bias = torch.arange(length, device=ids.device)[None], None  # type: Tensor, Bias
+        if parts is not None:
+            bias = Parts(parts)
+            positions = bias.positions(ids.device)
         if cache is not None:
             positions, mask = cache.positions(length), cache.mask(length)
             group = config.num_attention_heads // config.num_key_value_heads

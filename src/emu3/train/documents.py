@@ -8,22 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate as running_sum
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from emu3.decoder.transformer import Transformer
+from emu3.decoder.transformer import Head, Transformer
+from emu3.errors import InputError
+from emu3.parallel import World
+from emu3.train.loss import weighted_entropy
 from emu3.train.precision import products
 
 
 @dataclass(frozen=True)
 class Document:
-    """Ids [L] int64, and how much predicting each of them counts [L] float32."""
+    """Ids [L] int64, and how much predicting each of them counts [L] float32.
+
+    A row may be packed from several documents, whose lengths are its `parts`; none stands for one.
+    No part sees another, and none foresees the first id of the next.
+    """
 
     ids: Tensor
     weights: Tensor
+    parts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise InputError on parts that do not fill the row."""
+        if self.parts and (min(self.parts) < 1 or sum(self.parts) != len(self.ids)):
+            raise InputError(f"parts {self.parts} do not fill a row of {len(self.ids)} ids")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the documents in the row."""
+        return self.parts or (len(self.ids),)
+
+    @property
+    def counted(self) -> Tensor:
+        """The weights as the loss takes them: the first id of a part is nothing to foresee."""
+        weights = self.weights.clone()
+        weights[[0, *running_sum(self.lengths[:-1])]] = 0.0
+        return weights
 
 
 def weigh(ids: Tensor, visual: slice, text_weight: float, vision_weight: float) -> Tensor:
@@ -35,18 +61,42 @@ def weigh(ids: Tensor, visual: slice, text_weight: float, vision_weight: float) 
 def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> dict[str, Tensor]:
     """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens."""
     ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
-    weights = pad_sequence([d.weights for d in documents], batch_first=True).to(model.device)
+    weights = pad_sequence([d.counted for d in documents], batch_first=True).to(model.device)
     counts = weights[:, 1:] > 0
-    logits = model.logits(model.hidden(ids[:, :-1])[counts])  # of nothing that is only context
+    hidden = model.hidden(ids[:, :-1], parts=_parts(documents, ids.shape[1] - 1))
     targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
-    entropy = F.cross_entropy(logits, targets, reduction="none")
+    total, entropy = _entropy(model, hidden[counts], targets, weights)
     is_visual = (targets >= visual.start) & (targets < visual.stop)
     is_text = ~is_visual
     return {
-        "loss": (entropy * weights).sum() / weights.sum(),
-        "text": (entropy.detach() * is_text).sum() / is_text.sum().clamp_min(1),
-        "vision": (entropy.detach() * is_visual).sum() / is_visual.sum().clamp_min(1),
+        "loss": total / weights.sum().clamp_min(torch.finfo(torch.float32).tiny),
+        "text": (entropy * is_text).sum() / is_text.sum().clamp_min(1),
+        "vision": (entropy * is_visual).sum() / is_visual.sum().clamp_min(1),
     }
+
+
+def _parts(documents: Sequence[Document], length: int) -> list[tuple[int, ...]] | None:
+    """The lengths that each row of `length` ids falls into, padding among them."""
+    if not any(document.parts for document in documents):
+        return None  # causal as it is: what follows a document is padding, which counts nothing
+    rows = []
+    for document in documents:
+        *whole, last = document.lengths
+        inputs = [*whole, last - 1, length - len(document.ids) + 1]  # the last id is no input
+        rows.append(tuple(part for part in inputs if part))
+    return rows
+
+
+def _entropy(
+    model: Transformer, hidden: Tensor, targets: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of cross-entropies, and each of them without its history."""
+    head: nn.Module = model.lm_head
+    if isinstance(head, Head):
+        return weighted_entropy(hidden, head.weight, targets, weights)
+    # A head with an adapter on it: all logits at once.
+    entropy = F.cross_entropy(model.logits(hidden), targets, reduction="none")
+    return (entropy * weights).sum(), entropy.detach()
 
 
 def accumulate(
@@ -55,23 +105,34 @@ def accumulate(
     visual: slice,
     micro_batch: int,
     bf16: bool = False,
+    world: World | None = None,
 ) -> dict[str, float]:
     """Add the gradients of one big batch, some documents at a time; returns what `losses` would.
 
     Documents of like length go together, so that little is padded. The loss is exactly that of the
-    whole batch; `text` and `vision` are weighted like it, and so only nearly its means.
+    whole batch, of which each process of a `world` has a share; `text` and `vision` are weighted
+    like it, and so only nearly its means. Raises InputError where a process has no document.
     """
+    world = world or World.alone()
+    if world.any(not documents):
+        raise InputError(f"a step needs at least a document for each of {world.size} processes")
     ordered = sorted(documents, key=lambda d: len(d.ids))
-    total = sum(float(d.weights[1:].sum()) for d in ordered)
-    means: dict[str, float] = {}
-    for start in range(0, len(ordered), micro_batch):
-        part = ordered[start : start + micro_batch]
-        share = sum(float(d.weights[1:].sum()) for d in part) / total
-        if share == 0:
+    parts = [ordered[at : at + micro_batch] for at in range(0, len(ordered), micro_batch)]
+    # All processes gather weights together, so all make as many passes: some for nothing.
+    parts += [ordered[:1]] * (int(world.most(len(parts))) - len(parts))
+    real = -(-len(ordered) // micro_batch)
+    worths = [sum(float(d.counted.sum()) for d in part) for part in parts[:real]]
+    worths += [0.0] * (len(parts) - real)
+    total = world.total(sum(worths))
+    means = dict.fromkeys(("loss", "text", "vision"), 0.0)
+    for part, worth in zip(parts, worths, strict=True):
+        if worth == 0 and world.size == 1:
             continue  # context only: nothing to learn from
+        share = worth / total
         with products(model.device, bf16):
             values = losses(model, part, visual)
-        (values["loss"] * share).backward()
+        # Several processes take the mean of their gradients, where the sum is meant.
+        (values["loss"] * (share * world.size)).backward()
         for name, value in values.items():
-            means[name] = means.get(name, 0.0) + value.item() * share
-    return means
+            means[name] += value.item() * share
+    return {name: world.total(value) for name, value in means.items()}

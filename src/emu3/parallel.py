@@ -1,0 +1,134 @@
+"""Many processes, one model: who is in the world, and how a decoder is cut into pieces for it.
+
+Everything here is put on from outside: the decoder's arithmetic and the names of its parameters
+stay as they are. Every process holds a piece of each matrix and learns from its share of a step's
+documents; a block's matrices are gathered when the block is reached and let go again behind it.
+
+Source: PyTorch's own FSDP2 (`torch.distributed.fsdp.fully_shard`), under `torchrun`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.utils.checkpoint import checkpoint
+
+from emu3.decoder.transformer import Block, Transformer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and which of them this is. Alone, nothing is sent anywhere."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh | None = None
+
+    @classmethod
+    def alone(cls, device: str | torch.device = "cpu") -> World:
+        """One process."""
+        return cls(0, 1, torch.device(device))
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """As `torchrun` started it: NCCL where there is a GPU for each process, else gloo.
+
+        Alone where it did not. A second call joins what the first one made.
+        """
+        cuda = torch.cuda.is_available()
+        if "RANK" not in os.environ:
+            return cls.alone("cuda" if cuda else "cpu")
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        device = torch.device("cpu")
+        if cuda:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
+        return cls(rank, size, device, init_device_mesh(device.type, (size,)))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks for all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's part of what all of them have: every `size`-th."""
+        return list(items[self.rank :: self.size])
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all processes; on each of them the same."""
+        if self.size == 1:
+            return value
+        whole = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(whole)
+        return float(whole)
+
+    def most(self, value: float) -> float:
+        """The largest of a number over all processes."""
+        if self.size == 1:
+            return value
+        whole = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(whole, dist.ReduceOp.MAX)
+        return float(whole)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process."""
+        return self.total(float(flag)) > 0
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self.total(0.0)
+
+
+def shard_model(
+    model: Transformer, world: World, *, bf16: bool = False, recompute: bool = False
+) -> Transformer:
+    """Cut a decoder into pieces, one for each process; changes it in its place.
+
+    All processes must hold the same weights. With `bf16` matrices are gathered and multiplied in
+    bfloat16, while weights, sums of gradients and the optimizer stay float32. `recompute` keeps
+    only what enters a block and computes the rest again for the gradients.
+    """
+    if recompute:
+        recompute_blocks(model)
+    if world.mesh is None:
+        return model
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32
+    )
+    for block in model.model.layers:
+        fully_shard(block, mesh=world.mesh, mp_policy=policy)
+    fully_shard(model, mesh=world.mesh, mp_policy=policy)
+    # The parts of a forward that training calls; without these only `forward` would gather.
+    for method in ("hidden", "logits"):
+        register_fsdp_forward_method(model, method)
+    return model
+
+
+def recompute_blocks(model: Transformer) -> None:
+    """Keep only the input of each block while training."""
+    for block in model.model.layers:
+        assert isinstance(block, Block)
+        block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Any, *inputs: Any) -> Tensor:
+    out: Tensor = checkpoint(forward, *inputs, use_reentrant=False)
+    return out

@@ -1,0 +1,68 @@
+"""Cross-entropy against a large vocabulary, some tokens at a time.
+
+Logits of 5,120 tokens over 184,622 entries are 3.8 GB in float32, and softmax and its gradient
+want as much again. Here a slice of tokens meets the head, gives its loss and its gradients at once,
+and is forgotten before the next one comes; what stays is as large as hidden states and head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NUMBERS_AT_ONCE = 2**26  # logits of one slice: 256 MiB in float32
+
+
+def weighted_entropy(
+    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, at_once: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of cross-entropies, and each of them without its history [N].
+
+    hidden [N, d], head [V, d], targets [N] int64, weights [N] float32; `at_once` tokens meet the
+    head together. The sum is float32 and has gradients for hidden and head.
+    """
+    at_once = at_once or max(16, NUMBERS_AT_ONCE // len(head))
+    total, entropies = _WeightedEntropy.apply(hidden, head, targets, weights, at_once)
+    return total, entropies
+
+
+class _WeightedEntropy(torch.autograd.Function):
+    """Makes the gradients on the way forward; the way back only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, at_once: int
+    ) -> tuple[Tensor, Tensor]:
+        """Slice by slice; autocast, where it is on, decides the precision of products."""
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        to_hidden = torch.empty_like(hidden) if wants_hidden else None
+        to_head = torch.zeros_like(head) if wants_head else None
+        entropies = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), at_once):
+            part = slice(start, start + at_once)
+            log_p = F.linear(hidden[part], head).float().log_softmax(-1)
+            chosen = targets[part, None]
+            entropies[part] = -log_p.gather(1, chosen)[:, 0]
+            if to_hidden is None and to_head is None:
+                continue
+            slope = log_p.exp_().scatter_add_(
+                1, chosen, -torch.ones_like(chosen, dtype=log_p.dtype)
+            )
+            slope *= weights[part, None]
+            slope = slope.to(head.dtype)
+            if to_hidden is not None:
+                to_hidden[part] = slope @ head
+            if to_head is not None:
+                to_head += slope.T @ hidden[part].to(head.dtype)
+        ctx.gradients = to_hidden, to_head
+        ctx.mark_non_differentiable(entropies)
+        return (entropies * weights).sum(), entropies
+
+    @staticmethod
+    def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale what is there already."""
+        to_hidden, to_head = (g if g is None else g * by.to(g.dtype) for g in ctx.gradients)
+        return to_hidden, to_head, None, None, None
