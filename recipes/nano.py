@@ -22,7 +22,7 @@ from emu3.codec import Codec
 from emu3.config import PreprocessorConfig
 from emu3.decoder.transformer import Transformer
 from emu3.text import TextTokenizer
-from emu3.train.loop import load_state
+from emu3.train.checkpoints import load_state
 from recipes import nano_vision
 from recipes.nano_decoder import config_for
 

@@ -43,7 +43,7 @@ from emu3.generate import generate_pictures
 from emu3.prompt import Prompts
 from emu3.sampling import Sampling
 from emu3.text import RANKS_FILE, TextTokenizer
-from emu3.train.decoder import DecoderTraining, train_decoder
+from emu3.train.decoder import DecoderTraining, fresh, train_decoder
 from emu3.train.documents import Document, weigh
 from emu3.train.embedding import start_alike
 from emu3.train.text import train_text
@@ -57,7 +57,7 @@ VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
 RUN = DecoderTraining(
-    steps=3600,
+    steps=3000,
     micro_batch=24,
     learning_rate=4e-3,
     warmup=30,
@@ -218,11 +218,9 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
 
     config, visual = config_for(text), text.vocabulary.visual
     lessons = Lessons(MIX, vision, text, icons)
-
-    def alike(model: Transformer) -> None:
-        start_alike(model, visual, vision.quantize.embedding.weight)
-
-    return train_decoder(config, RUN, lessons, visual, folder, on_save=sheet, on_start=alike)
+    model = fresh(config, RUN.seed)
+    start_alike(model, visual, vision.quantize.embedding.weight)
+    return train_decoder(model, RUN, lessons, visual, folder, on_save=sheet)
 
 
 if __name__ == "__main__":

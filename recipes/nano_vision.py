@@ -20,8 +20,8 @@ from torch import Tensor
 
 from emu3.config import VisionConfig
 from emu3.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
+from emu3.train.checkpoints import load_state, save_state
 from emu3.train.codebook import spread
-from emu3.train.loop import load_state, save_state
 from emu3.train.picture import PictureTraining, train_picture
 from emu3.train.vision import VisionTraining, train_vision
 from emu3.vision.tokenizer import VisionTokenizer

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-import emu3
 from emu3.decoder.transformer import Transformer
+from emu3.errors import InputError
+from emu3.parallel import World
 from emu3.prompt import Prompts
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.train.decoder import DecoderTraining, Documents, train_decoder
+from emu3.train.checkpoints import load_state
+from emu3.train.decoder import DecoderTraining, Documents, fresh, train_decoder
 from emu3.train.documents import Document, accumulate, losses, weigh
-from emu3.train.loop import load_state
+from emu3.train.errors import TrainingError
 
 PROMPTS = Prompts.of(byte_tokenizer())
 VISUAL = PROMPTS.tokenizer.vocabulary.visual
@@ -103,12 +102,12 @@ def test_the_loss_goes_down_on_what_is_seen_again(tmp_path: Path) -> None:
     saved: list[tuple[int, bool]] = []
     run = replace(RUN, steps=40, save_every=15, learning_rate=1e-2)
     model = train_decoder(
-        replace(CONFIG, attention_dropout=0.0),
+        fresh(replace(CONFIG, attention_dropout=0.0), run.seed),
         run,
         lambda rng: fixed,
         VISUAL,
         tmp_path,
-        lambda model, step: saved.append((step, model.training)),
+        on_save=lambda model, step: saved.append((step, model.training)),
     )
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 41))
@@ -148,7 +147,7 @@ def same_run(one: Path, other: Path) -> bool:
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    train_decoder(CONFIG, RUN, documents, VISUAL, folder)
+    train_decoder(fresh(CONFIG, RUN.seed), RUN, documents, VISUAL, folder)
     return folder
 
 
@@ -159,13 +158,13 @@ def test_killed_and_resumed_is_never_killed(
     """Before the first checkpoint, right after one, between two, and again and again."""
     for step in kills:
         with pytest.raises(KeyboardInterrupt):
-            train_decoder(CONFIG, RUN, killed_at(step), VISUAL, tmp_path)
-    train_decoder(CONFIG, RUN, documents, VISUAL, tmp_path)
+            train_decoder(fresh(CONFIG, RUN.seed), RUN, killed_at(step), VISUAL, tmp_path)
+    train_decoder(fresh(CONFIG, RUN.seed), RUN, documents, VISUAL, tmp_path)
     assert same_run(tmp_path, never_killed)
 
 
 def test_another_seed_is_another_run(tmp_path: Path, never_killed: Path) -> None:
-    train_decoder(CONFIG, replace(RUN, seed=6), documents, VISUAL, tmp_path)
+    train_decoder(fresh(CONFIG, 6), replace(RUN, seed=6), documents, VISUAL, tmp_path)
     assert not same_run(tmp_path, never_killed)
 
 
@@ -175,51 +174,60 @@ def test_a_finished_run_is_not_run_again(never_killed: Path) -> None:
 
     state = load_state(never_killed / "state.pt")
     assert state is not None
-    model = train_decoder(CONFIG, RUN, refuse, VISUAL, never_killed)
+    model = train_decoder(fresh(CONFIG, RUN.seed), RUN, refuse, VISUAL, never_killed)
     assert isinstance(model, Transformer)
     assert flat(model.state_dict()) == flat(state["model"])
 
 
-def die_while_writing(folder: Path, threads: int) -> None:
-    """For the test below, in a process of its own: a SIGKILL in the middle of the second save."""
-    torch.set_num_threads(threads)
-    whole = torch.save
+class Deck:
+    """Documents that come from a place in a deck and not from the randomness of a step."""
 
-    def half(state: dict[str, Any], path: Path) -> None:
-        whole(state, path)
-        if state["step"] == 6:
-            path.write_bytes(path.read_bytes()[:1000])
-            os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, most: int = 99) -> None:
+        self.place, self.most = 0, most
 
-    torch.save = half  # type: ignore[assignment]
-    train_decoder(CONFIG, RUN, documents, VISUAL, folder)
+    def __call__(self, rng: np.random.Generator) -> Sequence[Document]:
+        if self.place == self.most:
+            raise KeyboardInterrupt
+        self.place += 1
+        return documents(np.random.default_rng(self.place))
 
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
 
-CHILD = """
-import importlib.util, pathlib, sys
-spec = importlib.util.spec_from_file_location("room", sys.argv[1])
-room = sys.modules["room"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(room)
-room.die_while_writing(pathlib.Path(sys.argv[2]), int(sys.argv[3]))
-"""
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_without_warning_is_never_killed(tmp_path: Path, never_killed: Path) -> None:
-    """A real process, really killed, and half a checkpoint on the disk."""
-    source = str(Path(emu3.__file__).parents[1])
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, __file__, str(tmp_path), str(torch.get_num_threads())],
-        env={**os.environ, "PYTHONPATH": source},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    left = {path.name for path in tmp_path.iterdir()}
-    assert len(left - {"state.pt", "log.jsonl"}) == 1  # what was half written lies beside
-    state = load_state(tmp_path / "state.pt")
-    assert state is not None
-    assert state["step"] == 3
-    train_decoder(CONFIG, RUN, documents, VISUAL, tmp_path)
-    assert same_run(tmp_path, never_killed)
+def test_the_place_in_the_documents_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    for most in (5, 99):
+        with suppress(KeyboardInterrupt):
+            train_decoder(fresh(CONFIG, 0), RUN, Deck(most), VISUAL, tmp_path / "killed")
+    train_decoder(fresh(CONFIG, 0), RUN, Deck(), VISUAL, tmp_path / "whole")
+    assert same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_only_what_requires_a_gradient_moves(tmp_path: Path) -> None:
+    model = fresh(CONFIG, 0).requires_grad_(False)
+    run = replace(RUN, optimizer="adamw")
+    with pytest.raises(InputError, match="nothing to train"):
+        train_decoder(model, run, documents, VISUAL, tmp_path)
+    model.lm_head.requires_grad_(True)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    train_decoder(model, run, documents, VISUAL, tmp_path)
+    moved = {n for n, weight in model.state_dict().items() if not torch.equal(weight, before[n])}
+    assert moved == {"lm_head.weight"}
+
+
+def test_muon_is_for_one_process(tmp_path: Path) -> None:
+    two = World(0, 2, torch.device("cpu"), None)
+    with pytest.raises(InputError, match="optimizer='adamw'"):
+        train_decoder(fresh(CONFIG, 0), RUN, documents, VISUAL, tmp_path, world=two)
+
+
+def test_a_bad_batch_is_named_by_its_documents(tmp_path: Path) -> None:
+    def bad(rng: np.random.Generator) -> Sequence[Document]:
+        return [Document(each.ids, each.weights * float("nan")) for each in documents(rng)]
+
+    words = r"step 1: the loss is nan; batch: seed 5, step 0, 3 documents of \d+ to \d+ ids, "
+    with pytest.raises(TrainingError, match=words):
+        train_decoder(fresh(CONFIG, 0), RUN, bad, VISUAL, tmp_path)

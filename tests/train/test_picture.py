@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emu3.testing import tiny_vision
-from emu3.train.loop import load_state
+from emu3.train.checkpoints import load_state
 from emu3.train.picture import PictureTraining, train_picture
 
 RUN = PictureTraining(

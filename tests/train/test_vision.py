@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.config import VisionConfig
-from emu3.train.loop import load_state
+from emu3.train.checkpoints import load_state
 from emu3.train.vision import VisionTraining, identity_in_time, plain_norms, train_vision
 from emu3.vision.blocks import SpatialNorm
 from emu3.vision.tokenizer import VisionTokenizer

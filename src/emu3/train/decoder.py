@@ -5,87 +5,113 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from emu3.config import DecoderConfig
 from emu3.decoder.transformer import Transformer, initialise
+from emu3.errors import InputError
+from emu3.parallel import World
+from emu3.train.adamw import BETAS, EPS, PlainAdamW
+from emu3.train.checkpoints import Kept, Optimizer
 from emu3.train.documents import Document, accumulate
-from emu3.train.loop import Log, cosine, load_state, save_state, seed_step
+from emu3.train.flops import flops_per_id
+from emu3.train.loop import Job, Learned, Run, train
 from emu3.train.optim import MuonAndAdamW
 
 NOT_HIDDEN = ("embed_tokens", "lm_head")  # tables of the vocabulary: AdamW moves them
 
-
 Documents = Callable[[np.random.Generator], Sequence[Document]]
-"""Randomness to the documents of one step."""
+"""Randomness to the documents of one step, the same ones on every process.
+
+One with `state_dict` and `load_state_dict` has its position in the checkpoint.
+"""
 
 
-@dataclass(frozen=True)
-class DecoderTraining:
+@dataclass(frozen=True, kw_only=True)
+class DecoderTraining(Run):
     """Everything a run states."""
 
-    steps: int
     micro_batch: int  # documents in one pass; gradients add up over a step's passes
-    learning_rate: float
-    warmup: int
-    decay: float
-    clip: float
-    bf16: bool  # products in bfloat16; weights and optimizer stay float32
-    report_every: int
-    save_every: int
-    seed: int
+    decay: float  # of hidden matrices (Muon), or of all matrices (AdamW)
+    optimizer: Literal["muon", "adamw"] = "muon"  # muon: AdamW for embeddings, head and norms
+    betas: tuple[float, float] = BETAS  # of "adamw"
+    eps: float = EPS  # of "adamw"
+    spike: float = 4.0  # next-token losses fall from log(vocabulary) and do not come back
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could mean."""
+        super().__post_init__()
+        if self.micro_batch < 1:
+            raise InputError(f"micro_batch = {self.micro_batch}; it must be at least 1")
+        if self.optimizer not in ("muon", "adamw"):
+            raise InputError(f"optimizer = {self.optimizer!r}; it must be 'muon' or 'adamw'")
+
+
+def fresh(config: DecoderConfig, seed: int) -> Transformer:
+    """A decoder of this shape with random weights that belong to the seed."""
+    torch.manual_seed(seed)
+    model = Transformer(config)
+    initialise(model)
+    return model
 
 
 def train_decoder(
-    config: DecoderConfig,
+    model: Transformer,
     run: DecoderTraining,
     documents: Documents,
     visual: slice,
     folder: Path,
+    *,
     on_save: Callable[[Transformer, int], None] = lambda model, step: None,
-    on_start: Callable[[Transformer], None] = lambda model: None,
+    world: World | None = None,
 ) -> Transformer:
-    """Train from scratch, or go on from `folder/state.pt`; returns the trained model in eval mode.
+    """Train what of the model requires a gradient, from where it is or from `folder`'s checkpoint.
 
-    `visual` are the ids of codes. `on_save(model, step)` is called with the model in eval mode
-    after every checkpoint, `on_start(model)` once, with fresh weights that it may change.
+    `visual` are the ids of codes. In a `world` of several processes each learns from its share of
+    a step's documents. `on_save(model, step)` is called with the model in eval mode after every
+    regular checkpoint, on every process. Returns the model in eval mode.
+    Raises InputError on a run that cannot be; TrainingError and Stopped as `loop.train` does.
     """
-    torch.manual_seed(run.seed)
-    model = Transformer(config)
-    initialise(model)
-    on_start(model)
-    optimizer = MuonAndAdamW(
-        model.named_parameters(), decay=run.decay, adamw_only=NOT_HIDDEN, bf16=run.bf16
-    )
-    start = _resume(folder, model, optimizer)
-    log = Log(folder / "log.jsonl", run.report_every)
-    for step in range(start, run.steps):
+    world = world or World.alone(model.device)
+    optimizer = _optimizer(model, run, world)
+
+    def gradients(rng: np.random.Generator, step: int) -> Learned:
         model.train()
-        batch = documents(seed_step(run.seed, step))
-        means = accumulate(model, batch, visual, run.micro_batch, run.bf16)
-        norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip)
-        rate = cosine(step, run.steps, run.warmup, run.learning_rate)
-        optimizer.step(rate)
-        log.add(step, len(batch), **means, grad=norm.item(), rate=rate)
-        if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
-            _save(folder, step + 1, model, optimizer)
-            on_save(model.eval(), step + 1)
+        batch = documents(rng)
+        if world.size > 1:  # each process its own dropout
+            torch.manual_seed(torch.initial_seed() + (world.rank << 32))
+        mine = world.share(batch)
+        means = accumulate(model, mine, visual, run.micro_batch, run.bf16, world)
+        return _learned(means, batch, model.config)
+
+    kept: dict[str, Kept] = {"documents": documents} if isinstance(documents, Kept) else {}
+    job = Job(model, optimizer, gradients, kept, lambda step: on_save(model.eval(), step))
+    train(job, run, folder, world)
     return model.eval()
 
 
-def _save(folder: Path, step: int, model: Transformer, optimizer: MuonAndAdamW) -> None:
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    save_state(folder / "state.pt", state)
+def _optimizer(model: Transformer, run: DecoderTraining, world: World) -> Optimizer:
+    """What moves the weights of a run."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("no weight of the model requires a gradient; there is nothing to train")
+    if run.optimizer == "adamw":
+        return PlainAdamW(model.parameters(), run.decay, run.betas, run.eps)
+    if world.size > 1:
+        raise InputError(
+            "optimizer='muon' needs whole matrices, and several processes hold pieces of them; "
+            "use optimizer='adamw'"
+        )
+    named = model.named_parameters()
+    return MuonAndAdamW(named, decay=run.decay, adamw_only=NOT_HIDDEN, bf16=run.bf16)
 
 
-def _resume(folder: Path, model: Transformer, optimizer: MuonAndAdamW) -> int:
-    state = load_state(folder / "state.pt")
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    step: int = state["step"]
-    return step
+def _learned(means: dict[str, float], batch: Sequence[Document], config: DecoderConfig) -> Learned:
+    """What the loop is told of a batch."""
+    lengths = [length for each in batch for length in (each.parts or (len(each.ids),))]
+    flops = sum(length * flops_per_id(config, length) for length in lengths)
+    words = f"{len(lengths)} documents of {min(lengths)} to {max(lengths)} ids"
+    first = f"the first begins {batch[0].ids[:8].tolist()}"
+    return Learned(means, len(batch), sum(lengths), flops, f"{words}, {first}")

@@ -7,7 +7,6 @@ pictures get closer to their originals: nothing has to serve two ends any more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu3.train.loop import Log, cosine, load_state, save_state, seed_step
+from emu3.train.loop import Job, Learned, Run, train
 from emu3.train.optim import MuonAndAdamW
 from emu3.train.precision import products
 from emu3.vision.tokenizer import VisionTokenizer
@@ -24,18 +23,8 @@ Pictures = Callable[[np.random.Generator], Tensor]
 """Randomness to the pixels of one step, [B, 3, H, W] in [-1, 1]."""
 
 
-@dataclass(frozen=True)
-class PictureTraining:
-    """Everything a run states."""
-
-    steps: int
-    learning_rate: float
-    warmup: int
-    clip: float
-    bf16: bool
-    report_every: int
-    save_every: int
-    seed: int
+PictureTraining = Run
+"""Everything a run states."""
 
 
 def train_picture(
@@ -43,19 +32,15 @@ def train_picture(
 ) -> VisionTokenizer:
     """Bring pictures back from their codes with less squared error; codes do not change.
 
-    Goes on from `folder/state.pt` if there is one. Returns the same model, in eval mode.
+    Goes on from `folder`'s checkpoint if there is one. Returns the same model, in eval mode.
+    Raises TrainingError and Stopped as `loop.train` does.
     """
     pieces = {"decoder": model.decoder, "post_quant_conv": model.post_quant_conv}
     side = nn.ModuleDict(pieces)
-    optimizer = MuonAndAdamW(side.named_parameters())
-    state = load_state(folder / "state.pt")
-    if state is not None:
-        side.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    log = Log(folder / "log.jsonl", run.report_every)
     model.eval()
-    for step in range(state["step"] if state else 0, run.steps):
-        pixels = pictures(seed_step(run.seed, step))
+
+    def gradients(rng: np.random.Generator, step: int) -> Learned:
+        pixels = pictures(rng)
         with torch.no_grad():
             latent = model.quantize.lookup(model.encode(pixels)[:, None])
         side.train()
@@ -63,13 +48,19 @@ def train_picture(
             decoded = model.picture(latent).float()
         loss = F.mse_loss(decoded, pixels)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip).item()
-        rate = cosine(step, run.steps, run.warmup, run.learning_rate)
-        optimizer.step(rate)
         side.eval()
-        psnr = -10 * torch.log10(loss.detach() / 4)  # pixels span 2
-        log.add(step, len(pixels), psnr=psnr.item(), grad=norm, rate=rate)
-        if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
-            parts = {"model": side.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(folder / "state.pt", {"step": step + 1, **parts})
+        return Learned({"loss": loss.item(), "psnr": psnr(loss)}, len(pixels), batch=words(pixels))
+
+    train(Job(side, MuonAndAdamW(side.named_parameters()), gradients), run, folder)
     return model
+
+
+def psnr(mse: Tensor) -> float:
+    """Of pixels in [-1, 1], in dB."""
+    return (-10 * torch.log10(mse.detach() / 4)).item()  # pixels span 2
+
+
+def words(pixels: Tensor) -> str:
+    """A batch of pixels [B, 3, H, W] in a few words, for who has to find it again."""
+    count, _, height, width = pixels.shape
+    return f"{count} pictures of {width}x{height}, mean {pixels.mean().item():.4f}"

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.config import VisionConfig
+from emu3.errors import InputError
 from emu3.train.codebook import CodebookTrainer
 from emu3.train.consistency import inconsistency, same_patches
-from emu3.train.loop import Log, cosine, load_state, save_state, seed_step
+from emu3.train.loop import Job, Learned, Run, train
 from emu3.train.optim import MuonAndAdamW
+from emu3.train.picture import psnr, words
 from emu3.train.precision import products
 from emu3.vision.blocks import CausalConv3d, SpatialNorm
 from emu3.vision.tokenizer import VisionTokenizer
@@ -30,23 +32,23 @@ Batch = Callable[[np.random.Generator, int], Tensor]
 """(randomness, batch size) to pixels [B, 3, H, W] in [-1, 1]; a batch shares one size."""
 
 
-@dataclass(frozen=True)
-class VisionTraining:
+@dataclass(frozen=True, kw_only=True)
+class VisionTraining(Run):
     """Everything a run states."""
 
-    steps: int
-    batch: int
-    learning_rate: float
-    warmup: int
+    batch: int  # pictures in a step
     unquantised: int  # steps before the codebook exists
     l1: float
     commitment: float
     consistency: float  # weight of "equal pixels, equal codes" at the end; it grows from zero
-    clip: float
-    bf16: bool  # products in bfloat16 weights, optimizer and codebook stay float32
-    report_every: int
-    save_every: int
-    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse to leave out batches: the codebook has moved before a batch proves bad."""
+        super().__post_init__()
+        if self.on_bad != "stop":
+            raise InputError(
+                "on_bad = 'skip' is not for vision; a batch moves its codebook at once"
+            )
 
 
 @torch.no_grad()
@@ -91,9 +93,10 @@ def train_vision(
     folder: Path,
     on_save: Callable[[VisionTokenizer, int], None] = lambda model, step: None,
 ) -> VisionTokenizer:
-    """Train from scratch, or go on from `folder/state.pt`; returns the trained model in eval mode.
+    """Train from scratch, or from `folder`'s checkpoint; returns the trained model in eval mode.
 
-    `on_save(model, step)` is called with the model in eval mode after every checkpoint.
+    `on_save(model, step)` is called with the model in eval mode after every regular checkpoint.
+    Raises TrainingError and Stopped as `loop.train` does.
     """
     torch.manual_seed(run.seed)
     model = VisionTokenizer(config)
@@ -104,36 +107,37 @@ def train_vision(
             # Measured on a CPU: a step in float32 takes half the time, one in bfloat16 longer.
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     book = CodebookTrainer(model.quantize)
-    optimizer = MuonAndAdamW(model.named_parameters())
-    start = _resume(folder, model, book, optimizer)
-    log = Log(folder / "log.jsonl", run.report_every)
     recent: list[Tensor] = []
-    for step in range(start, run.steps):
+
+    def gradients(rng: np.random.Generator, step: int) -> Learned:
         model.train()
-        pixels = batch(seed_step(run.seed, step), run.batch)
+        pixels = batch(rng, run.batch)
         with products(pixels.device, run.bf16):
             latent = model.latent(pixels if run.bf16 else _channels_last(pixels)).float()
         if step < run.unquantised:
-            recent = [*recent[-63:], _rows(latent)]
+            recent[:] = [*recent[-63:], _rows(latent)]
         elif recent:
             book.start(torch.cat(recent))
-            recent = []
+            recent.clear()
         quantised, revived = _quantise(model, book, latent, step >= run.unquantised)
         with products(pixels.device, run.bf16):
             # Straight through: the gradient passes the rounding as if it were not there.
             decoded = model.picture(latent + (quantised - latent).detach()).float()
         even = run.consistency * step / run.steps
-        loss, reported = _losses(model, run, even, pixels, latent, quantised, decoded)
+        loss, values = _losses(model, run, even, pixels, latent, quantised, decoded)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(optimizer.parameters, run.clip).item()
-        rate = cosine(step, run.steps, run.warmup, run.learning_rate)
-        optimizer.step(rate)
-        log.add(step, len(pixels), **reported, grad=norm, revived=revived, rate=rate)
+        return Learned({**values, "revived": revived}, len(pixels), batch=words(pixels))
+
+    job = Job(
+        model,
+        MuonAndAdamW(model.named_parameters()),
+        gradients,
+        extras={"codebook": book},
+        on_save=lambda step: on_save(model.eval(), step),
         # Not before there is a codebook: the latents that place it are in no checkpoint.
-        due = (step + 1) % run.save_every == 0 and step >= run.unquantised
-        if due or step + 1 == run.steps:
-            _save(folder, step + 1, model, book, optimizer)
-            on_save(model.eval(), step + 1)
+        savable=lambda step: step >= run.unquantised,
+    )
+    train(job, run, folder)
     return model.eval()
 
 
@@ -173,30 +177,5 @@ def _losses(
     uneven = inconsistency(latent.movedim(1, -1).flatten(0, -2), patches)
     loss = mse + run.l1 * F.l1_loss(decoded, pixels)
     loss = loss + run.commitment * commit + even * uneven
-    psnr = -10 * torch.log10(mse.detach() / 4)  # pixels span 2
-    return loss, {"psnr": psnr.item(), "commit": commit.item(), "uneven": uneven.item()}
-
-
-def _save(
-    folder: Path, step: int, model: VisionTokenizer, book: CodebookTrainer, optimizer: MuonAndAdamW
-) -> None:
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "codebook": book.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    save_state(folder / "state.pt", state)
-
-
-def _resume(
-    folder: Path, model: VisionTokenizer, book: CodebookTrainer, optimizer: MuonAndAdamW
-) -> int:
-    state = load_state(folder / "state.pt")
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    book.load_state_dict(state["codebook"])
-    optimizer.load_state_dict(state["optimizer"])
-    step: int = state["step"]
-    return step
+    terms = {"commit": commit.item(), "uneven": uneven.item()}
+    return loss, {"loss": loss.item(), "psnr": psnr(mse), **terms}

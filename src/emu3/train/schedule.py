@@ -1,0 +1,21 @@
+"""Learning rates: a rise from zero, and two ways down."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Shape = Literal["cosine", "linear"]
+
+
+def rate_at(
+    shape: Shape, step: int, steps: int, warmup: int, peak: float, final: float = 0.0
+) -> float:
+    """Learning rate of `step`, counted from 0: linear up to `peak` over `warmup` steps, then down
+    to `final` by the time of `steps`, in half a cosine or in a line.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    left = 1 - progress if shape == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return final + (peak - final) * left
