@@ -38,25 +38,41 @@ def fetch_icons(folder: Path) -> dict[str, Path]:
     if npm is None:
         raise InputError(_advice(folder, missing, "npm was not found"))
     for style in missing:
-        _fetch(npm, style, paths[style])
+        if not _fetch(npm, PACKAGES[style], paths[style]):
+            raise InputError(_advice(folder, [style], f"npm pack {PACKAGES[style]} failed"))
     return paths
 
 
-def _fetch(npm: str, style: str, path: Path) -> None:
+def fetch_package(package: str, path: Path) -> Path:
+    """Put the `icons.json` of another icon set, such as `"@iconify-json/mdi@1.2.3"`, at `path`.
+
+    A file already there is kept. Raises InputError if npm is missing or cannot download.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        npm = shutil.which("npm")
+        if npm is None or not _fetch(npm, package, path):
+            raise InputError(f"npm pack {package} failed: put its icons.json at {path} by hand")
+    return path
+
+
+def _fetch(npm: str, package: str, path: Path) -> bool:
+    """Whether npm could download the package; its icons are at `path` then."""
     # Inside the target folder, so that the rename at the end stays on one file system.
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        command = [npm, "pack", "--silent", PACKAGES[style]]
+        command = [npm, "pack", "--silent", package]
         done = subprocess.run(command, cwd=work, capture_output=True, check=False)
         packed = list(Path(work).glob("*.tgz"))
         if done.returncode or not packed:
-            raise InputError(_advice(path.parent, [style], f"npm pack {PACKAGES[style]} failed"))
+            return False
         unpacked = Path(work) / "icons.json"
         with tarfile.open(packed[0]) as tar:
             member = tar.extractfile(_MEMBER)
             if member is None:
-                raise InputError(f"{PACKAGES[style]} holds no {_MEMBER}")
+                raise InputError(f"{package} holds no {_MEMBER}")
             unpacked.write_bytes(member.read())
         os.replace(unpacked, path)
+    return True
 
 
 def _advice(folder: Path, styles: list[str], trouble: str) -> str:

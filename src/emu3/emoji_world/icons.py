@@ -75,10 +75,18 @@ def rasterise(folder: Path, size: int) -> NDArray[np.uint8]:
         for s, style in enumerate(STYLES):
             icon_set = json.loads(sets[style].read_text(encoding="utf-8"))
             for o, name in enumerate(OBJECTS):
-                out[o, s] = _fit(_render(svg(icon_set, name)), size)
+                out[o, s] = drawing(icon_set, name, size)
                 advance(1)
     _save(path, out)
     return out
+
+
+def drawing(icon_set: dict[str, Any], name: str, size: int) -> NDArray[np.uint8]:
+    """One icon of an Iconify set, uint8 [size, size, 4], straight RGBA; KeyError if it lacks it.
+
+    Raises MissingExtraError without resvg_py.
+    """
+    return _fit(_render(svg(icon_set, name)), size)
 
 
 def svg(icon_set: dict[str, Any], name: str) -> str:
