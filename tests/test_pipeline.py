@@ -104,6 +104,17 @@ def test_the_card_gives_the_defaults() -> None:
     assert equal(out.codes, MODEL.image("a cat", suffix=" best", negative_prompt="bad").codes)
 
 
+def test_the_card_says_how_to_sample_unless_the_caller_does() -> None:
+    card = Card(suffix="", negative_prompt="", guidance_scale=1.5, top_k=7, temperature=0.5)
+    model = Emu3(replace(MODEL.checkpoint, card=card))
+    out = model.image("a cat")
+    assert asdict(out.settings[0]).items() >= {"guidance_scale": 1.5, "top_k": 7}.items()
+    same = MODEL.image("a cat", guidance_scale=1.5, top_k=7, temperature=0.5)
+    assert equal(out.codes, same.codes)
+    plain = {"guidance_scale": 3.0, "top_k": 2048, "temperature": 1.0}
+    assert equal(model.image("a cat", **plain).codes, MODEL.image("a cat").codes)
+
+
 def test_greedy_needs_no_seed() -> None:
     out = MODEL.image("a cat", top_k=1, num_images=2)
     assert torch.equal(out.codes[0], out.codes[1])

@@ -1,7 +1,7 @@
 """What a checkpoint was made for: `emu3.json` beside its config, or BAAI's defaults without one.
 
-The published config files have no place for a quality suffix, a negative prompt or a licence, and
-no key of theirs is bent for it.
+The published config files have no place for a quality suffix, a negative prompt, the guidance that
+suits a model or a licence, and no key of theirs is bent for it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Card(FileConfig):
     tasks: tuple[str, ...] = TASKS
     suffix: str = QUALITY_SUFFIX
     negative_prompt: str = NEGATIVE_PROMPT
+    guidance_scale: float = 3.0
+    top_k: int = 2048
+    temperature: float = 1.0
     license: str = "Apache-2.0"
     description: str = ""
 

@@ -87,10 +87,10 @@ class Emu3:
         area: int | None = None,
         negative_prompt: str | None = None,
         suffix: str | None = None,
-        guidance_scale: float = 3.0,
-        top_k: int = 2048,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
         top_p: float = 1.0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         num_images: int = 1,
         seed: int = 0,
         allow_special: bool = False,
@@ -99,15 +99,19 @@ class Emu3:
         """Draw pictures: `num_images` for each prompt, prompt by prompt.
 
         `area` is in pixels, about; `ratio` is width:height, one for all or one for each prompt.
-        `suffix` and `negative_prompt` default to what the checkpoint was made for. Picture i is
-        drawn with seed `seed + i`, and comes out the same alone or in a batch. `top_k=1` is greedy.
+        `suffix`, `negative_prompt` and how to sample default to what suits the checkpoint (its
+        card): for BAAI's guidance 3.0, top_k 2048, temperature 1.0. Picture i is drawn with seed
+        `seed + i`, and comes out the same alone or in a batch. `top_k=1` is greedy.
         Raises InputError on settings that make no picture, naming the limit.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         ratios = [ratio] * len(prompts) if isinstance(ratio, str) else list(ratio)
+        card = self.checkpoint.card
+        guidance_scale = card.guidance_scale if guidance_scale is None else guidance_scale
+        top_k = card.top_k if top_k is None else top_k
+        temperature = card.temperature if temperature is None else temperature
         sampling = Sampling(top_k, top_p, temperature)
         _check_request(prompts, ratios, num_images, seed, guidance_scale)
-        card = self.checkpoint.card
         suffix = card.suffix if suffix is None else suffix
         negative_prompt = card.negative_prompt if negative_prompt is None else negative_prompt
         area = self.config.image_area if area is None else area

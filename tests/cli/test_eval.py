@@ -46,6 +46,7 @@ def test_the_report_is_printed_and_written(
     assert json.loads((here / "report.json").read_text())["settings"]["samples"] == 7
     assert (asked["samples"], asked["seed"]) == (7, 2)
     assert asked["sheets"] == Path("new/sheets")
+    assert asked["drawing"] == DrawingSettings()  # what the card of this model says
 
 
 def test_interrupted(

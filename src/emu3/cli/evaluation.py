@@ -55,11 +55,18 @@ def nano(
         _check_sheets(sheets)
     from emu3.emoji_world import Icons
     from emu3.evaluate import evaluate_nano
+    from emu3.evaluate.report import DrawingSettings
 
     icons = Icons.load()
     m = open_model(model, vision, device, dtype)
+    card = m.checkpoint.card
+    drawing = DrawingSettings(
+        guidance_scale=card.guidance_scale, top_k=card.top_k, temperature=card.temperature
+    )
     try:
-        report = evaluate_nano(m, samples=samples, seed=seed, icons=icons, sheets=sheets)
+        report = evaluate_nano(
+            m, samples=samples, seed=seed, icons=icons, sheets=sheets, drawing=drawing
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("no report written") from None
     report.print()

@@ -15,8 +15,6 @@ from emu3.cli.options import (
     Model,
     Output,
     Quiet,
-    Temperature,
-    TopK,
     TopP,
     Vision,
     check_text,
@@ -59,7 +57,26 @@ Suffix = Annotated[
     str | None, typer.Option(help="Added to each prompt.", show_default="the model's")
 ]
 Guidance = Annotated[
-    float, typer.Option(help="How closely to follow the prompt; 1 is no guidance.")
+    float | None,
+    typer.Option(
+        help="How closely to follow the prompt; 1 is no guidance.", show_default="the model's"
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        help="Draw from the k likeliest; 1 is greedy, 0 all.",
+        rich_help_panel="Sampling",
+        show_default="the model's",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        help="Above 1 bolder, below 1 safer.",
+        rich_help_panel="Sampling",
+        show_default="the model's",
+    ),
 ]
 Preview = Annotated[bool, typer.Option(help="The picture growing in the terminal.")]
 
@@ -79,10 +96,10 @@ def image(
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
     suffix: Suffix = None,
-    guidance_scale: Guidance = 3.0,
-    top_k: TopK = 2048,
+    guidance_scale: Guidance = None,
+    top_k: TopK = None,
     top_p: TopP = 1.0,
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
@@ -133,7 +150,9 @@ def summary(out: ImageOutput, seconds: float) -> str:
     return f"{many}{size}, {seeds}: {codes} codes in {seconds:.1f} s, {codes / seconds:.0f} codes/s"
 
 
-def _check(paths: list[Path], ratio: str, top_k: int, top_p: float, temperature: float) -> None:
+def _check(
+    paths: list[Path], ratio: str, top_k: int | None, top_p: float, temperature: float | None
+) -> None:
     """Whatever can be known to be wrong before a large model is read."""
     from emu3.image import parse_ratio
     from emu3.output import check_picture_path
@@ -142,7 +161,7 @@ def _check(paths: list[Path], ratio: str, top_k: int, top_p: float, temperature:
     for path in paths:
         check_picture_path(path)
     parse_ratio(ratio)
-    Sampling(top_k, top_p, temperature)
+    Sampling(top_k or 0, top_p, 1.0 if temperature is None else temperature)
 
 
 def _save(out: ImageOutput, paths: list[Path]) -> None:
