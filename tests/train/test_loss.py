@@ -41,6 +41,13 @@ def test_value_and_gradients_are_the_plain_ones(tokens: int, entries: int, at_on
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_gradients_are_taken_once() -> None:
+    total, _ = weighted_entropy(*batch(3, 4, 5))
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute it again"):
+        total.backward()
+
+
 def test_bfloat16_is_as_near_as_the_plain_way() -> None:
     exact = batch(40, 16, 60)
     rounded = [part.detach().bfloat16().requires_grad_() for part in exact[:2]]

@@ -63,6 +63,11 @@ class _WeightedEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what is there already."""
-        to_hidden, to_head = (g if g is None else g * by.to(g.dtype) for g in ctx.gradients)
+        """Scale what is there already, in its place: once, as PyTorch's own graphs allow."""
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were taken already; compute it again")
+        (to_hidden, to_head), ctx.gradients = ctx.gradients, None
+        for gradient in (to_hidden, to_head):
+            if gradient is not None:
+                gradient.mul_(by)
         return to_hidden, to_head, None, None, None
