@@ -26,12 +26,15 @@ COMMANDS = [
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the file that the README takes for granted, and the folders it writes to."""
+    """A folder with the files that the README takes for granted, and the folders it writes to."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "docs" / "nano").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(noise).save("photo.jpg")
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(noise).save("pictures/noise.png")
+    (tmp_path / "pictures" / "noise.txt").write_text("a lot of noise", encoding="utf-8")
     return tmp_path
 
 

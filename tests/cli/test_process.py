@@ -18,7 +18,7 @@ from emu3.testing import tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-COMMANDS = ["image", "chat", "encode", "decode", "info", "eval nano"]
+COMMANDS = ["image", "chat", "encode", "decode", "info", "prepare", "train", "eval nano"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from emu3 import __version__
-from emu3.cli import bench, chat, codes, conversion, evaluation, info, picture, prepare
+from emu3.cli import bench, chat, codes, conversion, evaluation, info, picture, prepare, training
 from emu3.cli.failures import Commands
 
 EPILOG = """
@@ -40,6 +40,7 @@ def build() -> typer.Typer:
     app.command(epilog=conversion.QUANTIZE_EPILOG)(conversion.quantize)
     app.command(epilog=conversion.CONVERT_EPILOG)(conversion.convert)
     app.command(epilog=prepare.EPILOG)(prepare.prepare)
+    app.command(epilog=training.EPILOG)(training.train)
     app.command(epilog=bench.EPILOG)(bench.bench)
     app.add_typer(evaluation.build(), name="eval")
     return app

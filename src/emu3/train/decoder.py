@@ -26,7 +26,8 @@ NOT_HIDDEN = ("embed_tokens", "lm_head")  # tables of the vocabulary: AdamW move
 Documents = Callable[[np.random.Generator], Sequence[Document]]
 """Randomness to the documents of one step, the same ones on every process.
 
-One with `state_dict` and `load_state_dict` has its position in the checkpoint.
+Each takes its slice of them, so a sequence may wait until an item is asked for and read it then.
+What has `state_dict` and `load_state_dict` has its position in the checkpoint.
 """
 
 
@@ -85,7 +86,7 @@ def train_decoder(
             torch.manual_seed(torch.initial_seed() + (world.rank << 32))
         mine = world.share(batch)
         means = accumulate(model, mine, visual, run.micro_batch, run.bf16, world)
-        return _learned(means, batch, model.config)
+        return _learned(means, mine, model.config, world)
 
     kept: dict[str, Kept] = {"documents": documents} if isinstance(documents, Kept) else {}
     job = Job(model, optimizer, gradients, kept, lambda step: on_save(model.eval(), step))
@@ -108,10 +109,14 @@ def _optimizer(model: Transformer, run: DecoderTraining, world: World) -> Optimi
     return MuonAndAdamW(named, decay=run.decay, adamw_only=NOT_HIDDEN, bf16=run.bf16)
 
 
-def _learned(means: dict[str, float], batch: Sequence[Document], config: DecoderConfig) -> Learned:
-    """What the loop is told of a batch."""
-    lengths = [length for each in batch for length in (each.parts or (len(each.ids),))]
+def _learned(
+    means: dict[str, float], mine: Sequence[Document], config: DecoderConfig, world: World
+) -> Learned:
+    """What the loop is told of a batch, of which a process has read no more than its share."""
+    lengths = [length for each in mine for length in each.lengths]
     flops = sum(length * flops_per_id(config, length) for length in lengths)
-    words = f"{len(lengths)} documents of {min(lengths)} to {max(lengths)} ids"
-    first = f"the first begins {batch[0].ids[:8].tolist()}"
-    return Learned(means, len(batch), sum(lengths), flops, f"{words}, {first}")
+    whose = f"process {world.rank}: " if world.size > 1 else ""
+    words = f"{whose}{len(lengths)} documents of {min(lengths)} to {max(lengths)} ids"
+    first = f"the first begins {mine[0].ids[:8].tolist()}"
+    rows, ids = (int(world.total(count)) for count in (len(mine), sum(lengths)))
+    return Learned(means, rows, ids, world.total(flops), f"{words}, {first}")

@@ -128,7 +128,7 @@ def accumulate(
     for part, worth in zip(parts, worths, strict=True):
         if worth == 0 and world.size == 1:
             continue  # context only: nothing to learn from
-        share = worth / total
+        share = worth / total if total else 0.0  # context alone on all processes
         with products(model.device, bf16):
             values = losses(model, part, visual)
         # Several processes take the mean of their gradients, where the sum is meant.

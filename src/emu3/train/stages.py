@@ -12,7 +12,7 @@ stand, as a place to start. `Stage.source` tells which is which, and the model c
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -96,6 +96,22 @@ class Stage:
         if field in self.paper:
             return "paper"
         return "script" if field in self.script else "ours"
+
+    def changed(self, **values: Any) -> Stage:
+        """The stage with other values of some fields; those are ours then.
+
+        Raises InputError on a field that is not there.
+        """
+        if unknown := values.keys() - {field.name for field in fields(self)}:
+            raise InputError(f"{self.name}: no fields of a stage: {sorted(unknown)}")
+        kept = {name for name, value in values.items() if value == getattr(self, name)}
+        ours = values.keys() - kept
+        return replace(
+            self,
+            **values,
+            paper=tuple(name for name in self.paper if name not in ours),
+            script=tuple(name for name in self.script if name not in ours),
+        )
 
     def training(
         self, *, micro_batch: int, bf16: bool, report_every: int, save_every: int, seed: int
@@ -265,3 +281,15 @@ NANO_PREFERENCES = replace(
 
 NANO = (NANO_PRETRAINING, NANO_QUALITY, NANO_INSTRUCTION, NANO_PREFERENCES)
 """The stages that nano goes through on a laptop."""
+
+BY_NAME = {
+    "pretrain-1": PRETRAINING_1,
+    "pretrain-2": PRETRAINING_2,
+    "quality": QUALITY,
+    "understand": UNDERSTANDING,
+    "instruct": INSTRUCTION,
+    "nano-pretrain": NANO_PRETRAINING,
+    "nano-quality": NANO_QUALITY,
+    "nano-instruct": NANO_INSTRUCTION,
+}
+"""The stages that learn from documents, as `emu3 train` calls them; preferences are pairs."""

@@ -1,0 +1,186 @@
+"""`emu3 train`: a stage of the paper, from prepared data to a finished checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emu3.cli.options import Device, Vision
+from emu3.errors import InputError
+
+if TYPE_CHECKING:
+    from emu3.checkpoint import Checkpoint
+    from emu3.parallel import World
+    from emu3.text import TextTokenizer
+    from emu3.train.staged import Weighted
+    from emu3.train.stages import Stage
+
+EPILOG = r"""
+[bold]Examples[/bold]
+
+emu3 train nano-quality data -o better --from nano --steps 100
+
+emu3 train nano-instruct data more:0.5 -o answers --from nano --lora 8
+
+torchrun --nproc-per-node 8 -m emu3 train quality data -o better --from BAAI/Emu3-Stage1
+
+DATA is a folder that `emu3 prepare` wrote, with a weight if there are several.
+Stopped, the same command goes on. The model is in FOLDER/model.
+"""
+
+OURS = "the stage's"
+Steps = Annotated[int | None, typer.Option(help="In all.", show_default=OURS, min=1)]
+Rows = Annotated[int | None, typer.Option(help="In a step.", show_default=OURS, min=1)]
+Context = Annotated[int | None, typer.Option(help="Ids in a row.", show_default=OURS, min=2)]
+Every = Annotated[int, typer.Option(help="Steps.", min=1)]
+Rank = Annotated[
+    int | None, typer.Option(metavar="RANK", help="Train an adapter, then merge it.", min=1)
+]
+Optimizer = Annotated[
+    str | None, typer.Option(help="adamw, or muon on one process.", show_default=OURS)
+]
+
+
+def train(
+    stage: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE",
+            help="pretrain-1, pretrain-2, quality, understand or instruct; at nano's size "
+            "nano-pretrain, nano-quality or nano-instruct.",
+        ),
+    ],
+    data: Annotated[list[str], typer.Argument(metavar="DATA[:WEIGHT]...", help="Prepared data.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the run.")],
+    start: Annotated[
+        str, typer.Option("--from", metavar="MODEL", help="nano, a folder, or a hub id.")
+    ],
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Its shape and tokenizers, with new weights.")
+    ] = False,
+    vision: Vision = None,
+    device: Device = None,
+    steps: Steps = None,
+    rows: Rows = None,
+    context: Context = None,
+    learning_rate: Annotated[float | None, typer.Option(show_default=OURS)] = None,
+    optimizer: Optimizer = None,
+    micro_batch: Annotated[int, typer.Option(help="Rows in one pass.", min=1)] = 1,
+    lora: Rank = None,
+    bf16: Annotated[bool, typer.Option(help="Products in bfloat16.")] = True,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Less memory, one more pass forward.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of rows, new weights and dropout.", min=0)] = 0,
+    report_every: Every = 10,
+    save_every: Every = 100,
+) -> None:
+    """Train a model through one stage, on one process or under torchrun."""
+    chosen = _stage(stage, steps, rows, context, learning_rate, optimizer)
+    from emu3.train.lora import Lora
+    from emu3.train.staged import Settings, train_stage
+
+    settings = Settings(
+        seed=seed,
+        bf16=bf16,
+        lora=None if lora is None else Lora(rank=lora, alpha=2.0 * lora),
+        micro_batch=micro_batch,
+        recompute=recompute,
+        report_every=report_every,
+        save_every=save_every,
+    )
+    world = _world(device)
+    checkpoint = _opened(start, vision, seed if fresh else None)
+    chosen = chosen.changed(starts_from="" if fresh else _known_as(start))
+    stores = [_weighted(each, checkpoint.text) for each in data]
+    try:
+        finished = train_stage(chosen, checkpoint, stores, output, settings, world, _say)
+    except KeyboardInterrupt as interrupt:
+        told = str(interrupt) or "the same command goes on from the last checkpoint"
+        raise KeyboardInterrupt(told) from None
+    if world.first:
+        typer.echo(finished)
+    _leave(world)
+
+
+def _stage(
+    name: str,
+    steps: int | None,
+    rows: int | None,
+    context: int | None,
+    learning_rate: float | None,
+    optimizer: str | None,
+) -> Stage:
+    """A stage by name, with the numbers that were given; fewer steps warm up for fewer."""
+    from emu3.train.stages import BY_NAME
+
+    if name not in BY_NAME:
+        raise InputError(f"no such stage: {name!r}; give one of {', '.join(BY_NAME)}")
+    stage = BY_NAME[name]
+    given = {
+        "steps": steps,
+        "batch": rows,
+        "context": context,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "warmup": None if steps is None else min(stage.warmup, steps // 10),
+    }
+    return stage.changed(**{name: value for name, value in given.items() if value is not None})
+
+
+def _world(device: str | None) -> World:
+    from emu3.checkpoint import Place
+    from emu3.parallel import World
+
+    if "RANK" not in os.environ:
+        return World.alone(Place.choose(device, None).device)
+    if device is not None:
+        raise InputError("--device: under torchrun each process has its own; leave it out")
+    return World.from_environment()
+
+
+def _opened(model: str, vision: str | None, fresh: int | None) -> Checkpoint:
+    """The model to start from, in float32 on the CPU; with a seed, its shape with new weights."""
+    import torch
+
+    from emu3.checkpoint import Place, open_checkpoint
+    from emu3.precision import FP32
+    from emu3.train.staged import fresh_checkpoint
+
+    if fresh is not None:
+        return fresh_checkpoint(model, vision, fresh)
+    return open_checkpoint(model, vision, Place(torch.device("cpu"), FP32))
+
+
+def _known_as(model: str) -> str:
+    """How a model card calls what a run started from: a hub id, or a folder without its path."""
+    return Path(model).absolute().name if Path(model).is_dir() else model
+
+
+def _weighted(said: str, text: TextTokenizer) -> Weighted:
+    """`DIR` or `DIR:WEIGHT` as a store and its weight."""
+    from emu3.data.store import Store
+
+    folder, colon, weight = said.rpartition(":")
+    if not colon or Path(said).is_dir():
+        return Store.open(Path(said), text), 1.0
+    try:
+        share = float(weight)
+    except ValueError:
+        raise InputError(f"{said}: {weight!r} is no weight; write DIR or DIR:0.5") from None
+    return Store.open(Path(folder), text), share
+
+
+def _say(line: str) -> None:
+    typer.echo(f"note: {line}", err=True)
+
+
+def _leave(world: World) -> None:
+    """Say goodbye to the other processes."""
+    if world.size > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()

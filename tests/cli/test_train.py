@@ -1,0 +1,185 @@
+"""`emu3 train`: from samples to a model that opens, alone and under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import Result
+
+from emu3.checkpoint import Place, open_checkpoint
+from emu3.train.stages import BY_NAME
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT / "src"),
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+Emu3Command = Callable[..., Result]
+Refused = Callable[..., str]
+TURNS = [{"question": "What?", "answer": "A glow."}]
+SMALL = ("--steps", 4, "--rows", 2, "--context", 256, "--no-bf16", "--report-every", 1)
+
+
+@pytest.fixture
+def data(here: Path, photo: Path, tiny: Path, emu3: Emu3Command) -> Path:
+    """Prepared texts, pictures to draw and pictures to look at."""
+    image = str(photo)
+    lines = [{"text": "words " * 9}, {"image": image, "text": "a glow"}]
+    lines += [{"image": image, "turns": TURNS}] * 2
+    (here / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("prepare", "samples.jsonl", "-o", "data", "--model", tiny, "--workers", 1)
+    done = emu3(*command, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    return here / "data"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    folder = run / "model" / "baai"
+    return open_checkpoint(folder, None, Place(torch.device("cpu"), None)).decoder.state_dict()
+
+
+def test_from_samples_to_a_model(data: Path, tiny: Path, here: Path, emu3: Emu3Command) -> None:
+    command = ("train", "nano-pretrain", "data", "-o", "run", "--from", tiny, *SMALL)
+    for _ in range(2):  # the second time there is nothing left to do
+        done = emu3(*command, "--device", "cpu")
+        assert done.exit_code == 0, done.output
+        assert done.stdout.splitlines()[-1] == "run/model"
+    assert emu3("info", "run/model/baai").exit_code == 0
+    drawing = ("a glow", "-o", "glow.png", "--model", "run/model/transformers", "--device", "cpu")
+    assert emu3("image", *drawing).exit_code == 0
+    card = (here / "run" / "model" / "README.md").read_text()
+    for said in ("# run: pre-training", "| steps | 4 | ours |", "| starts from | tiny | ours |"):
+        assert said in card, said
+    assert str(here) not in card
+    assert str(tiny) not in card
+
+
+def test_weights_of_data_new_weights_and_an_adapter(
+    data: Path, tiny: Path, here: Path, emu3: Emu3Command
+) -> None:
+    pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
+    more = ("--from", tiny, "--fresh", "--seed", 1, "--lora", 2, "--optimizer", "adamw")
+    sources = (f"{data}:3", data)
+    numbers = (*SMALL, "--learning-rate", 0.01, "--recompute", "--device", "cpu")
+    done = emu3("train", "nano-instruct", *sources, "-o", "run", *more, *numbers)
+    assert done.exit_code == 0, done.output
+    request = json.loads((here / "run" / "request.json").read_text())
+    assert [request["data"][number]["weight"] for number in ("1", "2")] == [3.0, 1.0]
+    assert request["stage"]["learning_rate"] == 0.01
+    assert request["stage"]["warmup"] == 0
+    assert request["stage"]["starts_from"] == ""
+    assert (request["lora"]["rank"], request["lora"]["alpha"]) == (2, 4.0)
+    assert "| optimizer | adamw | ours |" in (here / "run" / "model" / "README.md").read_text()
+
+
+BAD: dict[str, tuple[tuple[object, ...], str]] = {
+    "no such stage": (("dream", "data"), "give one of pretrain-1"),
+    "no data": (("nano-quality", "gone"), "`emu3 prepare` makes such a folder"),
+    "a weight that is none": (("nano-quality", "data:much"), "'much' is no weight"),
+    "a weight of nothing": (("nano-quality", "data:0", *SMALL), "above zero"),
+    "no room": (("quality", "data"), "positions for 512"),
+    "no folder above": (("nano-quality", "data", "-o", "gone/run", *SMALL), "create it first"),
+    "a folder in use": (("nano-quality", "data", "-o", "data", *SMALL), "holds other files"),
+    "no model": (("nano-quality", "data", "--from", "nothing"), "no such model"),
+    "another vocabulary": (("nano-quality", "data", "--from", "nano"), "another vocabulary"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_done(case: str, data: Path, tiny: Path, refused: Refused) -> None:
+    arguments, says = BAD[case]
+    assert says in refused("train", "-o", "run", "--from", tiny, "--device", "cpu", *arguments)
+
+
+def test_another_request_is_refused(data: Path, tiny: Path, emu3: Emu3Command) -> None:
+    command = ("train", "nano-quality", "data", "-o", "run", "--from", tiny, "--device", "cpu")
+    assert emu3(*command, *SMALL).exit_code == 0
+    done = emu3(*command, *SMALL, "--seed", 2)
+    assert done.exit_code == 2
+    assert "seed: it has 0, now 2" in done.stderr
+
+
+def test_help_names_every_stage(emu3: Emu3Command) -> None:
+    said = emu3("train", "--help").stdout
+    assert all(name in said for name in BY_NAME)
+
+
+def trained(here: Path, tiny: Path, run: str, *launch: str) -> subprocess.Popen[str]:
+    numbers = (*SMALL, "--optimizer", "adamw", "--save-every", 2)
+    stage = ("train", "nano-pretrain", "data", "-o", run, "--from", tiny, *numbers)
+    command = [sys.executable, *launch, "-m", "emu3", *map(str, stage)]
+    return subprocess.Popen(
+        command,
+        cwd=here,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path) -> None:
+    """Loss, gradient norm and counts of every step, then the finished weights, to rounding."""
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    for run, launch in (("one", ()), ("two", two)):
+        process = trained(here, tiny, run, *launch)
+        stdout, stderr = process.communicate(timeout=110)
+        assert process.returncode == 0, stderr[-3000:]
+        assert stdout.splitlines()[-1] == f"{run}/model"
+    one, other = (
+        [json.loads(line) for line in (here / run / "log.jsonl").read_text().splitlines()]
+        for run in ("one", "two")
+    )
+    assert [report["step"] for report in one] == [1, 2, 3, 4]
+    for mine, theirs in zip(one, other, strict=True):
+        for name in ("loss", "grad", "rate"):
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
+    assert (here / "two" / "latest").read_text() == "step-4"
+    wanted, got = weights(here / "one"), weights(here / "two")
+    assert set(wanted) == set(got)
+    for name, weight in wanted.items():
+        torch.testing.assert_close(got[name], weight, atol=1e-4, rtol=1e-3, msg=name)
+    assert "2 processes on" in (here / "two" / "model" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_where_to_go_on(
+    data: Path, tiny: Path, here: Path, emu3: Emu3Command
+) -> None:
+    command = ("train", "nano-quality", "data", "-o", "run", "--from", str(tiny), "--rows", "1")
+    numbers = ("--steps", "100000", "--context", "256", "--no-bf16", "--report-every", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "emu3", *command, *numbers],
+        cwd=here,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["step"] == 1
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    (line,) = stderr.splitlines()
+    assert line.startswith("interrupted; asked to stop at step")
+    assert line.endswith("the same command goes on from there")
+    assert (here / "run" / "state.pt").exists()
+    assert not (here / "run" / "model").exists()
+
+
+def heed_ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
