@@ -126,3 +126,46 @@ def test_entries_that_double_another_are_moved_to_where_they_are_needed() -> Non
     assert torch.cdist(corners, table).amin(1).max() < 0.1  # every corner has an entry now
     codes = quantizer(rows.T[None, :, None, None]).flatten()
     assert (rows - table[codes]).norm(dim=1).max() < 0.1
+
+
+def test_use_and_perplexity_say_what_codes_say() -> None:
+    """Of equally frequent codes all are counted; of one code, one; of none, none."""
+    book = CodebookTrainer(Quantizer(8, 4))
+    assert (book.used(), book.perplexity()) == (0, 0)
+    rows = torch.randn(32, 4)
+    book.update(rows, torch.arange(32) % 8)
+    assert book.used() == 1
+    assert abs(book.perplexity() - 8) < 1e-4
+    single = CodebookTrainer(Quantizer(8, 4))
+    single.update(rows, torch.full((32,), 3))
+    assert single.used() == 1 / 8
+    assert abs(single.perplexity() - 1) < 1e-4
+
+
+def test_a_revival_is_no_use() -> None:
+    """An entry that was only moved counts as unused until a latent chooses it."""
+    book = CodebookTrainer(Quantizer(8, 4))
+    revived = sum(
+        book.update(torch.randn(32, 4), torch.zeros(32, dtype=torch.long)) for _ in range(500)
+    )
+    assert revived > 0
+    assert book.used() == 1 / 8
+
+
+def test_use_of_long_ago_is_forgotten() -> None:
+    book = CodebookTrainer(Quantizer(8, 4))
+    book.update(torch.randn(1, 4), torch.tensor([5]))
+    for _ in range(100):
+        book.update(torch.randn(1, 4), torch.tensor([0]))
+    assert book.used() == 2 / 8
+    book.update(torch.randn(1, 4), torch.tensor([0]))
+    assert book.used() == 1 / 8
+
+
+def test_a_checkpoint_from_before_use_was_counted_is_gone_on_from() -> None:
+    book, other = CodebookTrainer(Quantizer(8, 4)), CodebookTrainer(Quantizer(8, 4))
+    book.update(torch.randn(32, 4), torch.arange(32) % 8)
+    old = {name: part for name, part in book.state_dict().items() if name != "uses"}
+    other.load_state_dict(old)
+    assert torch.equal(other.counts, book.counts)
+    assert other.perplexity() == 0

@@ -16,13 +16,15 @@ FRESH = 0.1  # what a moved entry starts with: some hundred steps to prove itsel
 
 
 class CodebookTrainer:
-    """Moves the entries of a quantizer; its two statistics are part of a checkpoint."""
+    """Moves the entries of a quantizer; its statistics are part of a checkpoint."""
 
     def __init__(self, quantizer: Quantizer, decay: float = 0.99) -> None:
         self.quantizer, self.decay = quantizer, decay
         quantizer.embedding.weight.requires_grad_(False)
-        self.counts = torch.ones(quantizer.size)
-        self.sums = quantizer.embedding.weight.detach().clone()
+        table = quantizer.embedding.weight
+        self.counts = torch.ones(quantizer.size, device=table.device)
+        self.sums = table.detach().clone()
+        self.uses = torch.zeros_like(self.counts)  # unlike counts, untouched by a revival
 
     @torch.no_grad()
     def start(self, rows: Tensor, rounds: int = 12) -> None:
@@ -49,13 +51,30 @@ class CodebookTrainer:
         """One step from latents [N, c] and codes [N]; returns the share of entries revived."""
         self.counts *= self.decay
         self.sums *= self.decay
+        self.uses *= self.decay
+        self.uses += torch.bincount(codes, minlength=self.quantizer.size)
         self._accumulate(rows, codes, weight=1 - self.decay)
         self.quantizer.embedding.weight.copy_(self.sums / self.counts[:, None].clamp_min(1e-6))
         return self._revive(rows)
 
+    def used(self) -> float:
+        """The share of entries that some latent of the last hundred steps chose."""
+        return (self.uses >= self.decay**100).float().mean().item()
+
+    def perplexity(self) -> float:
+        """How many entries, used equally, would say as much as the last hundred steps' codes do.
+
+        e to the entropy of the shares of use; 1 where all codes are one, `size` where all are
+        equally frequent, and 0 before there are any.
+        """
+        total = self.uses.sum()
+        if total == 0:
+            return 0.0
+        return torch.special.entr(self.uses / total).sum().exp().item()
+
     def _accumulate(self, rows: Tensor, codes: Tensor, weight: float) -> None:
         share = weight * self.quantizer.size / len(rows)  # an average entry then counts 1.0
-        self.counts.index_add_(0, codes, torch.full((len(rows),), share))
+        self.counts.index_add_(0, codes, self.counts.new_full((len(rows),), share))
         self.sums.index_add_(0, codes, rows * share)
 
     def _far_rows(self, rows: Tensor, take: int) -> Tensor:
@@ -75,13 +94,15 @@ class CodebookTrainer:
         return len(idle) / self.quantizer.size
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The two statistics."""
-        return {"counts": self.counts, "sums": self.sums}
+        """The statistics."""
+        return {"counts": self.counts, "sums": self.sums, "uses": self.uses}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from the statistics of a checkpoint."""
         self.counts.copy_(state["counts"])
         self.sums.copy_(state["sums"])
+        if "uses" in state:  # checkpoints of old have none, and nothing but the log needs it
+            self.uses.copy_(state["uses"])
 
 
 @torch.no_grad()

@@ -32,6 +32,6 @@ def inconsistency(latent: Tensor, groups: Tensor) -> Tensor:
     Relative, so that a latent gains nothing by becoming small.
     """
     size = int(groups.max()) + 1
-    counts = torch.zeros(size).index_add_(0, groups, torch.ones(len(groups)))
+    counts = latent.new_zeros(size).index_add_(0, groups, latent.new_ones(len(groups)))
     means = latent.new_zeros(size, latent.shape[1]).index_add_(0, groups, latent) / counts[:, None]
     return (latent - means[groups]).square().mean() / latent.var(0).mean()

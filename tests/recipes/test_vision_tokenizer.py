@@ -1,0 +1,117 @@
+"""The recipe of the vision tokenizer: from a folder of pictures to a folder in BAAI's layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emu3.checkpoint import open_codec
+from emu3.config import VisionConfig
+from emu3.errors import InputError
+from emu3.testing import tiny_vision
+from recipes.vision_tokenizer import (
+    HELD_OUT,
+    OUT,
+    PAPER,
+    QUICK,
+    Pictures,
+    crop,
+    export,
+    find_pictures,
+    main,
+    split,
+)
+
+TINY = replace(
+    QUICK,
+    config=VisionConfig(
+        codebook_size=16, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=()
+    ),
+    crop=24,
+    run=replace(
+        QUICK.run, steps=3, batch=2, unquantised=1, perceptual=0.0, adversarial_from=2, save_every=2
+    ),
+)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos" / "deeper"
+    folder.mkdir(parents=True)
+    for index in range(7):
+        noise = np.random.default_rng(index).integers(0, 255, (30 + index, 40, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{index}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder.parent
+
+
+def test_a_run_ends_with_a_folder_that_opens(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = main(photos, folder, TINY)
+    codec = open_codec(folder / OUT, torch.device("cpu"))
+    pixels = torch.rand(1, 3, 24, 24) * 2 - 1
+    assert torch.equal(codec.vision.encode(pixels), model.encode(pixels))
+    sheets = sorted(path.name for path in folder.glob("sheet-*.png"))
+    assert sheets == ["sheet-000002.png", "sheet-000003.png"]
+    with Image.open(folder / sheets[0]) as sheet:
+        assert sheet.size == (24 * HELD_OUT, 48)
+    main(photos, tmp_path / "more", TINY, start=folder / OUT)
+    with pytest.raises(InputError, match=r"its own config|in the tokenizer to go on from"):
+        main(photos, tmp_path / "other", QUICK, start=folder / OUT)
+
+
+def test_an_export_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(codec: object, folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("no space")
+
+    monkeypatch.setattr("recipes.vision_tokenizer.save_vision", full)
+    with pytest.raises(OSError, match="no space"):
+        export(tiny_vision(), tmp_path / OUT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_pictures_are_never_drawn(photos: Path) -> None:
+    found = find_pictures(photos)
+    held_out, seen = split(found)
+    assert len(found) == 7
+    assert len(held_out) == HELD_OUT
+    assert sorted(held_out + seen) == found
+
+
+def test_too_few_pictures_are_refused(photos: Path) -> None:
+    for path in find_pictures(photos)[HELD_OUT:]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"4 pictures .* give more than that"):
+        find_pictures(photos)
+
+
+def test_a_bad_picture_is_told_of_once(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = find_pictures(photos)[:2]
+    paths[0].write_bytes(b"nothing")
+    drawn = Pictures(paths, 24).batch(np.random.default_rng(0), 8)
+    assert drawn.shape == (8, 3, 24, 24)
+    assert capsys.readouterr().out.count("left out") == 1
+    paths[1].write_bytes(b"nothing")
+    with pytest.raises(InputError, match="none of the pictures"):
+        Pictures(paths, 24).batch(np.random.default_rng(0), 1)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (24, 200), (3, 5)])
+def test_crops_are_squares_of_any_picture(size: tuple[int, int]) -> None:
+    picture = Image.new("RGBA", size, "red")
+    for rng in (None, *(np.random.default_rng(seed) for seed in range(5))):
+        assert crop(picture, 24, rng).size == (24, 24)
+
+
+def test_the_numbers_of_both_sizes_agree_in_what_is_minimised() -> None:
+    for name in ("l1", "commitment", "consistency", "perceptual", "adversarial"):
+        assert getattr(PAPER.run, name) == getattr(QUICK.run, name)
+    assert PAPER.config == VisionConfig()
