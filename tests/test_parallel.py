@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,87 +15,91 @@ import torch
 from emu3.decoder.transformer import Transformer
 from emu3.parallel import World, recompute_blocks, shard_model
 from emu3.testing import tiny_decoder
+from emu3.train.documents import Document, accumulate
 
 SCRIPT = """
-import json, sys
+import json
 import torch
 from emu3.parallel import World, shard_model
 from emu3.testing import tiny_decoder
 from emu3.train.adamw import PlainAdamW
 from emu3.train.documents import Document, accumulate
 
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+def learn(world, bf16=False, recompute=False):
+    model = shard_model(tiny_decoder(), world, bf16=bf16, recompute=recompute)
+    optimizer = PlainAdamW(model.parameters(), decay=0.1)
+    steps = []
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        batch = []
+        for n in (5, 9, 1, 7, 3, 8, 4):
+            ids = torch.randint(300, (n,), generator=generator)
+            batch.append(Document(ids, torch.rand(n, generator=generator)))
+        batch.append(Document(torch.arange(9), torch.ones(9), (4, 5)))
+        means = accumulate(model, world.share(batch), slice(270, 300), 2, bf16, world)
+        norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, 0.5)
+        steps.append([means["loss"], means["text"], float(whole(norm))])
+        optimizer.step(1e-2)
+    norms = {name: whole(p).norm().item() for name, p in model.named_parameters()}
+    return {"steps": steps, "norms": norms}
+
 world = World.from_environment()
-model = shard_model(tiny_decoder(), world, recompute="recompute" in sys.argv)
-optimizer = PlainAdamW(model.parameters(), decay=0.1)
-said = []
-for step in range(4):
-    generator = torch.Generator().manual_seed(step)
-    batch = []
-    for n in (5, 9, 1, 7, 3, 8, 4):
-        ids = torch.randint(300, (n,), generator=generator)
-        batch.append(Document(ids, torch.rand(n, generator=generator)))
-    batch.append(Document(torch.arange(9), torch.ones(9), (4, 5)))
-    means = accumulate(model, world.share(batch), slice(270, 300), 2, world=world)
-    norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, 0.5)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    said.append([means["loss"], means["text"], float(norm)])
-    optimizer.step(1e-2)
-whole = {}
-for name, p in model.named_parameters():
-    whole[name] = (p.full_tensor() if hasattr(p, "full_tensor") else p).norm().item()
+said = {
+    "size": world.size,
+    "plain": learn(world),
+    "recompute": learn(world, recompute=True),
+    "bf16": learn(world, bf16=True),
+}
 if world.first:
-    print(json.dumps({"size": world.size, "steps": said, "norms": whole}))
+    print(json.dumps(said))
 if world.size > 1:
     torch.distributed.destroy_process_group()
 """
+NEAR = {"plain": 1e-4, "recompute": 1e-4, "bf16": 2e-2}  # bf16: sharded states are bf16 too
 
 
-def learn(folder: Path, processes: int, *words: str) -> dict[str, object]:
+def learn(folder: Path, processes: int) -> dict[str, Any]:
     """Run the script, alone or under torchrun; what the first process printed."""
     script = folder / "learn.py"
     script.write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launch if processes > 1 else []), str(script), *words]
+    command = [sys.executable, *(launch if processes > 1 else []), str(script)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return said
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    return learn(tmp_path_factory.mktemp("one"), 1)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("recompute",)])
-def test_two_processes_learn_what_one_learns(
-    one: dict[str, object], tmp_path: Path, words: tuple[str, ...]
-) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Losses and gradient norms step by step, with accumulation and clipping; then the weights."""
-    two = learn(tmp_path, 2, *words)
+    one, two = learn(tmp_path, 1), learn(tmp_path, 2)
     assert (one["size"], two["size"]) == (1, 2)
-    torch.testing.assert_close(
-        torch.tensor(two["steps"]), torch.tensor(one["steps"]), atol=1e-5, rtol=1e-4
-    )
-    assert set(two["norms"]) == set(tiny_decoder().state_dict())  # the checkpoint's names
-    for name, norm in one["norms"].items():  # type: ignore[attr-defined]
-        assert two["norms"][name] == pytest.approx(norm, rel=1e-4), name  # type: ignore[index]
+    for way, near in NEAR.items():
+        ours, alone = two[way], one[way]
+        assert set(ours["norms"]) == set(tiny_decoder().state_dict())  # the checkpoint's names
+        for found, wanted in zip(ours["steps"], alone["steps"], strict=True):
+            assert found == pytest.approx(wanted, rel=near), way
+        assert ours["norms"] == pytest.approx(alone["norms"], rel=near), way
 
 
-def gradients(model: Transformer) -> dict[str, torch.Tensor]:
-    ids = torch.arange(24).view(2, 12)
-    model.zero_grad()
-    model.logits(model.hidden(ids, parts=[(12,), (5, 7)])).square().mean().backward()
+def gradients(model: Transformer, bf16: bool) -> dict[str, torch.Tensor]:
+    documents = [Document(torch.arange(12), torch.ones(12), parts) for parts in ((12,), (5, 7))]
+    torch.manual_seed(1)  # of dropout
+    accumulate(model.train(), documents, slice(270, 300), 2, bf16)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_computing_again_changes_nothing() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_computing_again_changes_nothing(bf16: bool) -> None:
     plain, model = tiny_decoder(), tiny_decoder()
     recompute_blocks(model)
     assert list(model.state_dict()) == list(plain.state_dict())
-    torch.testing.assert_close(gradients(model), gradients(plain))
+    torch.testing.assert_close(gradients(model, bf16), gradients(plain, bf16), atol=0, rtol=0)
 
 
 def test_alone_nothing_is_cut_and_nothing_is_sent() -> None:

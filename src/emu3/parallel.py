@@ -10,7 +10,8 @@ Source: PyTorch's own FSDP2 (`torch.distributed.fsdp.fully_shard`), under `torch
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from emu3.decoder.transformer import Block, Transformer
@@ -130,5 +132,22 @@ def recompute_blocks(model: Transformer) -> None:
 
 
 def _recomputed(forward: Any, *inputs: Any) -> Tensor:
-    out: Tensor = checkpoint(forward, *inputs, use_reentrant=False)
+    # PyTorch brings back autocast and random numbers, but not what else changes the arithmetic of
+    # a pass: attention in float32 (`emu3.train.precision`) is such a mode.
+    modes = _get_current_function_mode_stack()
+    out: Tensor = checkpoint(
+        forward,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _within(modes)),
+    )
     return out
+
+
+@contextmanager
+def _within(modes: Sequence[TorchFunctionMode]) -> Iterator[None]:
+    """As the first pass was."""
+    with ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        yield

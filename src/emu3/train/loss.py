@@ -43,7 +43,8 @@ class _WeightedEntropy(torch.autograd.Function):
         entropies = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), at_once):
             part = slice(start, start + at_once)
-            log_p = F.linear(hidden[part], head).float().log_softmax(-1)
+            logits = F.linear(hidden[part], head)
+            log_p = logits.float().log_softmax(-1)
             chosen = targets[part, None]
             entropies[part] = -log_p.gather(1, chosen)[:, 0]
             if to_hidden is None and to_head is None:
@@ -51,12 +52,12 @@ class _WeightedEntropy(torch.autograd.Function):
             slope = log_p.exp_().scatter_add_(
                 1, chosen, -torch.ones_like(chosen, dtype=log_p.dtype)
             )
-            slope *= weights[part, None]
-            slope = slope.to(head.dtype)
+            slope = slope.to(logits.dtype)  # once: under autocast every product would do it
+            by = weights[part, None]  # on what is narrow, not on all logits
             if to_hidden is not None:
-                to_hidden[part] = slope @ head
+                to_hidden[part] = (slope @ head) * by
             if to_head is not None:
-                to_head += slope.T @ hidden[part].to(head.dtype)
+                to_head += slope.T @ (hidden[part] * by).to(logits.dtype)
         ctx.gradients = to_hidden, to_head
         ctx.mark_non_differentiable(entropies)
         return (entropies * weights).sum(), entropies
