@@ -5,8 +5,11 @@ The vision tokenizer runs in float32 whatever the decoder's precision: rounding 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,7 +17,16 @@ from torch import Tensor
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
 from emu3.image import to_array, to_image, to_pixels
+from emu3.video import Frame
 from emu3.vision.tokenizer import VisionTokenizer
+
+
+@dataclass(frozen=True)
+class Group:
+    """Codes [1, h, w], and how many frames they stand for: four, or fewer at the end of a clip."""
+
+    codes: Tensor
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,7 @@ class Codec:
             raise InputError(f"frames are [T, H, W, 3] uint8, not {list(frames.shape)}")
         if not len(frames) or len(frames) % group:
             raise InputError(f"{len(frames)} frames: expected a multiple of {group}")
-        images = [Image.fromarray(frame.numpy()) for frame in frames]
-        pixels = torch.stack([to_pixels(image, self.preprocessor) for image in images])
-        return self.vision.encode_groups(pixels[None].to(self.vision.device))[0].cpu()
+        return torch.cat([each.codes for each in self.encode_clip(frames)])
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Image.Image | Tensor:
@@ -52,8 +62,54 @@ class Codec:
         """
         if codes.ndim == 2:
             return self.picture(codes)
-        pixels = self.vision.decode_groups(self._checked(codes)[None])[0]
-        return torch.from_numpy(to_array(pixels, self.preprocessor))
+        groups = (Group(each[None], self.group) for each in self._checked(codes))
+        return torch.from_numpy(np.stack(list(self.decode_clip(groups))))
+
+    @property
+    def group(self) -> int:
+        """Frames that share one frame of codes."""
+        return self.vision.config.temporal_downsample_factor
+
+    def encode_clip(self, frames: Iterable[Frame | Tensor]) -> Iterator[Group]:
+        """Frames [H, W, 3] uint8, of one size and however many, to codes group by group.
+
+        Only one group is held at a time. The last one is filled with its last frame, and says how
+        many frames are true. Raises InputError on frames of another shape or of several sizes.
+        """
+        rest, shape = iter(frames), None
+        while held := [torch.as_tensor(frame) for frame in islice(rest, self.group)]:
+            shape = held[0].shape if shape is None else shape
+            yield self._encode_group(held, shape)
+
+    @torch.no_grad()
+    def _encode_group(self, frames: list[Tensor], shape: torch.Size) -> Group:
+        for frame in frames:
+            if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != torch.uint8:
+                raise InputError(f"a frame is [H, W, 3] uint8, not {list(frame.shape)}")
+            if frame.shape != shape:
+                raise InputError(f"frames of several sizes: {list(shape)}, {list(frame.shape)}")
+        images = [Image.fromarray(frame.numpy()) for frame in frames]
+        pixels = [to_pixels(image, self.preprocessor) for image in images]
+        pixels += pixels[-1:] * (self.group - len(frames))
+        clip = torch.stack(pixels)[None].to(self.vision.device)
+        return Group(self.vision.encode_groups(clip)[0].cpu(), len(frames))
+
+    def decode_clip(self, groups: Iterable[Group]) -> Iterator[Frame]:
+        """What `encode_clip` gives, or a model draws, back to frames [8h, 8w, 3] uint8.
+
+        Only one group is held at a time; frames that were filled in are cut off. Raises
+        InputError on codes that the codebook does not have.
+        """
+        for group in groups:
+            yield from self._decode_group(group)
+
+    @torch.no_grad()
+    def _decode_group(self, group: Group) -> Frame:
+        if group.codes.ndim != 3 or not 1 <= group.frames <= len(group.codes) * self.group:
+            shape = list(group.codes.shape)
+            raise InputError(f"a group is codes [1, h, w], not {shape} for {group.frames} frames")
+        pixels = self.vision.decode_groups(self._checked(group.codes)[None])[0]
+        return to_array(pixels[: group.frames], self.preprocessor)
 
     @torch.no_grad()
     def picture(self, codes: Tensor) -> Image.Image:

@@ -13,6 +13,7 @@ from typer.testing import Result
 
 from emu3.checkpoint import Checkpoint
 from emu3.pipeline import Emu3
+from emu3.video import open_clip, read_frames, writing
 
 Emu3Command = Callable[..., Result]
 Refused = Callable[..., str]
@@ -49,8 +50,61 @@ def test_codes_of_another_model_are_noted(emu3: Emu3Command, tiny: Path, here: P
     assert "made by another" in done.stderr
 
 
+def moving(path: Path, count: int = 10, fps: float = 8) -> list[np.ndarray]:
+    """A clip file of so many frames, each of its own grey."""
+    pytest.importorskip("av")
+    frames = [np.full((16, 24, 3), 20 * index, np.uint8) for index in range(count)]
+    with writing(path, fps) as add:
+        for frame in frames:
+            add(frame)
+    return frames
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webp"])
+def test_a_clip_there_and_back(
+    emu3: Emu3Command, tiny: Path, here: Path, checkpoint: Checkpoint, name: str
+) -> None:
+    """Ten frames are three groups and come back as ten, at the rate asked for."""
+    moving(Path(name))
+    frames = list(read_frames(Path(name)))
+    done = emu3("encode", name, "-o", "codes.npz", "--model", tiny, "--device", "cpu")
+    assert (done.exit_code, done.stdout) == (0, "codes.npz\n"), done.output
+    groups = list(checkpoint.codec.encode_clip(frames))
+    with np.load("codes.npz") as file:
+        assert np.array_equal(file["codes"], np.concatenate([g.codes.numpy() for g in groups]))
+        assert (float(file["fps"]), int(file["frames"])) == (8, 10)
+    done = emu3("decode", "codes.npz", "-o", "back.mp4", "--model", tiny, "--device", "cpu")
+    assert (done.exit_code, done.stdout) == (0, "back.mp4\n"), done.output
+    back = open_clip(Path("back.mp4"))
+    assert (back.fps, len(list(back.frames))) == (8, 10)
+
+
+def test_a_clip_is_resampled_to_the_rate_asked_for(
+    emu3: Emu3Command, tiny: Path, here: Path
+) -> None:
+    moving(Path("clip.mp4"))
+    done = emu3("encode", "clip.mp4", "-o", "codes.npz", "--model", tiny, "--fps", 4)
+    assert done.exit_code == 0, done.output
+    with np.load("codes.npz") as file:
+        assert (len(file["codes"]), float(file["fps"]), int(file["frames"])) == (2, 4, 5)
+
+
+def test_what_clips_cannot_be(here: Path, tiny: Path, photo: Path, refused: Refused) -> None:
+    pytest.importorskip("av")
+    codes = np.zeros((2, 3, 4), np.int64)
+    np.savez("codes.npz", codes=codes, fps=8, frames=4)
+    np.savez("odd.npz", codes=codes, fps=np.zeros(3))
+    np.savez("good.npz", codes=codes, fps=8, frames=8)
+    options = ("--model", tiny)
+    assert "2 groups" in refused("decode", "codes.npz", "-o", "back.mp4", *options)
+    assert "fps is not one" in refused("decode", "odd.npz", "-o", "back.mp4", *options)
+    assert "end the name" in refused("decode", "good.npz", "-o", "back.png", *options)
+    assert "more than 0" in refused("decode", "good.npz", "-o", "a.mp4", "--fps", 0, *options)
+    assert "no frame rate" in refused("encode", photo, "-o", "c.npz", "--fps", 8, *options)
+
+
 CODES: dict[str, tuple[Any, str]] = {
-    "a clip": (np.zeros((2, 3, 4), np.int64), "only pictures"),
+    "a clip without a rate": (np.zeros((2, 3, 4), np.int64), "does not say its frame rate"),
     "a row": (np.zeros(4, np.int64), "height by width"),
     "none": (np.zeros((0, 4), np.int64), "height by width"),
     "fractions": (np.zeros((2, 2)), "expected integers"),
