@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emu3.video import writing
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -35,9 +37,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pictures").mkdir()
     Image.fromarray(noise).save("pictures/noise.png")
     (tmp_path / "pictures" / "noise.txt").write_text("a lot of noise", encoding="utf-8")
+    with writing(tmp_path / "clip.mp4", 8) as write:
+        for _ in range(5):
+            write(noise)
     return tmp_path
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_the_commands_run_in_their_order(desk: Path) -> None:
     assert len(COMMANDS) >= 5
     for command in COMMANDS:
