@@ -19,7 +19,9 @@ settings.register_profile("emu3", deadline=None, derandomize=bool(os.environ.get
 
 def pytest_configure() -> None:
     settings.load_profile("emu3")
-    torch.set_num_threads(min(2, torch.get_num_threads()))  # toy sizes: more only get in the way
+    # Toy sizes: more only get in the way. And tests fork processes in order to kill them: a fork of
+    # a process that has run OpenMP's threads hangs in its first product.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
