@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from emu3.train.checkpoints import load_state
 from emu3.train.decoder import DecoderTraining, Documents, fresh, train_decoder
 from emu3.train.documents import Document, accumulate, losses, weigh
 from emu3.train.errors import TrainingError
+from tests.train.toy import flat, same_run
 
 PROMPTS = Prompts.of(byte_tokenizer())
 VISUAL = PROMPTS.tokenizer.vocabulary.visual
@@ -127,21 +127,6 @@ def killed_at(step: int) -> Documents:
         return documents(rng)
 
     return until
-
-
-def flat(state: Any) -> list[Any]:
-    """A nested state as a list, tensors as their bytes: for comparison bit by bit."""
-    if isinstance(state, torch.Tensor):
-        return [state.shape, state.contiguous().numpy().tobytes()]
-    if isinstance(state, dict):
-        return [part for key in sorted(state, key=str) for part in (key, *flat(state[key]))]
-    if isinstance(state, list | tuple):
-        return [part for each in state for part in flat(each)]
-    return [state]
-
-
-def same_run(one: Path, other: Path) -> bool:
-    return flat(load_state(one / "state.pt")) == flat(load_state(other / "state.pt"))
 
 
 @pytest.fixture(scope="module")

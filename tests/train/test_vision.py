@@ -33,6 +33,7 @@ from emu3.train.vision import (
 from emu3.train.warm_start import identity_in_time
 from emu3.vision.blocks import SpatialNorm
 from emu3.vision.tokenizer import VisionTokenizer
+from tests.train.toy import flat
 
 CONFIG = VisionConfig(
     codebook_size=16, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=()
@@ -69,17 +70,6 @@ def killed_at(step: int) -> Callable[[np.random.Generator, int], Tensor]:
         return batch(rng, size)
 
     return until
-
-
-def flat(state: Any) -> list[Any]:
-    """A nested state as a list, tensors as their bytes: for comparison bit by bit."""
-    if isinstance(state, torch.Tensor):
-        return [state.shape, state.contiguous().numpy().tobytes()]
-    if isinstance(state, dict):
-        return [part for key in sorted(state, key=str) for part in (key, *flat(state[key]))]
-    if isinstance(state, list | tuple):
-        return [part for each in state for part in flat(each)]
-    return [state]
 
 
 @pytest.fixture(scope="module")
