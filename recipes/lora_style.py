@@ -35,6 +35,7 @@ from emu3.train.decoder import DecoderTraining, train_decoder
 from emu3.train.documents import Document
 from emu3.train.export import Provenance, export
 from emu3.train.lora import Lora, adapt
+from emu3.train.precision import has_bf16
 from emu3.train.stages import NANO_QUALITY, Stage
 from recipes.drawing import Wanted, accuracy
 from recipes.fourth_style import NUMBER, PACKAGE, FourthStyle, caption
@@ -136,7 +137,9 @@ def measure(
 
 def run_for(size: Size) -> DecoderTraining:
     stage = replace(STAGE, steps=size.steps, warmup=min(STAGE.warmup, size.steps))
-    return stage.training(micro_batch=24, bf16=True, report_every=1, save_every=50, seed=0)
+    return stage.training(
+        micro_batch=24, bf16=has_bf16("cpu"), report_every=1, save_every=50, seed=0
+    )
 
 
 def main(folder: Path, size: Size = FULL) -> dict[str, object]:

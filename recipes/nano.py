@@ -6,28 +6,39 @@ The whole of nano, from nothing, on a laptop:
     python -m recipes.nano_decoder runs/decoder    # the BPE and the decoder
     python -m recipes.nano                         # this: runs/* to src/emu3/nano
     emu3 eval nano                                 # and how good it is
+
+And longer, from the nano that is there:
+
+    python -m recipes.nano_longer runs/longer      # the decoder alone
+    python -m recipes.nano runs/longer             # in place of the package's
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 
 import emu3
 from emu3.card import Card
-from emu3.checkpoint import Checkpoint
+from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.codec import Codec
 from emu3.config import PreprocessorConfig
 from emu3.decoder.transformer import Transformer
+from emu3.precision import FP32
 from emu3.text import TextTokenizer
 from emu3.train.checkpoints import load_state
+from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_vision
 from recipes.nano_decoder import config_for
 
 # A photograph comes down to the sizes that nano was trained on: 8x8, 7x9, 9x7, 6x11 or 11x6 codes.
 PREPROCESSOR = PreprocessorConfig(min_pixels=60 * 60, max_pixels=66 * 66)
+
+HOME = Path(emu3.__file__).parent / "nano"
+LOGS = Path("docs/nano")
 
 CARD = Card(
     tasks=("image", "chat"),
@@ -44,8 +55,8 @@ CARD = Card(
 )
 
 
-def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
-    """The checkpoint of two runs; the decoder in bfloat16, which halves the file."""
+def assemble(vision: VisionTokenizer, decoder_folder: Path) -> Checkpoint:
+    """The checkpoint of a run and a tokenizer; the decoder in bfloat16, which halves the file."""
     text = TextTokenizer.from_folder(decoder_folder)
     state = load_state(decoder_folder / "state.pt")
     if state is None:
@@ -57,19 +68,34 @@ def assemble(vision_folder: Path, decoder_folder: Path) -> Checkpoint:
         card=CARD,
         decoder=decoder.to(torch.bfloat16).eval(),
         text=text,
-        codec=Codec(nano_vision.opened(vision_folder / nano_vision.MODEL), PREPROCESSOR),
+        codec=Codec(vision, PREPROCESSOR),
     )
 
 
 def main(vision_folder: Path, decoder_folder: Path) -> None:
     """Write the checkpoint into the package, and the logs it came from into docs/nano."""
-    assemble(vision_folder, decoder_folder).save(Path(emu3.__file__).parent / "nano")
-    logs = Path("docs/nano")
-    logs.mkdir(parents=True, exist_ok=True)
-    shutil.copy(vision_folder / "log.jsonl", logs / "vision.jsonl")
-    shutil.copy(vision_folder / "picture" / "log.jsonl", logs / "picture.jsonl")
-    shutil.copy(decoder_folder / "log.jsonl", logs / "decoder.jsonl")
+    vision = nano_vision.opened(vision_folder / nano_vision.MODEL)
+    assemble(vision, decoder_folder).save(HOME)
+    keep_log(vision_folder, "vision")
+    keep_log(vision_folder / "picture", "picture")
+    keep_log(decoder_folder, "decoder")
+
+
+def longer(decoder_folder: Path) -> None:
+    """Put a decoder that went on from the package's in its place."""
+    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    assemble(nano.codec.vision, decoder_folder).save(HOME)
+    keep_log(decoder_folder, "longer")
+
+
+def keep_log(run: Path, name: str) -> None:
+    """Copy what a run wrote down."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "log.jsonl", LOGS / f"{name}.jsonl")
 
 
 if __name__ == "__main__":
-    main(Path("runs/vision"), Path("runs/decoder"))
+    if len(sys.argv) > 1:
+        longer(Path(sys.argv[1]))
+    else:
+        main(Path("runs/vision"), Path("runs/decoder"))

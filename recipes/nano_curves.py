@@ -19,11 +19,19 @@ def read(path: Path) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
+def append(log: dict[str, list[float]], later: dict[str, list[float]]) -> None:
+    """Put what a run that went on from another wrote down behind it, its steps counted on."""
+    last = log["step"][-1]
+    for name, column in log.items():
+        column += [last + step for step in later["step"]] if name == "step" else later[name]
+
+
 def main(folder: Path) -> None:
     """One figure, four panels: reconstruction twice, loss on vision tokens and on text tokens."""
     vision, picture, decoder = (
         read(folder / f"{name}.jsonl") for name in ("vision", "picture", "decoder")
     )
+    append(decoder, read(folder / "longer.jsonl"))
     panels = [
         (vision, "psnr", "vision tokenizer: PSNR of training batches, dB"),
         (picture, "psnr", "the same, codes standing still"),

@@ -46,6 +46,7 @@ from emu3.text import RANKS_FILE, TextTokenizer
 from emu3.train.decoder import DecoderTraining, fresh, train_decoder
 from emu3.train.documents import Document, weigh
 from emu3.train.embedding import start_alike
+from emu3.train.precision import has_bf16
 from emu3.train.text import train_text
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_vision
@@ -63,7 +64,7 @@ RUN = DecoderTraining(
     warmup=30,
     decay=0.01,
     clip=1.0,
-    bf16=True,
+    bf16=has_bf16("cpu"),
     report_every=10,
     save_every=100,
     seed=0,
@@ -188,13 +189,26 @@ class Lessons:
 
 
 def main(vision_folder: Path, folder: Path) -> Transformer:
-    """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
-    icons, vision = Icons.load(), nano_vision.opened(vision_folder / nano_vision.CODES)
+    """A text tokenizer and a decoder, from nothing."""
+    vision = nano_vision.opened(vision_folder / nano_vision.CODES)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RANKS_FILE).exists():
         train_text(corpus(), RANKS, vision.config.codebook_size).save(folder)
     text = TextTokenizer.from_folder(folder)
-    prompts = Prompts.of(text)
+    model = fresh(config_for(text), RUN.seed)
+    start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
+    return learn(model, text, vision, RUN, folder)
+
+
+def learn(
+    model: Transformer,
+    text: TextTokenizer,
+    vision: VisionTokenizer,
+    run: DecoderTraining,
+    folder: Path,
+) -> Transformer:
+    """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
+    icons, prompts = Icons.load(), Prompts.of(text)
     rng = np.random.default_rng(1)
     pairs = [*rng.permutation(seen_pairs())[:16], *rng.permutation(held_out_pairs())[:16]]
     scenes = [random_scene(rng, int(thing), int(style)) for thing, style in pairs]
@@ -216,11 +230,8 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
         rows = pixels.view(2, 16, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(128, 1024, 3)
         Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")
 
-    config, visual = config_for(text), text.vocabulary.visual
     lessons = Lessons(MIX, vision, text, icons)
-    model = fresh(config, RUN.seed)
-    start_alike(model, visual, vision.quantize.embedding.weight)
-    return train_decoder(model, RUN, lessons, visual, folder, on_save=sheet)
+    return train_decoder(model, run, lessons, text.vocabulary.visual, folder, on_save=sheet)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from emu3.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene
 from emu3.train.checkpoints import load_state, save_state
 from emu3.train.codebook import spread
 from emu3.train.picture import PictureTraining, train_picture
+from emu3.train.precision import has_bf16
 from emu3.train.vision import VisionTraining, train_vision
 from emu3.vision.tokenizer import VisionTokenizer
 
@@ -38,7 +39,7 @@ RUN = VisionTraining(
     commitment=0.25,
     consistency=4.0,
     clip=1.0,
-    bf16=True,
+    bf16=has_bf16("cpu"),
     report_every=20,
     save_every=200,
     seed=0,
@@ -49,7 +50,7 @@ PICTURE = PictureTraining(
     learning_rate=1e-3,
     warmup=20,
     clip=1.0,
-    bf16=True,
+    bf16=has_bf16("cpu"),
     report_every=20,
     save_every=100,
     seed=1,

@@ -49,7 +49,7 @@ def test_every_caption_names_the_object_and_most_the_style() -> None:
         text = caption(scene, rng)
         assert with_article(OBJECTS[scene.object]) in text
         named.append(STYLES[scene.style] in text)
-    assert 0.75 < np.mean(named) < 0.85
+    assert 0.92 < np.mean(named) < 0.98
 
 
 def test_the_same_seed_says_the_same() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from emu3.testing import tiny_decoder
 from emu3.train.documents import Document, accumulate
-from emu3.train.precision import products
+from emu3.train.precision import has_bf16, products
 
 CPU = torch.device("cpu")
 
@@ -47,3 +47,8 @@ def test_float32_is_left_alone() -> None:
     with products(CPU, bf16=False):
         assert torch.equal(q @ q, torch.mm(q, q))
         assert (q @ q).dtype == torch.float32
+
+
+def test_only_a_cpu_is_asked_whether_it_has_units_for_bfloat16() -> None:
+    assert has_bf16("cuda")
+    assert has_bf16(CPU) == torch.ops.mkldnn._is_mkldnn_bf16_supported()

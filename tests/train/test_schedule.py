@@ -31,3 +31,13 @@ def test_a_cosine_leaves_the_peak_slower_than_a_line_and_comes_down_faster() -> 
     )
     assert early[0] > early[1]
     assert late[0] < late[1]
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_a_rate_that_is_held_falls_as_a_shorter_run_would(shape: Shape) -> None:
+    warmup, hold, steps, peak = 10, 40, 100, 2e-3
+    rates = [rate_at(shape, step, steps, warmup, peak, hold=hold) for step in range(steps + 1)]
+    assert rates[warmup : warmup + hold] == [peak] * hold
+    shorter = [rate_at(shape, step, steps - warmup - hold, 0, peak) for step in range(51)]
+    assert rates[warmup + hold :] == pytest.approx(shorter)
+    assert max(rates[:warmup]) == peak

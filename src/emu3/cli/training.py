@@ -70,7 +70,12 @@ def train(
     optimizer: Optimizer = None,
     micro_batch: Annotated[int, typer.Option(help="Rows in one pass.", min=1)] = 1,
     lora: Rank = None,
-    bf16: Annotated[bool, typer.Option(help="Products in bfloat16.")] = True,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(
+            help="Products in bfloat16.", show_default="where the machine has units for it"
+        ),
+    ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Less memory, one more pass forward.")
     ] = False,
@@ -81,18 +86,19 @@ def train(
     """Train a model through one stage, on one process or under torchrun."""
     chosen = _stage(stage, steps, rows, context, learning_rate, optimizer)
     from emu3.train.lora import Lora
+    from emu3.train.precision import has_bf16
     from emu3.train.staged import Settings, train_stage
 
+    world = _world(device)
     settings = Settings(
         seed=seed,
-        bf16=bf16,
+        bf16=has_bf16(world.device) if bf16 is None else bf16,
         lora=None if lora is None else Lora(rank=lora, alpha=2.0 * lora),
         micro_batch=micro_batch,
         recompute=recompute,
         report_every=report_every,
         save_every=save_every,
     )
-    world = _world(device)
     checkpoint = _opened(start, vision, seed if fresh else None)
     chosen = chosen.changed(starts_from="" if fresh else _known_as(start))
     stores = [_weighted(each, checkpoint.text) for each in data]

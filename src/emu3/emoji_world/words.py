@@ -17,16 +17,16 @@ Kind = Literal["object", "style", "background", "describe"]
 _FULL = "{object} on a {background} background, {style} style"
 
 CAPTIONS: dict[str, float] = {
-    _FULL: 0.40,
-    "{object}, {style} style": 0.20,
+    _FULL: 0.50,
+    "{object}, {style} style": 0.25,
     "{style} style, {object} on a {background} background": 0.05,
     "a picture of {object} in {style} style": 0.05,
     "an icon of {object} on {background}, {style} style": 0.05,
     "{object} in {style} style on a {background} background": 0.05,
-    "{object}": 0.10,
-    "{object} on a {background} background": 0.10,
+    "{object}": 0.025,
+    "{object} on a {background} background": 0.025,
 }
-"""Wordings of a caption and how often each is used; a fifth leave the style open."""
+"""Wordings of a caption and how often each is used; one in twenty leaves the style open."""
 
 KINDS: dict[Kind, float] = {"object": 0.5, "style": 0.15, "background": 0.15, "describe": 0.2}
 """Kinds of questions and how often each is asked."""

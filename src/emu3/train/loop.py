@@ -43,11 +43,12 @@ class Run:
     learning_rate: float  # the highest, at the end of the warm-up
     warmup: int  # steps in which the rate rises from zero
     clip: float  # the gradient's norm is cut to this
-    bf16: bool  # products in bfloat16; weights and optimizer stay float32
+    bf16: bool  # products in bfloat16 (`has_bf16`); weights and optimizer stay float32
     report_every: int  # steps to a line in the log
     save_every: int  # steps to a checkpoint
     seed: int
-    schedule: Shape = "cosine"  # how the rate falls after the warm-up
+    schedule: Shape = "cosine"  # how the rate falls
+    hold: int = 0  # steps that it stays at its highest, after the warm-up
     final_rate: float = 0.0  # where it ends
     spike: float = float("inf")  # a loss above so many times the median of the last 50 is bad
     on_bad: OnBad = "stop"  # or "skip": what to do about a bad batch (watch.py)
@@ -62,6 +63,8 @@ class Run:
         for name, known in (("schedule", get_args(Shape)), ("on_bad", get_args(OnBad))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} = {getattr(self, name)!r}; it must be one of {known}")
+        if self.hold < 0:
+            raise InputError(f"hold = {self.hold}; steps at the highest rate are 0 or more")
         if not self.spike > 1:
             raise InputError(f"spike = {self.spike}; it must be above 1, or every batch is bad")
 
@@ -182,7 +185,7 @@ def _journal(run: Run, folder: Path, start: int, world: World) -> Iterator[_Jour
 
 def _rate(run: Run, step: int) -> float:
     peak, final = run.learning_rate, run.final_rate
-    return rate_at(run.schedule, step, run.steps, run.warmup, peak, final)
+    return rate_at(run.schedule, step, run.steps, run.warmup, peak, final, run.hold)
 
 
 def _clipped(parameters: list[nn.Parameter], most: float) -> float:

@@ -36,6 +36,16 @@ class WideAttention(TorchFunctionMode):
             return func(*(part.float() for part in args), **kwargs)
 
 
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether products in bfloat16 are worth asking for: a CPU needs AVX-512 or better for them.
+
+    Measured on one without, two cores: 1.8 GFLOP/s in bfloat16, 108 in float32.
+    """
+    if torch.device(device).type != "cpu":
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @contextmanager
 def products(device: torch.device, bf16: bool) -> Iterator[None]:
     """Within: the precision of a training pass."""

@@ -9,13 +9,20 @@ Shape = Literal["cosine", "linear"]
 
 
 def rate_at(
-    shape: Shape, step: int, steps: int, warmup: int, peak: float, final: float = 0.0
+    shape: Shape,
+    step: int,
+    steps: int,
+    warmup: int,
+    peak: float,
+    final: float = 0.0,
+    hold: int = 0,
 ) -> float:
-    """Learning rate of `step`, counted from 0: linear up to `peak` over `warmup` steps, then down
-    to `final` by the time of `steps`, in half a cosine or in a line.
+    """Learning rate of `step`, counted from 0: linear up to `peak` over `warmup` steps, there for
+    `hold` steps, then down to `final` by the time of `steps`, in half a cosine or in a line.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    top = warmup + hold
+    progress = min(1.0, max(0, step - top) / max(1, steps - top))
     left = 1 - progress if shape == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return final + (peak - final) * left

@@ -1,0 +1,42 @@
+"""nano's decoder, longer: `python -m recipes.nano_longer runs/longer`.
+
+Goes on from the nano that comes with the package, up to the highest rate again and down to zero, on
+the same documents drawn anew. Kill it whenever you like: the same command goes on. Then
+`python -m recipes.nano runs/longer` puts the decoder in place of the package's.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from emu3.checkpoint import Place, open_checkpoint
+from emu3.decoder.transformer import Transformer
+from emu3.precision import FP32
+from recipes import nano_decoder
+
+RUN = replace(
+    nano_decoder.RUN,
+    steps=2400,
+    learning_rate=2.5e-3,
+    warmup=100,
+    hold=1848,
+    schedule="linear",
+    seed=1,  # other documents than the first time
+)
+
+
+def main(folder: Path) -> Transformer:
+    """Train the package's decoder further; its text and vision tokenizers stay what they are."""
+    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    folder.mkdir(parents=True, exist_ok=True)
+    nano.text.save(folder)
+    decoder = nano.decoder.requires_grad_(True)
+    return nano_decoder.learn(decoder, nano.text, nano.codec.vision, RUN, folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/longer"))
