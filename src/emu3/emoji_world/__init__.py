@@ -1,16 +1,24 @@
 """Emoji World: a small, endless set of pictures with captions, questions and answers.
 
 A picture is one of 400 objects, drawn in one of three styles, placed on one of six flat
-backgrounds in one of five shapes; all of it follows from a random generator, so the same seed
-gives the same data. It is large enough to learn drawing and seeing from, and small enough that
-one machine can, with a tenth of the pairs of object and style held out to tell learning from
-remembering.
+backgrounds in one of five shapes; a clip is one that moves in one of fifteen ways. All of it
+follows from a random generator, so the same seed gives the same data. It is large enough to learn
+drawing and seeing from, and small enough that one machine can, with a tenth of the pairs of object
+and style, and of object and motion, held out to tell learning from remembering.
 
 The icons are fetched, not shipped: Noto Emoji (Apache-2.0, Google), Fluent Emoji Flat (MIT,
 Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors).
 """
 
+from emu3.emoji_world.clip import MovingScene, compose_clip, compose_frame, random_moving_scene
+from emu3.emoji_world.clip_words import (
+    clip_answer,
+    clip_caption,
+    clip_question,
+    full_clip_caption,
+)
 from emu3.emoji_world.icons import SIZES, STYLES, Icons, default_folder, fetch_icons, rasterise
+from emu3.emoji_world.motion import MOTIONS, held_out_motions
 from emu3.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
 from emu3.emoji_world.scene import (
     BACKGROUNDS,
@@ -39,6 +47,7 @@ from emu3.emoji_world.words import (
 __all__ = [
     "BACKGROUNDS",
     "CODE",
+    "MOTIONS",
     "OBJECTS",
     "QUESTIONS",
     "RATIOS",
@@ -46,21 +55,30 @@ __all__ = [
     "STYLES",
     "Icons",
     "Kind",
+    "MovingScene",
     "Scene",
     "answer",
     "blank",
     "caption",
+    "clip_answer",
+    "clip_caption",
+    "clip_question",
     "compose",
+    "compose_clip",
+    "compose_frame",
     "default_folder",
     "dialogue",
     "fetch_icons",
     "full_caption",
+    "full_clip_caption",
     "grid",
     "held_out",
+    "held_out_motions",
     "held_out_pairs",
     "mirrorable",
     "paste",
     "question_answer",
+    "random_moving_scene",
     "random_scene",
     "rasterise",
     "seen_pairs",
