@@ -41,10 +41,11 @@ class Wanted:
     style: int
 
 
-def accuracy(
-    model: Emu3, wanted: Sequence[Wanted], judge: Judge, seed: int, guidance_scale: float = 3.0
-) -> dict[str, Share]:
-    """Shares of pictures with the right object, style and background, and with all three."""
+def accuracy(model: Emu3, wanted: Sequence[Wanted], judge: Judge, seed: int) -> dict[str, Share]:
+    """Shares of pictures with the right object, style and background, and with all three.
+
+    Drawn as the model's card says.
+    """
     right: dict[str, list[bool]] = {"object": [], "style": [], "background": [], "all": []}
     for start in range(0, len(wanted), BATCH):
         part = wanted[start : start + BATCH]
@@ -52,7 +53,6 @@ def accuracy(
             [each.words for each in part],
             ratio=RATIOS[0],
             seed=seed + start,
-            guidance_scale=guidance_scale,
         )
         for picture, each in zip(drawn.images, part, strict=True):
             pixels = np.asarray(picture.convert("RGB"))
