@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emu3.card import NEGATIVE_PROMPT, QUALITY_SUFFIX
 from emu3.decoder.transformer import Transformer
-from emu3.generate import generate_pictures, generate_text
+from emu3.generate import frame_seed, generate_pictures, generate_text
 from emu3.grammar import Grammar
 from emu3.image import size_in_codes
 from emu3.precision import FP32
@@ -107,14 +107,17 @@ def slow_picture(
     sampling: Sampling,
     scale: float,
     seed: int,
+    groups: int = 1,
 ) -> list[int]:
     """One picture without a cache: the whole sequence and the whole vocabulary at each step."""
-    v, noise, new = grammar.vocabulary, Noise([seed], CPU), []
-    for step in range(grammar.length(*size) + 1):
+    v, noise, new = grammar.vocabulary, Noise([seed], CPU), list[int]()
+    for step in range(grammar.length(*size, groups) + 1):
+        if new and new[-1] == v.eof:
+            noise = Noise([frame_seed(seed, new.count(v.eof))], CPU)
         logits = model(torch.tensor([[*prompt, *new]]))[:, -1]
         if negative is not None:
             logits = guide(logits, model(torch.tensor([[*negative, *new]]))[:, -1], scale)
-        low, high = grammar.allowed(*size, step)
+        low, high = grammar.allowed(*size, step, groups)
         allowed = torch.full_like(logits, -torch.inf)
         allowed[:, low:high] = logits[:, low:high]
         if high - low > 1 and not sampling.greedy:
@@ -178,6 +181,37 @@ def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
         )
         assert together[index, : alone.shape[1]].tolist() == alone[0].tolist()
         assert (together[index, alone.shape[1] :] == V.pad).all()
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_videos_in_a_batch_are_those_of_the_slow_loop(sampling: Sampling) -> None:
+    """A picture among videos of several lengths; then the same with some codes given."""
+    model, groups, seeds = tiny_decoder(initializer_range=0.3), [3, 1, 4, 2], [4, 5, 6, 7]
+    rows = [
+        PROMPTS.video("ab" * index, size, 8, 4 * count) if count > 1 else ROWS[index]
+        for index, (size, count) in enumerate(zip(SIZES, groups, strict=True))
+    ]
+    settings = (SIZES, sampling, 3.0, seeds)
+    out = generate_pictures(model, GRAMMAR, rows, NEGATIVES, *settings, groups=groups)
+    for index, size in enumerate(SIZES):
+        slow = slow_picture(
+            model,
+            GRAMMAR,
+            rows[index],
+            NEGATIVES[index],
+            size,
+            sampling,
+            3.0,
+            seeds[index],
+            groups[index],
+        )
+        assert out[index].tolist() == slow + [V.pad] * (out.shape[1] - len(slow))
+    known = [(ids[ids >= V.visual_start] - V.visual_start)[:3].tolist() for ids in out]
+    again = generate_pictures(
+        model, GRAMMAR, rows, NEGATIVES, *settings, groups=groups, known=known
+    )
+    assert torch.equal(again, out)
+    assert frame_seed(2**63 - 1, 3) < 2**64
 
 
 def test_guidance_of_one_needs_no_second_branch() -> None:

@@ -33,7 +33,9 @@ PLAN = (
         "parallel",
     ),
     ("checkpoint",),  # the whole
-    ("pipeline", "conversation", "convert", "data", "engine", "testing"),  # doors to it
+    (
+        "pipeline", "pictures", "clips", "conversation", "convert", "data", "engine", "testing",
+    ),  # doors to it
     ("serve", "train", "evaluate", "bench", "hf", "__init__"),  # users, and the front door `emu3`
     ("cli",),
     ("__main__",),  # `python -m emu3`
@@ -56,6 +58,10 @@ SIDEWAYS = {
     ("windows", "generate"),
     ("hub", "download"),
     ("pipeline", "conversation"),
+    ("pipeline", "pictures"),
+    ("pipeline", "clips"),
+    ("conversation", "clips"),
+    ("clips", "pictures"),
     ("download", "shards"),
 }
 """The arrows allowed between two rooms of one floor."""

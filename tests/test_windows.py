@@ -1,4 +1,4 @@
-"""Pictures in windows against pictures one code at a time: the same ids, whatever is guessed."""
+"""Drawing in windows against drawing one code at a time: the same ids, whatever is guessed."""
 
 from __future__ import annotations
 
@@ -109,3 +109,136 @@ def test_the_noise_of_a_place_is_drawn_once() -> None:
     picture.commit([5, 6, 7], [5, 9, 9, 9])  # the first guess was right: two codes are
     assert picture.codes == [5, 9]
     assert torch.equal(picture.gumbel(2, 10), ahead[2:])
+
+
+# Videos: (height, width, groups), and pictures among them.
+
+GRIDS = [(2, 3, 3), (3, 2, 1), (1, 1, 4), (2, 2, 2), (1, 4, 3)]
+
+
+def headed(text: str, height: int, width: int, groups: int) -> list[int]:
+    if groups == 1:
+        return PROMPTS.image(text, (height, width))
+    return PROMPTS.video(text, (height, width), 8, groups * GRAMMAR.group)
+
+
+CLIP_ROWS = [headed("ab" * index, *grid) for index, grid in enumerate(GRIDS)]
+CLIP_NEGATIVES = [headed("ugly", *grid) for grid in GRIDS]
+
+
+def clips(guided: bool, known: list[list[int]] | None = None) -> list[Picture]:
+    return [
+        Picture(
+            [row, negative] if guided else [row],
+            (height, width),
+            seed,
+            codes=list(codes),
+            groups=groups,
+        )
+        for row, negative, (height, width, groups), seed, codes in zip(
+            CLIP_ROWS, CLIP_NEGATIVES, GRIDS, SEEDS, known or [[]] * len(GRIDS), strict=True
+        )
+    ]
+
+
+def slow_clips(
+    sampling: Sampling, guided: bool, scale: float, known: list[list[int]] | None = None
+) -> list[list[int]]:
+    out = generate_pictures(
+        tiny_decoder(initializer_range=0.3),
+        GRAMMAR,
+        CLIP_ROWS,
+        CLIP_NEGATIVES if guided else None,
+        [(h, w) for h, w, _ in GRIDS],
+        sampling,
+        scale,
+        SEEDS,
+        groups=[groups for *_, groups in GRIDS],
+        known=known,
+    )
+    drawn = []
+    for row, ids, (_, _, groups) in zip(CLIP_ROWS, out, GRIDS, strict=True):
+        whole = torch.cat([torch.tensor(row[row.index(V.sov) :]), ids[ids < V.size]])
+        part = GRAMMAR.parts(whole[: (whole == V.eov).nonzero()[0, 0] + 1])[0]
+        codes = part if isinstance(part, torch.Tensor) else part.codes
+        assert len(codes) == groups or groups == 1
+        drawn.append(codes.flatten().tolist())
+    return drawn
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 40])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_videos_and_pictures_in_one_batch(sampling: Sampling, window: int) -> None:
+    for guided, scale in ((True, 3.0), (False, 1.0)):
+        drawn = clips(guided)
+        Drawing(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, scale, window).run(drawn)
+        assert [clip.codes for clip in drawn] == slow_clips(sampling, guided, scale)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_video_alone_is_the_video_in_a_batch(slots: int) -> None:
+    drawn = clips(True)
+    model = tiny_decoder(initializer_range=0.3)
+    Drawing(model, GRAMMAR, Sampling(), 3.0, window=3, slots=slots).run(drawn)
+    assert [clip.codes for clip in drawn] == slow_clips(Sampling(), True, 3.0)
+
+
+@pytest.mark.parametrize("window", [1, 7])
+@pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+def test_true_codes_given_are_gone_on_with_as_if_drawn(share: float, window: int) -> None:
+    """Of whole frames and of parts of one, by both versions: the noise belongs to the place."""
+    sampling = Sampling()
+    whole = slow_clips(sampling, True, 3.0)
+    given = [codes[: int(len(codes) * share)] for codes in whole]
+    assert slow_clips(sampling, True, 3.0, given) == whole
+    drawn = clips(True, given)
+    Drawing(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, 3.0, window).run(drawn)
+    assert [clip.codes for clip in drawn] == whole
+    assert all(
+        clip.passes <= len(codes) - len(known)
+        for clip, codes, known in zip(drawn, whole, given, strict=True)
+    )
+
+
+def test_false_codes_given_are_kept_and_change_what_follows() -> None:
+    sampling, whole = Sampling(), slow_clips(Sampling(), True, 3.0)
+    given = [[(code + 1) % 64 for code in codes[: len(codes) // 2]] for codes in whole]
+    drawn = clips(True, given)
+    Drawing(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, 3.0, window=4).run(drawn)
+    assert [clip.codes for clip in drawn] == slow_clips(sampling, True, 3.0, given)
+    assert all(clip.codes[: len(codes)] == codes for clip, codes in zip(drawn, given, strict=True))
+    assert [clip.codes for clip in drawn] != whole
+
+
+def test_every_frame_has_noise_of_its_own_wherever_one_begins() -> None:
+    whole = Picture([[0]], (2, 2), seed=7, groups=3)
+    noise = whole.gumbel(12, 10)
+    assert len({tuple(row.tolist()) for row in noise}) == 12
+    later = Picture([[0]], (2, 2), seed=7, codes=[1] * 4, groups=2, before=1)
+    assert torch.equal(later.gumbel(4, 10), noise[8:])
+    inside = Picture([[0]], (2, 2), seed=7, codes=[1] * 6, groups=3)
+    assert torch.equal(inside.gumbel(6, 10), noise[6:])
+    assert torch.equal(noise[:4], Picture([[0]], (2, 2), seed=7).gumbel(4, 10))
+
+
+def test_time_is_guessed_from_the_frame_before() -> None:
+    clip = Picture([[0]], (2, 2), seed=7, groups=3)
+    assert clip.guessed(6) == [0] * 6
+    clip.codes = [1, 2]
+    assert clip.guessed(2) == [1, 2]  # the row above
+    clip.codes = [1, 2, 3, 4, 5]
+    assert clip.guessed(5) == [2, 3, 4, 5, 2]
+    assert clip.frames().tolist() == [[[1, 2], [3, 4]]]
+    assert clip.rows().tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_still_video_takes_few_passes() -> None:
+    """Guesses from the frame before are right where nothing moves: one pass a window."""
+    model, (height, width) = tiny_decoder(initializer_range=0.3), (3, 3)
+    drawing = Drawing(model, GRAMMAR, Sampling(top_k=1), 1.0, window=9)
+    model.lm_head.weight.data.zero_()  # all logits alike: the same code everywhere
+    row = headed("x", height, width, 4)
+    clip = Picture([row], (height, width), 3, groups=4)
+    drawing.run([clip])
+    assert len(set(clip.codes)) == 1
+    assert clip.passes == 4

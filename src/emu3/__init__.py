@@ -12,14 +12,29 @@ from typing import TYPE_CHECKING, Any
 from emu3.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from emu3.output import ImageOutput, Settings
+    from emu3.output import ImageOutput, Settings, VideoOutput, VideoSettings
     from emu3.pipeline import Emu3
 
 __version__ = "0.1.0"
 
-__all__ = ["Emu3", "ImageOutput", "InputError", "MissingExtraError", "Settings", "__version__"]
+__all__ = [
+    "Emu3",
+    "ImageOutput",
+    "InputError",
+    "MissingExtraError",
+    "Settings",
+    "VideoOutput",
+    "VideoSettings",
+    "__version__",
+]
 
-_HOMES = {"Emu3": "emu3.pipeline", "ImageOutput": "emu3.output", "Settings": "emu3.output"}
+_HOMES = {
+    "Emu3": "emu3.pipeline",
+    "ImageOutput": "emu3.output",
+    "Settings": "emu3.output",
+    "VideoOutput": "emu3.output",
+    "VideoSettings": "emu3.output",
+}
 """Names fetched when first asked for: PyTorch takes seconds to import, `emu3 --help` must not."""
 
 

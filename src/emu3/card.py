@@ -18,14 +18,15 @@ NEGATIVE_PROMPT = (
     "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
     "username, blurry."
 )
-TASKS = ("image", "chat")
+BAAIS_TASKS = ("image", "chat")
+TASKS = (*BAAIS_TASKS, "video")  # video: trained to draw and to go on with clips
 
 
 @dataclass(frozen=True)
 class Card(FileConfig):
     """Defaults are those of BAAI's checkpoints (README and `image_generation.py`)."""
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = BAAIS_TASKS
     suffix: str = QUALITY_SUFFIX
     negative_prompt: str = NEGATIVE_PROMPT
     guidance_scale: float = 3.0

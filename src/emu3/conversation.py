@@ -2,9 +2,10 @@
 
     BOS opening  pictures text closing  answer  USER:  pictures text closing  answer  …
 
-The cache belongs to the conversation and grows with it, so a question about a picture of 16,000 ids
-costs that much once, and the next one only itself. How BAAI joins turns was never disclosed; this
-is the template that transformers ships for its port.
+Videos stand behind the pictures of their question. The cache belongs to the conversation and grows
+with it, so a question about a picture of 16,000 ids costs that much once, and the next one only
+itself. How BAAI joins turns was never disclosed; this is the template that transformers ships for
+its port.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from PIL import Image
 
 from emu3.checkpoint import Checkpoint
+from emu3.clips import Footage, seen
 from emu3.decoder.cache import Cache
 from emu3.errors import InputError
 from emu3.generate import generate_text
+from emu3.grammar import VideoCodes
 from emu3.sampling import Sampling
 
 
@@ -40,6 +43,7 @@ class Conversation:
         self,
         text: str,
         images: Sequence[Image.Image] = (),
+        videos: Sequence[Footage] = (),
         *,
         max_new_tokens: int = 1024,
         top_k: int = 1,
@@ -56,8 +60,11 @@ class Conversation:
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
         decoder, prompts = self.checkpoint.decoder, self.checkpoint.prompts
-        codes = [self.checkpoint.codec.encode(image) for image in images]
-        asked = prompts.turn(text, codes) if self.length else prompts.chat(text, codes)
+        shown: list[torch.Tensor | VideoCodes] = [
+            *(self.checkpoint.codec.encode(image) for image in images),
+            *(seen(self.checkpoint, video) for video in videos),
+        ]
+        asked = prompts.turn(text, shown) if self.length else prompts.chat(text, shown)
         limit = decoder.config.max_position_embeddings
         room = limit - self.length - len(asked)
         if room < 1:

@@ -1,5 +1,5 @@
 """Ids in, ids out: the decoder asked for one token after another. The slow and obvious version;
-`windows.py` draws the same pictures in fewer passes.
+`windows.py` draws the same pictures and videos in fewer passes.
 
 This file knows no strings and no pictures. What may come where is handed in as a grammar, how it is
 drawn as a `Sampling`. Rows of a batch may have different prompts and sizes; each comes out as it
@@ -52,6 +52,18 @@ def prefill(
     return last, cache
 
 
+SEED_STEP = 0x9E3779B97F4A7C15  # odd: 2^64 over the golden ratio, so frames keep clear of seeds
+
+
+def frame_seed(seed: int, frame: int) -> int:
+    """The seed of the noise of one frame of codes; the first frame has that of the drawing.
+
+    Noise thus belongs to a seed, a frame and a place in it: a video that is gone on with needs
+    none of the noise before.
+    """
+    return (seed + frame * SEED_STEP) % 2**64
+
+
 @torch.inference_mode()
 def generate_pictures(
     model: Transformer,
@@ -63,16 +75,28 @@ def generate_pictures(
     guidance_scale: float,
     seeds: Sequence[int],
     on_step: OnStep | None = None,
+    *,
+    groups: Sequence[int] | None = None,
+    known: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
-    """Continue prompts that end in a picture's header: ids [B, length + 1], EOS last, then PAD.
+    """Continue prompts that end in a header: ids [B, length + 1], EOS last, then PAD.
 
     `negatives` are the prompts of the guidance branch, headers included; without them, or with a
-    scale of 1, there is none. The branch rides in the same batch, one pass for both.
+    scale of 1, there is none. The branch rides in the same batch, one pass for both. A row is a
+    video where it has more `groups` than one: so many frames of codes, each of its size. `known`
+    are the first codes of each row, which are taken as they are and not drawn.
     """
     count = len(prompts)
-    steps = max(grammar.length(h, w) for h, w in sizes) + 1
-    forced = torch.stack([grammar.forced(h, w, steps) for h, w in sizes])
+    frames = [1] * count if groups is None else groups
+    grids = [(h, w, t) for (h, w), t in zip(sizes, frames, strict=True)]
+    steps = max(grammar.length(*grid) for grid in grids) + 1
+    forced = torch.stack([grammar.forced(h, w, steps, t) for h, w, t in grids])
     drawing = (forced < 0).T.tolist()  # which rows have a choice at each step
+    for row, codes in enumerate(known or []):
+        places = (forced[row] < 0).nonzero()[: len(codes), 0]
+        forced[row, places] = (
+            torch.tensor(codes, dtype=torch.long) + grammar.vocabulary.visual_start
+        )
     forced = forced.to(model.device)
     guided = negatives is not None and guidance_scale != 1
     rows = [*prompts, *(negatives or [])] if guided else list(prompts)
@@ -82,6 +106,7 @@ def generate_pictures(
     for step in range(steps):
         out[:, step] = forced[:, step]
         if any(drawing[step]):
+            _begin_frames(noise, step, seeds, sizes)
             logits = model.logits(hidden, grammar.vocabulary.visual)
             if guided:
                 conditional, unconditional = logits.chunk(2)
@@ -94,6 +119,16 @@ def generate_pictures(
             fed = out[:, step : step + 1]
             hidden = model.hidden(fed.repeat(2, 1) if guided else fed, cache)[:, -1]
     return out
+
+
+def _begin_frames(
+    noise: Noise, step: int, seeds: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> None:
+    """Give each row in which a frame begins at this step the noise of that frame."""
+    for generator, seed, (height, width) in zip(noise.generators, seeds, sizes, strict=True):
+        frame, inside = divmod(step, height * (width + 1) + 1)
+        if inside == 0:
+            generator.manual_seed(frame_seed(seed, frame))
 
 
 @torch.inference_mode()

@@ -1,4 +1,6 @@
-"""What `image` gives back, and how it becomes a file that remembers how it was made."""
+"""What `image`, `video` and `extend` give back, and how a picture becomes a file that remembers how
+it was made. Clips are written by `video.py`.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +54,44 @@ class ImageOutput:
         check_picture_path(path)
         save_picture(self.images[index], path, asdict(self.settings[index]))
         return path
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """Everything that decides a video, but for the frames that were given.
+
+    The first `given` frames of codes are those of a picture or a clip, and were not drawn.
+    `seconds` counts what was asked for, without a clip that was gone on with.
+    """
+
+    prompt: str
+    suffix: str
+    negative_prompt: str
+    ratio: str
+    area: int
+    seconds: float
+    fps: float
+    guidance_scale: float
+    top_k: int
+    top_p: float
+    temperature: float
+    seed: int
+    given: int
+    model: str
+    dtype: str  # the precision: fp32, bf16, int8 or int4
+
+
+@dataclass(frozen=True)
+class VideoOutput:
+    """A video: frames [T, H, W, 3] uint8, codes [t, h, w], frames a second, and its settings.
+
+    A frame of codes is a group of four frames; the last may stand for fewer.
+    """
+
+    frames: Tensor
+    codes: Tensor
+    fps: float
+    settings: VideoSettings
 
 
 def check_picture_path(path: Path) -> None:

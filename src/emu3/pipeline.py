@@ -1,12 +1,13 @@
-"""`Emu3`: one door to a checkpoint. Strings and pictures in, pictures and strings out.
+"""`Emu3`: one door to a checkpoint. Strings, pictures and videos in, the same out.
 
 image:  str → prompt → ids → generate → ids → grammar → codes → vision → pixels → picture
 chat:   picture → pixels → vision → codes → grammar → ids → prompt → generate → text → str
+video, extend: the same two walks with a time axis (`clips.py`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,24 +16,20 @@ from PIL import Image
 from torch import Tensor
 
 from emu3.checkpoint import Checkpoint, Place, open_checkpoint
+from emu3.clips import Film, Footage, OnGroup, frames_in, seen, settled, shape_of
 from emu3.config import DecoderConfig
 from emu3.conversation import Conversation
 from emu3.errors import InputError
 from emu3.fuse import ready, ready_vision
 from emu3.generate import generate_text
 from emu3.image import size_in_codes
-from emu3.output import ImageOutput, Settings
+from emu3.output import ImageOutput, Settings, VideoOutput
+from emu3.pictures import OnRow, check_context, check_request, check_seed, draw
 from emu3.precision import Precision
 from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
+from emu3.video import Frame
 from emu3.weights import OnBytes
-from emu3.windows import Drawing, OnPass, Picture, window_for
-
-OnRow = Callable[[int, int, Sequence[Tensor]], None]
-"""Called as rows of codes are finished: how many are, of how many in all pictures together, and
-what there is of each picture, codes [r, w]."""
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ class Emu3:
         top_k = card.top_k if top_k is None else top_k
         temperature = card.temperature if temperature is None else temperature
         sampling = Sampling(top_k, top_p, temperature)
-        _check_request(prompts, ratios, num_images, seed, guidance_scale)
+        check_request(prompts, ratios, num_images, seed, guidance_scale)
         suffix = card.suffix if suffix is None else suffix
         negative_prompt = card.negative_prompt if negative_prompt is None else negative_prompt
         area = self.config.image_area if area is None else area
@@ -133,49 +130,119 @@ class Emu3:
             for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
             for number in range(num_images)
         ]
-        codes = self._draw(settings, sampling, allow_special, on_row)
+        codes = draw(self.checkpoint, settings, sampling, allow_special, on_row)
         return ImageOutput([self.checkpoint.codec.picture(each) for each in codes], codes, settings)
 
-    @torch.no_grad()
-    def _draw(
+    def video(
         self,
-        settings: Sequence[Settings],
-        sampling: Sampling,
-        allow_special: bool,
-        on_row: OnRow | None,
-    ) -> list[Tensor]:
-        """Codes [h, w] for each of the settings, drawn in one batch."""
-        prompts, grammar = self.checkpoint.prompts, self.checkpoint.prompts.grammar
+        prompt: str,
+        *,
+        ratio: str = "1:1",
+        area: int | None = None,
+        seconds: float = 2.0,
+        fps: float = 8.0,
+        image: Image.Image | None = None,
+        negative_prompt: str | None = None,
+        suffix: str | None = None,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        on_group: OnGroup | None = None,
+    ) -> VideoOutput:
+        """Draw a video of `seconds` at `fps`, rounded to whole frames, at least one.
+
+        `image` is its first four frames, which stand still, and decides its size instead of
+        `ratio` and `area`. Other settings are those of `image`. `on_group` is told of every four
+        frames as they are finished. Raises InputError on settings that make no video, naming the
+        limit.
+        """
+        frames, known = frames_in(seconds, fps), None
+        if image is not None:
+            if ratio != "1:1" or area is not None:
+                raise InputError("the picture decides the size; leave out ratio and area")
+            known = self.encode(image)[None]
+            ratio, area = shape_of(self.checkpoint, (known.shape[1], known.shape[2]))
+        area = self.config.image_area if area is None else area
         factor = self.checkpoint.codec.vision.config.spatial_factor
-        sizes = [size_in_codes(s.ratio, s.area, factor) for s in settings]
-        rows, negatives = (
-            [
-                prompts.image(text, size, allow_special=allow_special)
-                for text, size in zip(texts, sizes, strict=True)
-            ]
-            for texts in (
-                [s.prompt + s.suffix for s in settings],
-                [s.negative_prompt for s in settings],
-            )
+        settings = settled(
+            self.checkpoint,
+            prompt=prompt,
+            suffix=suffix,
+            negative_prompt=negative_prompt,
+            ratio=ratio,
+            area=area,
+            seconds=seconds,
+            fps=fps,
+            guidance_scale=guidance_scale,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            seed=seed,
+            given=0 if known is None else 1,
         )
-        longest = max(map(len, [*rows, *negatives]))
-        self._check_context(longest, max(grammar.length(*size) for size in sizes), "picture")
-        scale = settings[0].guidance_scale
-        branches = zip(rows, negatives, strict=True) if scale != 1 else ([row] for row in rows)
-        pictures = [
-            Picture(list(prompts), size, each.seed)
-            for prompts, size, each in zip(branches, sizes, settings, strict=True)
-        ]
-        decoder = self.checkpoint.decoder
-        window = window_for(decoder, len(pictures) * len(pictures[0].prompts))
-        told = (lambda active: None) if on_row is None else _row_reporter(on_row, pictures)
-        Drawing(decoder, grammar, sampling, scale, window).run(pictures, told)
-        return [torch.tensor(each.codes).view(each.size) for each in pictures]
+        size = size_in_codes(ratio, area, factor) if known is None else known.shape[1:]
+        film = Film(self.checkpoint, settings, (size[0], size[1]), on_group)
+        return film.whole(frames, known)
+
+    def extend(
+        self,
+        frames: Tensor | Iterable[Frame],
+        *,
+        seconds: float = 2.0,
+        fps: float = 8.0,
+        prompt: str = "",
+        negative_prompt: str | None = None,
+        suffix: str | None = None,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        on_group: OnGroup | None = None,
+    ) -> VideoOutput:
+        """Go on with a clip, frames [T, H, W, 3] uint8 of rate `fps`, for `seconds` more.
+
+        What comes back is all of it, the old frames as the vision tokenizer has them. A last group
+        of fewer than four frames is dropped, and what it showed is drawn anew. Any length is
+        possible: what the context does not hold at once slides through it. Other settings are
+        those of `video`. Raises InputError on fewer than four frames, and where the context holds
+        no two groups.
+        """
+        new, count, codes = frames_in(seconds, fps), 0, list[Tensor]()
+        for group in self.checkpoint.codec.encode_clip(frames):
+            count += group.frames
+            codes += [group.codes] * (group.frames == self.checkpoint.codec.group)
+        if not codes:
+            least = self.checkpoint.codec.group
+            raise InputError(f"a clip of {count} frames; {least} at least can be gone on with")
+        known = torch.cat(codes)
+        size = known.shape[1], known.shape[2]
+        ratio, area = shape_of(self.checkpoint, size)
+        settings = settled(
+            self.checkpoint,
+            prompt=prompt,
+            suffix=suffix,
+            negative_prompt=negative_prompt,
+            ratio=ratio,
+            area=area,
+            seconds=seconds,
+            fps=fps,
+            guidance_scale=guidance_scale,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            seed=seed,
+            given=len(known),
+        )
+        return Film(self.checkpoint, settings, size, on_group).slide(count + new, known)
 
     def chat(
         self,
         text: str,
         images: Sequence[Image.Image] = (),
+        videos: Sequence[Footage] = (),
         *,
         max_new_tokens: int = 1024,
         top_k: int = 1,
@@ -185,13 +252,15 @@ class Emu3:
         allow_special: bool = False,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
-        """Answer a question about pictures (or none); greedy unless told otherwise.
+        """Answer a question about pictures and videos (or none); greedy unless told otherwise.
 
+        A video is `video.open_clip(path, fps)`, a `VideoOutput`, or `video.Clip(frames, fps)`.
         `on_text` is called with all of the answer so far, as it grows.
         """
         return self.chat_batch(
             [text],
             [list(images)],
+            [list(videos)],
             max_new_tokens=max_new_tokens,
             top_k=top_k,
             top_p=top_p,
@@ -202,7 +271,7 @@ class Emu3:
         )[0]
 
     def conversation(self) -> Conversation:
-        """Several questions, each with what was said before in mind: `.say(text, images)`."""
+        """Several questions, with what was said before in mind: `.say(text, images, videos)`."""
         return Conversation(self.checkpoint)
 
     @torch.no_grad()
@@ -210,6 +279,7 @@ class Emu3:
         self,
         texts: Sequence[str],
         images: Sequence[Image.Image | Sequence[Image.Image]],
+        videos: Sequence[Sequence[Footage]] | None = None,
         *,
         max_new_tokens: int = 1024,
         top_k: int = 1,
@@ -219,7 +289,7 @@ class Emu3:
         allow_special: bool = False,
         on_text: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """`chat` for several questions at once, each with its picture or pictures.
+        """`chat` for several questions at once, each with its pictures and then its videos.
 
         Answers are the same as one at a time; `on_text` follows the first.
         """
@@ -228,16 +298,23 @@ class Emu3:
             raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
         if not texts or len(texts) != len(images):
             raise InputError(f"{len(texts)} questions but {len(images)} groups of pictures")
-        _check_seed(seed, len(texts))
+        clips = [()] * len(texts) if videos is None else videos
+        if len(texts) != len(clips):
+            raise InputError(f"{len(texts)} questions but {len(clips)} groups of videos")
+        check_seed(seed, len(texts))
         prompts, vocabulary = self.checkpoint.prompts, self.checkpoint.text.vocabulary
         rows = [
             prompts.chat(
-                text, [self.encode(p) for p in _listed(group)], allow_special=allow_special
+                text,
+                [self.encode(p) for p in _listed(group)]
+                + [seen(self.checkpoint, clip) for clip in moving],
+                allow_special=allow_special,
             )
-            for text, group in zip(texts, images, strict=True)
+            for text, group, moving in zip(texts, images, clips, strict=True)
         ]
         room = self.config.max_position_embeddings - max(map(len, rows))
-        self._check_context(max(map(len, rows)), 1, "answer")
+        instead = "a shorter text, smaller pictures, or a shorter clip at a lower fps"
+        check_context(self.checkpoint, max(map(len, rows)), 1, "answer", instead)
 
         def said(ids: Tensor) -> str:
             return self.checkpoint.text.decode(ids.tolist(), skip_special=True).strip()
@@ -269,48 +346,6 @@ class Emu3:
         """
         return self.checkpoint.codec.decode(codes)
 
-    def _check_context(self, prompt: int, new: int, what: str) -> None:
-        """Raise InputError where a request is longer than what the decoder was trained for."""
-        limit = self.config.max_position_embeddings
-        if prompt + new > limit:
-            raise InputError(
-                f"{prompt} ids of prompt and {new} of {what} exceed the context of {limit}; "
-                "use a smaller area or a shorter text"
-            )
-
-
-def _row_reporter(on_row: OnRow, pictures: Sequence[Picture]) -> OnPass:
-    """Turns passes of the decoder into finished rows."""
-    total, told = sum(height for height, _ in (picture.size for picture in pictures)), 0
-
-    def on_pass(active: Sequence[Picture]) -> None:
-        nonlocal told
-        done = sum(len(picture.codes) // picture.size[1] for picture in pictures)
-        if done > told:
-            told = done
-            on_row(done, total, [picture.rows() for picture in pictures])
-
-    return on_pass
-
 
 def _listed(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
     return [images] if isinstance(images, Image.Image) else list(images)
-
-
-def _check_seed(seed: int, rows: int) -> None:
-    if not 0 <= seed <= MAX_SEED - rows:
-        raise InputError(f"seed = {seed} must lie in 0 to {MAX_SEED}")
-
-
-def _check_request(
-    prompts: Sequence[str], ratios: Sequence[str], num_images: int, seed: int, guidance: float
-) -> None:
-    if not prompts:
-        raise InputError("no prompt given")
-    if len(ratios) != len(prompts):
-        raise InputError(f"{len(prompts)} prompts but {len(ratios)} ratios")
-    if num_images < 1:
-        raise InputError(f"num_images = {num_images} must be at least 1")
-    _check_seed(seed, len(prompts) * num_images)
-    if not 0 <= guidance < float("inf"):
-        raise InputError(f"guidance_scale = {guidance} must be 0 or more; 1 is no guidance")

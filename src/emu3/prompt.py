@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emu3.grammar import Grammar
+from emu3.grammar import Grammar, VideoCodes
 from emu3.text import TextTokenizer
 
 CHAT_OPENING = "You are a helpful assistant. USER: "
@@ -41,39 +41,78 @@ class Prompts:
         words = self.tokenizer.encode(text, allow_special=allow_special)
         return [self.tokenizer.vocabulary.bos, *words, *self.grammar.header(*size)]
 
-    def chat(
-        self, text: str, pictures: Sequence[Tensor], *, allow_special: bool = False
+    def video(
+        self,
+        text: str,
+        size: tuple[int, int],
+        fps: float,
+        frames: int,
+        *,
+        allow_special: bool = False,
     ) -> list[int]:
-        """BOS opening, pictures as codes [h, w], text, closing: what an answer follows."""
+        """BOS text SOV h*w fps seconds SOT: what the codes of a video of so many frames follow.
+
+        Raises GrammarError on a rate that no header can say, or on less than one frame.
+        """
+        words = self.tokenizer.encode(text, allow_special=allow_special)
+        header = self.grammar.video_header(*size, fps, frames)
+        return [self.tokenizer.vocabulary.bos, *words, *header]
+
+    def chat(
+        self, text: str, pictures: Sequence[Tensor | VideoCodes], *, allow_special: bool = False
+    ) -> list[int]:
+        """BOS opening, pictures as codes [h, w] or videos, text, closing: what an answer follows.
+
+        They come in the order given.
+        """
         bos = self.tokenizer.vocabulary.bos
         return [bos, *self._asked(CHAT_OPENING, text, pictures, allow_special)]
 
     def turn(
-        self, text: str, pictures: Sequence[Tensor], *, allow_special: bool = False
+        self, text: str, pictures: Sequence[Tensor | VideoCodes], *, allow_special: bool = False
     ) -> list[int]:
         """The next question of a conversation, behind an answer without its EOS."""
         return self._asked(TURN_OPENING, text, pictures, allow_special)
 
     def _asked(
-        self, opening: str, text: str, pictures: Sequence[Tensor], allow_special: bool
+        self,
+        opening: str,
+        text: str,
+        pictures: Sequence[Tensor | VideoCodes],
+        allow_special: bool,
     ) -> list[int]:
         closing = text + CHAT_CLOSING
         if not pictures:  # one text, which may merge across the seam
             return self.tokenizer.encode(opening + closing, allow_special=allow_special)
         ids = self.tokenizer.encode(opening)
-        for codes in pictures:
-            ids += self.grammar.write(codes).tolist()
+        for each in pictures:
+            ids += self._written(each).tolist()
         return ids + self.tokenizer.encode(closing, allow_special=allow_special)
+
+    def _written(self, seen: Tensor | VideoCodes) -> Tensor:
+        if isinstance(seen, VideoCodes):
+            return self.grammar.write_video(seen.codes, seen.fps, seen.frames)
+        return self.grammar.write(seen)
 
     def image_document(self, caption: str, codes: Tensor) -> Tensor:
         """A training document, ids [L]: BOS caption picture EOS."""
         prompt = self.image(caption, (codes.shape[0], codes.shape[1]))
         return _joined(prompt, self.grammar.body(codes), self.tokenizer.vocabulary.eos)
 
+    def video_document(self, caption: str, video: VideoCodes) -> Tensor:
+        """A training document, ids [L]: BOS caption video EOS.
+
+        Raises GrammarError where the video's frames and codes do not fit together.
+        """
+        words = self.tokenizer.encode(caption)
+        prompt = [self.tokenizer.vocabulary.bos, *words]
+        return _joined(prompt, self._written(video), self.tokenizer.vocabulary.eos)
+
     def chat_document(
-        self, codes: Tensor, turns: Sequence[tuple[str, str]]
+        self, codes: Tensor | VideoCodes, turns: Sequence[tuple[str, str]]
     ) -> tuple[Tensor, Tensor]:
-        """A training document about one picture: ids [L], and which of them the model says, bool.
+        """A training document about one picture, codes [h, w], or one video: ids [L], and which of
+        them the model says, bool.
 
         `turns` are questions with their answers, asked as in a conversation: EOS comes behind the
         last answer only.

@@ -1,4 +1,4 @@
-"""The same pictures in fewer passes.
+"""The same pictures and videos in fewer passes.
 
 A draw is argmax(log p + g) with noise g that belongs to a seed and a place in the picture, so what
 `generate.py` draws one code at a time is a function with nothing left to chance. Here a window of
@@ -9,9 +9,10 @@ are committed, and what the pass said of the others is the next guess. So the id
 number of passes depends on it. This is Jacobi iteration (Song et al. 2021, arXiv 2002.03629) with
 Gumbel noise held fixed.
 
-Line ends are known and ride along with the codes before them, so even a window of one takes h * w
-passes and not h * (w + 1). A picture is two rows of a batch, one for guidance; pictures of any
-sizes finish on their own, and the next of the queue takes their place.
+Line ends and frame ends are known and ride along with the codes before them, so even a window of
+one takes h * w passes a frame and not h * (w + 1). A picture is two rows of a batch, one for
+guidance; pictures and videos of any sizes finish on their own, and the next of the queue takes
+their place.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from emu3.decoder.cache import Cache
 from emu3.decoder.transformer import Transformer
-from emu3.generate import prefill
+from emu3.generate import frame_seed, prefill
 from emu3.grammar import Grammar
 from emu3.quantize import precision_of
 from emu3.sampling import Noise, Sampling
@@ -33,10 +34,12 @@ from emu3.sampling import Noise, Sampling
 
 @dataclass
 class Picture:
-    """What is to be drawn, and how far it is.
+    """What is to be drawn, and how far it is: a picture, or a video of `groups` frames of codes.
 
-    `prompts` end in the picture's header: the prompt, and the guidance branch's if there is one.
-    `guess` are codes thought to follow `codes`.
+    `prompts` end in the header: the prompt, and the guidance branch's if there is one. `codes`
+    that are there from the start (a first frame, a clip to go on with) are read and never drawn.
+    `guess` are codes thought to follow `codes`. Of a video that continues a longer one, `before`
+    is how many frames of codes went before its own: they count in the noise.
     """
 
     prompts: list[list[int]]
@@ -46,23 +49,35 @@ class Picture:
     guess: list[int] = field(default_factory=list)
     passes: int = 0
     noise: dict[int, Tensor] = field(default_factory=dict)  # by code; drawn ahead, never again
+    groups: int = 1
+    before: int = 0
 
     def __post_init__(self) -> None:
-        self.generator = Noise([self.seed], torch.device("cpu"))
-        self.drawn = 0  # codes that have noise
+        # Codes whose noise is drawn or not needed: a frame has a generator of its own.
+        self.drawn = len(self.codes) // self.frame * self.frame
+
+    @property
+    def frame(self) -> int:
+        """Codes in a frame."""
+        return self.size[0] * self.size[1]
 
     @property
     def length(self) -> int:
         """Codes in all."""
-        return self.size[0] * self.size[1]
+        return self.groups * self.frame
 
     @property
     def done(self) -> bool:
         """Whether the last code is there."""
         return len(self.codes) == self.length
 
+    def frames(self) -> Tensor:
+        """The finished frames of codes, [t, h, w]."""
+        whole = len(self.codes) // self.frame
+        return torch.tensor(self.codes[: whole * self.frame], dtype=torch.long).view(-1, *self.size)
+
     def rows(self) -> Tensor:
-        """The finished rows of codes, [r, w]."""
+        """The finished rows of codes, [r, w]; those of a video's frames one below the other."""
         width = self.size[1]
         whole = len(self.codes) // width
         return torch.tensor(self.codes[: whole * width], dtype=torch.long).view(whole, width)
@@ -72,17 +87,28 @@ class Picture:
         return min(most, self.length - len(self.codes))
 
     def guessed(self, count: int) -> list[int]:
-        """Guesses for the next `count` codes; where there are none, the code above."""
+        """Guesses for the next `count` codes.
+
+        Where there are none: the code at this place of the frame before, in the first frame the
+        code above.
+        """
         known, width = self.codes + self.guess[:count], self.size[1]
         while len(known) < len(self.codes) + count:
-            known.append(known[-width] if len(known) >= width else known[-1] if known else 0)
+            back = next((far for far in (self.frame, width, 1) if far <= len(known)), None)
+            known.append(0 if back is None else known[-back])
         return known[len(self.codes) :]
 
     def gumbel(self, count: int, codebook: int) -> Tensor:
         """Noise [count, codebook] of the next codes, the same however often it is asked for."""
         first = len(self.codes)
         while self.drawn < first + count:
-            self.noise[self.drawn] = self.generator.gumbel(codebook)[0]
+            frame, inside = divmod(self.drawn, self.frame)
+            if inside == 0:
+                seed = frame_seed(self.seed, self.before + frame)
+                self.generator = Noise([seed], torch.device("cpu"))
+            drawn = self.generator.gumbel(codebook)[0]
+            if self.drawn >= first:
+                self.noise[self.drawn] = drawn
             self.drawn += 1
         return torch.stack([self.noise[first + k] for k in range(count)])
 
@@ -128,9 +154,10 @@ class Drawing:
 
     @torch.inference_mode()
     def run(self, pictures: Sequence[Picture], on_pass: OnPass = lambda active: None) -> None:
-        """Draw all pictures to their ends."""
-        waiting, active = list(pictures), list[Picture]()
-        capacity = max(self.room(picture) for picture in pictures)
+        """Draw all pictures to their ends; one that is complete from the start is left alone."""
+        waiting = [picture for picture in pictures if not picture.done]
+        active = list[Picture]()
+        capacity = max(map(self.room, waiting), default=0)
         cache: Cache | None = None
         while waiting or active:
             if free := min(self.slots - len(active), len(waiting)):
@@ -150,14 +177,28 @@ class Drawing:
 
     def room(self, picture: Picture) -> int:
         """Places in the cache that a picture can come to need."""
-        last = self.grammar.place(picture.size[1], picture.length - 1)
-        ahead = 2 * self.window + 2  # a pass is as wide as its widest row, line ends included
+        last = self.place(picture, picture.length - 1)
+        ahead = 3 * self.window + 3  # a pass is as wide as its widest row, both ends included
         return max(map(len, picture.prompts)) + last + ahead
 
     def read(self, new: Sequence[Picture], capacity: int) -> Cache:
-        """Read the prompts of new pictures, all but their last ids: a row for each prompt."""
-        prompts = [prompt[:-1] for picture in new for prompt in picture.prompts]
+        """Read the prompts of new pictures and the codes behind them, all but the last ids: a row
+        for each prompt.
+        """
+        prompts = [
+            [*prompt, *self.known(picture)][:-1] for picture in new for prompt in picture.prompts
+        ]
         return prefill(self.model, prompts, capacity - max(map(len, prompts)))[1]
+
+    def place(self, picture: Picture, index: int) -> int:
+        """How many ids after the header code `index` of a picture stands."""
+        return self.grammar.place(picture.size[1], index, picture.size[0])
+
+    def known(self, picture: Picture) -> list[int]:
+        """The ids after the header up to the last code that there is."""
+        height, width = picture.size
+        stop = self.place(picture, len(picture.codes) - 1) + 1 if picture.codes else 0
+        return self.grammar.stretch(picture.codes, width, 0, stop, height)
 
     def step(self, active: Sequence[Picture], cache: Cache) -> None:
         """One pass: a window of each picture guessed, asked about, and committed."""
@@ -177,7 +218,7 @@ class Drawing:
             picture.commit(guess, new[:count])
         cache.rewind(
             [
-                len(prompt) + self.grammar.place(picture.size[1], len(picture.codes) - 1)
+                len(prompt) + self.place(picture, len(picture.codes) - 1)
                 for picture in active
                 for prompt in picture.prompts
             ]  # the newest code is not read yet, or a wrong guess was in its place
@@ -185,15 +226,14 @@ class Drawing:
 
     def span(self, picture: Picture, guess: list[int], prompt: list[int], start: int) -> list[int]:
         """The ids that a row of the pass reads: those not read yet, and the guesses behind them."""
-        width, known = picture.size[1], picture.codes + guess
-        stop = self.grammar.place(width, len(known))
-        ids = prompt[start:]
-        return ids + self.grammar.stretch(known, width, max(0, start - len(prompt)), stop)
+        (height, width), known = picture.size, picture.codes + guess
+        begin, stop = max(0, start - len(prompt)), self.place(picture, len(known))
+        return prompt[start:] + self.grammar.stretch(known, width, begin, stop, height)
 
     def ends(self, picture: Picture, count: int, prompt: int, start: int) -> list[int]:
         """Where in the span the ids stand behind which the codes of the window come."""
-        width, first = picture.size[1], len(picture.codes)
-        places = (self.grammar.place(width, first + k) for k in range(count))
+        first = len(picture.codes)
+        places = (self.place(picture, first + k) for k in range(count))
         return [prompt + place - 1 - start for place in places]
 
     def ask(self, spans: list[list[int]], ends: list[list[int]], cache: Cache) -> Tensor:

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from emu3 import __version__
-from emu3.cli import bench, chat, codes, conversion, evaluation, info, picture, prepare, training
+from emu3.cli import (
+    bench,
+    chat,
+    clip,
+    codes,
+    conversion,
+    evaluation,
+    info,
+    picture,
+    prepare,
+    serve,
+    training,
+)
 from emu3.cli.failures import Commands
 
 EPILOG = """
@@ -33,6 +45,8 @@ def build() -> typer.Typer:
     )
     app.callback()(_emu3)
     app.command(epilog=picture.EPILOG)(picture.image)
+    app.command(epilog=clip.VIDEO_EPILOG)(clip.video)
+    app.command(epilog=clip.EXTEND_EPILOG)(clip.extend)
     app.command(epilog=chat.EPILOG)(chat.chat)
     app.command(epilog=codes.ENCODE_EPILOG)(codes.encode)
     app.command(epilog=codes.DECODE_EPILOG)(codes.decode)
@@ -42,6 +56,7 @@ def build() -> typer.Typer:
     app.command(epilog=prepare.EPILOG)(prepare.prepare)
     app.command(epilog=training.EPILOG)(training.train)
     app.command(epilog=bench.EPILOG)(bench.bench)
+    app.command(epilog=serve.EPILOG)(serve.serve)
     app.add_typer(evaluation.build(), name="eval")
     return app
 

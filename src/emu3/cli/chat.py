@@ -1,4 +1,4 @@
-"""`emu3 chat`: a question about pictures, or about none."""
+"""`emu3 chat`: a question about pictures and clips, or about none."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ emu3 chat apple.png "What is this?"
 
 emu3 chat before.jpg after.jpg "What has changed?" --model BAAI/Emu3-Chat
 
+emu3 chat clip.mp4 "Which way does it move?"
+
 emu3 chat "Name three fruits." --top-k 50 --temperature 0.7
 """
 
@@ -39,8 +41,8 @@ UNFINISHED = "\ufffd"  # bytes of a character whose rest is still to come
 
 
 def chat(
-    pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="PICTURE", help="Picture files, or none.")
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="Pictures and clips, or none.")
     ] = None,
     *,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The last, in quotes.")],
@@ -48,27 +50,33 @@ def chat(
     vision: Vision = None,
     device: Device = None,
     dtype: Dtype = None,
+    fps: Annotated[float, typer.Option(help="Frames a second that are seen of a clip.")] = 8.0,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 1024,
     seed: Annotated[int, typer.Option(help="Counts where --top-k is not 1.")] = 0,
     top_k: TopK = 1,
     top_p: TopP = 1.0,
     temperature: Temperature = 1.0,
 ) -> None:
-    """Ask about pictures."""
+    """Ask about pictures and clips; clips are seen after the pictures."""
     from emu3.image import open_image
     from emu3.sampling import Sampling
+    from emu3.video import check_fps, is_clip, open_clip
 
     check_text(question)
     if os.path.isfile(question):
-        raise InputError(f"{question} is a file; the question comes last: emu3 chat PICTURE TEXT")
+        raise InputError(f"{question} is a file; the question comes last: emu3 chat FILE TEXT")
     Sampling(top_k, top_p, temperature)
-    opened = [open_image(path) for path in pictures or []]
+    check_fps(fps)
+    moving = {path: is_clip(path) for path in files or []}
+    pictures = [open_image(path) for path in files or [] if not moving[path]]
+    clips = [open_clip(path, fps) for path in files or [] if moving[path]]
     m = open_model(model, vision, device, dtype)
     stream = Stream(sys.stdout)
     try:
         answer = m.chat(
             question,
-            opened,
+            pictures,
+            clips,
             max_new_tokens=max_new_tokens,
             top_k=top_k,
             top_p=top_p,

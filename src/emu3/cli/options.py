@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,22 +38,39 @@ Dtype = Annotated[
         rich_help_panel="Model",
     ),
 ]
-TopK = Annotated[
-    int,
-    typer.Option(help="Draw from the k likeliest; 1 is greedy, 0 all.", rich_help_panel="Sampling"),
+
+
+def _sampling(said: str, *, shown: bool | str = True) -> Any:
+    return typer.Option(help=said, rich_help_panel="Sampling", show_default=shown)
+
+
+_TOP_K = "Draw from the k likeliest; 1 is greedy, 0 all."
+_TEMPERATURE = "Above 1 bolder, below 1 safer."
+_CARD = "the model's"  # where nothing is said, the model's card says it
+
+TopK = Annotated[int, _sampling(_TOP_K)]
+CardTopK = Annotated[int | None, _sampling(_TOP_K, shown=_CARD)]
+TopP = Annotated[float, _sampling("Draw from the likeliest that sum to p.")]
+Temperature = Annotated[float, _sampling(_TEMPERATURE)]
+CardTemperature = Annotated[float | None, _sampling(_TEMPERATURE, shown=_CARD)]
+Ratio = Annotated[str, typer.Option(help="Width to height, up to 5:1.")]
+Area = Annotated[int | None, typer.Option(help="About how many pixels.", show_default=_CARD)]
+Seed = Annotated[
+    int | None, typer.Option(help="The same draws the same.", show_default="by chance")
 ]
-TopP = Annotated[
-    float,
-    typer.Option(help="Draw from the likeliest that sum to p.", rich_help_panel="Sampling"),
+NegativePrompt = Annotated[
+    str | None, typer.Option(help="What to keep away from.", show_default=_CARD)
 ]
-Temperature = Annotated[
-    float,
-    typer.Option(help="Above 1 bolder, below 1 safer.", rich_help_panel="Sampling"),
+Suffix = Annotated[str | None, typer.Option(help="Added to each prompt.", show_default=_CARD)]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="How closely to follow the prompt; 1 is no guidance.", show_default=_CARD),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 
 FEW_BITS = ("int8", "int4")
+SEEDS = 2**31  # a seed by chance is short enough to be typed again
 
 
 def open_model(
@@ -74,6 +92,11 @@ def open_model(
         said = f"note: opened as {chosen}, the widest that fits into memory; --dtype says otherwise"
         typer.echo(said, err=True)
     return opened
+
+
+def seed_or_chance(seed: int | None) -> int:
+    """The seed asked for, or one by chance."""
+    return secrets.randbelow(SEEDS) if seed is None else seed
 
 
 def terminal_on_stderr() -> Console | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -10,15 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emu3.cli.options import (
+    Area,
+    CardTemperature,
+    CardTopK,
     Device,
     Dtype,
+    Guidance,
     Model,
+    NegativePrompt,
     Output,
     Quiet,
+    Ratio,
+    Seed,
+    Suffix,
     TopP,
     Vision,
     check_text,
     open_model,
+    seed_or_chance,
     terminal_on_stderr,
 )
 from emu3.cli.progress import drawing
@@ -42,45 +50,8 @@ The file remembers prompt, seed and settings: the same again draws the same pict
 Prompts = Annotated[
     list[str], typer.Argument(metavar="PROMPT", help="What to draw; one picture for each.")
 ]
-Ratio = Annotated[str, typer.Option(help="Width to height, up to 5:1.")]
-Area = Annotated[
-    int | None, typer.Option(help="About how many pixels.", show_default="the model's")
-]
 NumImages = Annotated[int, typer.Option("-n", "--num-images", help="For each prompt.")]
-Seed = Annotated[
-    int | None, typer.Option(help="The same draws the same.", show_default="by chance")
-]
-NegativePrompt = Annotated[
-    str | None, typer.Option(help="What to keep away from.", show_default="the model's")
-]
-Suffix = Annotated[
-    str | None, typer.Option(help="Added to each prompt.", show_default="the model's")
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        help="How closely to follow the prompt; 1 is no guidance.", show_default="the model's"
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        help="Draw from the k likeliest; 1 is greedy, 0 all.",
-        rich_help_panel="Sampling",
-        show_default="the model's",
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        help="Above 1 bolder, below 1 safer.",
-        rich_help_panel="Sampling",
-        show_default="the model's",
-    ),
-]
 Preview = Annotated[bool, typer.Option(help="The picture growing in the terminal.")]
-
-SEEDS = 2**31  # a seed by chance is short enough to be typed again
 
 
 def image(
@@ -97,9 +68,9 @@ def image(
     negative_prompt: NegativePrompt = None,
     suffix: Suffix = None,
     guidance_scale: Guidance = None,
-    top_k: TopK = None,
+    top_k: CardTopK = None,
     top_p: TopP = 1.0,
-    temperature: Temperature = None,
+    temperature: CardTemperature = None,
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
@@ -122,7 +93,7 @@ def image(
             top_p=top_p,
             temperature=temperature,
             num_images=num_images,
-            seed=secrets.randbelow(SEEDS) if seed is None else seed,
+            seed=seed_or_chance(seed),
             on_row=on_row,
         )
     seconds = perf_counter() - start

@@ -1,4 +1,6 @@
-"""A drawing as it is seen in the terminal: a bar with its speed, and the picture growing below."""
+"""A drawing as it is seen in the terminal: a bar with its speed, and the picture growing below, or
+the newest frame of a video.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
+    from emu3.clips import Finished
 
 PREVIEW_PAUSE = 0.3  # seconds at least from one preview to the next
 PREVIEW_SHARE = 0.2  # of the time at most goes into previews
@@ -88,6 +92,35 @@ def drawing(
 
     with Live(get_renderable=shown, console=console, refresh_per_second=8):
         yield on_row
+
+
+@contextmanager
+def filming(console: Console | None, *, preview: bool) -> Iterator[Callable[[Finished], None]]:
+    """Give what `Emu3.video` takes as `on_group`; without `preview` there is a bar only."""
+    if console is None:
+        yield lambda news: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("groups of frames"))
+    bar = Progress(TextColumn("drawing"), *columns, TimeRemainingColumn(), console=console)
+    task, newest = bar.add_task("drawing", total=None), Text()
+
+    def on_group(news: Finished) -> None:
+        nonlocal newest
+        bar.update(task, completed=news.done, total=news.total)
+        if preview:
+            frame = news.frames[-1]
+            columns = fitting(frame.shape[1], frame.shape[0], console.width, console.height)
+            newest = half_blocks(to_picture(frame), columns)
+
+    with Live(get_renderable=lambda: Group(bar, newest), console=console, refresh_per_second=8):
+        yield on_group
+
+
+def to_picture(frame: Tensor) -> Image.Image:
+    """A frame [H, W, 3] uint8 as a picture."""
+    from PIL import Image
+
+    return Image.fromarray(frame.numpy())
 
 
 def fitting(width: int, height: int, columns: int, lines: int) -> int:

@@ -42,6 +42,10 @@ Rank = Annotated[
 Optimizer = Annotated[
     str | None, typer.Option(help="adamw, or muon on one process.", show_default=OURS)
 ]
+Bf16 = Annotated[
+    bool | None, typer.Option(help="Products in bfloat16.", show_default="where they are fast")
+]
+Recompute = Annotated[bool, typer.Option("--recompute", help="Less memory, one more pass forward.")]
 
 
 def train(
@@ -70,15 +74,8 @@ def train(
     optimizer: Optimizer = None,
     micro_batch: Annotated[int, typer.Option(help="Rows in one pass.", min=1)] = 1,
     lora: Rank = None,
-    bf16: Annotated[
-        bool | None,
-        typer.Option(
-            help="Products in bfloat16.", show_default="where the machine has units for it"
-        ),
-    ] = None,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Less memory, one more pass forward.")
-    ] = False,
+    bf16: Bf16 = None,
+    recompute: Recompute = False,
     seed: Annotated[int, typer.Option(help="Of rows, new weights and dropout.", min=0)] = 0,
     report_every: Every = 10,
     save_every: Every = 100,

@@ -1,0 +1,267 @@
+"""Videos: drawn from words, gone on with, and brought before a question. The moving half of `Emu3`.
+
+A video is drawn as one document, behind a header that says its length. A longer one slides: its
+last frames of codes stand behind a new header, and what follows them is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from emu3.checkpoint import Checkpoint
+from emu3.codec import Group
+from emu3.errors import InputError
+from emu3.grammar import VideoCodes, rate_and_duration
+from emu3.output import VideoOutput, VideoSettings
+from emu3.pictures import check_context, check_guidance, check_seed
+from emu3.sampling import Sampling
+from emu3.video import Frame
+from emu3.windows import Drawing, Picture, window_for
+
+SHORTER = "fewer seconds, a lower fps, a smaller area or a shorter text"
+
+
+class Footage(Protocol):
+    """What a question may be about: `video.Clip`, `VideoOutput`, or anything with these two."""
+
+    @property
+    def frames(self) -> Iterable[Frame | Tensor]:
+        """Frames [H, W, 3] uint8, all of one size; [T, H, W, 3] is so many of them."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The next frames of a video that is being made: [n, H, W, 3] uint8, the `done`-th of `total`
+    groups. Groups come in order, those that were given first.
+    """
+
+    done: int
+    total: int
+    frames: Tensor
+    settings: VideoSettings
+
+
+OnGroup = Callable[[Finished], None]
+"""Called with each group of frames as it is finished."""
+
+
+def frames_in(seconds: float, fps: float) -> int:
+    """Whole frames in so many seconds, at least one; raises InputError on what has no length."""
+    rate_and_duration(fps, 1)  # what no header could say is refused
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds = {seconds} must be above 0")
+    return max(1, round(seconds * fps))
+
+
+def settled(
+    checkpoint: Checkpoint,
+    *,
+    prompt: str,
+    suffix: str | None,
+    negative_prompt: str | None,
+    ratio: str,
+    area: int,
+    seconds: float,
+    fps: float,
+    guidance_scale: float | None,
+    top_k: int | None,
+    top_p: float,
+    temperature: float | None,
+    seed: int,
+    given: int,
+) -> VideoSettings:
+    """Settings in which what was left open is what the checkpoint's card says."""
+    card = checkpoint.card
+    return VideoSettings(
+        prompt=prompt,
+        suffix=card.suffix if suffix is None else suffix,
+        negative_prompt=card.negative_prompt if negative_prompt is None else negative_prompt,
+        ratio=ratio,
+        area=area,
+        seconds=seconds,
+        fps=fps,
+        guidance_scale=card.guidance_scale if guidance_scale is None else guidance_scale,
+        top_k=card.top_k if top_k is None else top_k,
+        top_p=top_p,
+        temperature=card.temperature if temperature is None else temperature,
+        seed=seed,
+        given=given,
+        model=checkpoint.name,
+        dtype=checkpoint.precision,
+    )
+
+
+def shape_of(checkpoint: Checkpoint, size: tuple[int, int]) -> tuple[str, int]:
+    """Ratio (width:height) and area in pixels of so many codes in height and width."""
+    (height, width), factor = size, checkpoint.codec.vision.config.spatial_factor
+    common = math.gcd(height, width)
+    return f"{width // common}:{height // common}", height * width * factor**2
+
+
+def seen(checkpoint: Checkpoint, footage: Footage) -> VideoCodes:
+    """A video in codes, as a document has it.
+
+    Raises InputError on no frames, and as soon as they are more than the context holds.
+    """
+    grammar, limit = checkpoint.prompts.grammar, checkpoint.decoder.config.max_position_embeddings
+    groups: list[Group] = []
+    for group in checkpoint.codec.encode_clip(footage.frames):
+        groups.append(group)
+        _, height, width = group.codes.shape
+        if grammar.length(height, width, len(groups)) > limit:
+            raise InputError(
+                f"a video of {grammar.group * len(groups)} frames or more exceeds the context of "
+                f"{limit}; cut it, or take a lower fps"
+            )
+    if not groups:
+        raise InputError("a video without frames")
+    codes = torch.cat([group.codes for group in groups])
+    return VideoCodes(codes, footage.fps, sum(group.frames for group in groups))
+
+
+@dataclass(frozen=True)
+class Film:
+    """One video to be made, and with which model."""
+
+    checkpoint: Checkpoint
+    settings: VideoSettings
+    size: tuple[int, int]  # codes in height and width
+    on_group: OnGroup | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError on settings that make no video."""
+        check_seed(self.settings.seed, 1)
+        check_guidance(self.settings.guidance_scale)
+        self.sampling()
+
+    def sampling(self) -> Sampling:
+        """How codes are drawn; raises InputError."""
+        return Sampling(self.settings.top_k, self.settings.top_p, self.settings.temperature)
+
+    def prompts(self, frames: int) -> list[list[int]]:
+        """What a video of so many frames follows: the prompt, and that of the guidance branch."""
+        said, prompts = self.settings, self.checkpoint.prompts
+        texts = [said.prompt + said.suffix, said.negative_prompt]
+        guided = said.guidance_scale != 1
+        return [prompts.video(text, self.size, said.fps, frames) for text in texts[: 1 + guided]]
+
+    def ids(self, frames: int) -> tuple[int, int]:
+        """How long the longest prompt of a video of so many frames is, and the video itself."""
+        grammar = self.checkpoint.prompts.grammar
+        length = grammar.length(*self.size, grammar.groups(frames))
+        return max(map(len, self.prompts(frames))), length
+
+    def whole(self, frames: int, known: Tensor | None) -> VideoOutput:
+        """Draw all in one document, behind the codes `known` [t, h, w].
+
+        Raises InputError where it exceeds the context.
+        """
+        check_context(self.checkpoint, *self.ids(frames), "video", SHORTER)
+        codes = torch.empty(0, *self.size, dtype=torch.long) if known is None else known
+        development = _Development(self, frames)
+        development.show(codes)
+        codes = self.follow(codes, frames, 0, development)
+        return development.finish(codes)
+
+    def slide(self, frames: int, known: Tensor) -> VideoOutput:
+        """Go on with the codes `known` [t, h, w], t > 0, up to so many frames in all.
+
+        The last groups are read and new ones drawn, window after window, as far as the context
+        goes. Raises InputError where it does not hold two groups.
+        """
+        group, codes = self.checkpoint.codec.group, known
+        development = _Development(self, frames)
+        total = development.total
+        self.window(len(codes), frames)  # refused before anything is shown
+        development.show(codes)
+        while len(codes) < total:
+            context, new = self.window(len(codes), frames)
+            before = len(codes) - context
+            last = min(frames - before * group, (context + new) * group)
+            drawn = self.follow(codes[before:], last, before, development)
+            codes = torch.cat([codes[:before], drawn])
+        return development.finish(codes)
+
+    def window(self, have: int, frames: int) -> tuple[int, int]:
+        """How many groups are read next, and how many drawn behind them, towards `frames` in all.
+
+        As many as fit; what is read is half of it at least, or all that there is.
+        """
+        grammar, limit = self.checkpoint.prompts.grammar, self._limit
+        left = grammar.groups(frames) - have
+        most = min(have + left, limit // grammar.length(*self.size))
+        for both in range(most, 1, -1):
+            new = min(left, max(both // 2, both - have))
+            last = min(frames - (have + new - both) * grammar.group, both * grammar.group)
+            if sum(self.ids(last)) <= limit:
+                return both - new, new
+        prompt, length = self.ids(2 * grammar.group)
+        raise InputError(
+            f"{prompt} ids of prompt and {length} of two groups of frames exceed the context of "
+            f"{limit}; use smaller frames or a shorter text"
+        )
+
+    @property
+    def _limit(self) -> int:
+        return self.checkpoint.decoder.config.max_position_embeddings
+
+    @torch.no_grad()
+    def follow(self, known: Tensor, frames: int, before: int, development: _Development) -> Tensor:
+        """One document of so many frames drawn to its end: codes [t, h, w], `known` the first.
+
+        `before` groups of a longer video come before its own.
+        """
+        grammar, decoder = self.checkpoint.prompts.grammar, self.checkpoint.decoder
+        prompts = self.prompts(frames)
+        picture = Picture(
+            prompts,
+            self.size,
+            self.settings.seed,
+            codes=known.flatten().tolist(),
+            groups=grammar.groups(frames),
+            before=before,
+        )
+        window, scale = window_for(decoder, len(prompts)), self.settings.guidance_scale
+
+        def on_pass(active: Sequence[Picture]) -> None:
+            if len(picture.codes) // picture.frame + before > development.done:
+                development.show(picture.frames()[development.done - before :])
+
+        Drawing(decoder, grammar, self.sampling(), scale, window).run([picture], on_pass)
+        return picture.frames()
+
+
+class _Development:
+    """Codes becoming frames, group by group, each once."""
+
+    def __init__(self, film: Film, frames: int) -> None:
+        self.film, self.frames, self.done = film, frames, 0
+        self.total = film.checkpoint.prompts.grammar.groups(frames)
+        self.shown: list[Tensor] = []
+
+    def show(self, codes: Tensor) -> None:
+        """Decode the next groups, codes [t, h, w], and tell of them."""
+        codec = self.film.checkpoint.codec
+        for each in codes:
+            left = min(codec.group, self.frames - self.done * codec.group)
+            decoded = [*codec.decode_clip([Group(each[None], left)])]
+            self.shown.append(torch.stack([torch.as_tensor(frame) for frame in decoded]))
+            self.done += 1
+            if self.film.on_group is not None:
+                told = Finished(self.done, self.total, self.shown[-1], self.film.settings)
+                self.film.on_group(told)
+
+    def finish(self, codes: Tensor) -> VideoOutput:
+        """The whole video, of codes [t, h, w] that have all been shown."""
+        settings = self.film.settings
+        return VideoOutput(torch.cat(self.shown), codes, settings.fps, settings)

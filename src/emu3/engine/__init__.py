@@ -1,0 +1,1 @@
+"""One model for many who ask at once: requests in, events out; nothing of HTTP."""

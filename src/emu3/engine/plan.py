@@ -1,0 +1,159 @@
+"""A request checked and measured, in the caller's thread: what is wrong with it is said at once.
+
+Nothing here runs the model. A picture's length follows from its size, and so does that of a
+picture in a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emu3.checkpoint import Checkpoint
+from emu3.engine.request import MAX_SEED, ChatRequest, DrawRequest, Exchange, Request
+from emu3.engine.ticket import Ticket
+from emu3.errors import InputError
+from emu3.image import MAX_ASPECT, resized, size_in_codes
+from emu3.sampling import Noise, Sampling
+from emu3.windows import Drawing, Picture, window_for
+
+
+@dataclass(eq=False)
+class DrawJob:
+    """A picture to be drawn."""
+
+    request: DrawRequest
+    ticket: Ticket
+    picture: Picture
+    sampling: Sampling
+    guidance: float
+    room: int
+    rows_told: int = 0
+    partials_told: int = 0
+
+    @property
+    def key(self) -> Hashable:
+        """A pass has one sampling and one guidance."""
+        return self.sampling, self.guidance
+
+    @property
+    def rows(self) -> int:
+        """Two with guidance."""
+        return len(self.picture.prompts)
+
+
+@dataclass(eq=False)
+class ChatJob:
+    """A question to be answered, with at most `most` new ids."""
+
+    request: ChatRequest
+    ticket: Ticket
+    prompt_ids: int
+    most: int
+    noise: Noise
+    ids: list[int] = field(default_factory=list)
+    key: Hashable = "chat"
+    rows: int = 1
+
+    @property
+    def room(self) -> int:
+        """For the question and the answer."""
+        return self.prompt_ids + self.most
+
+
+Job = DrawJob | ChatJob
+
+
+def plan(checkpoint: Checkpoint, request: Request, ticket: Ticket) -> Job:
+    """Check and measure a request. Raises InputError on whatever could not be done."""
+    if not 0 <= request.seed <= MAX_SEED:
+        raise InputError(f"seed = {request.seed} must lie in 0 to {MAX_SEED}")
+    if isinstance(request, DrawRequest):
+        return plan_picture(checkpoint, request, ticket)
+    return plan_answer(checkpoint, request, ticket)
+
+
+def plan_picture(checkpoint: Checkpoint, request: DrawRequest, ticket: Ticket) -> DrawJob:
+    """As `plan`, for a picture."""
+    card, prompts = checkpoint.card, checkpoint.prompts
+    scale = card.guidance_scale if request.guidance is None else request.guidance
+    sampling = request.sampling or Sampling(card.top_k, 1.0, card.temperature)
+    if not 0 <= scale < float("inf"):
+        raise InputError(f"guidance_scale = {scale} must be 0 or more; 1 is no guidance")
+    if request.partials < 0:
+        raise InputError(f"partials = {request.partials} must be 0 or more")
+    size = codes_of(checkpoint, request)
+    negative = card.negative_prompt if request.negative is None else request.negative
+    text = request.prompt + (card.suffix if request.suffix is None else request.suffix)
+    branches = [prompts.image(text, size)]
+    if scale != 1:
+        branches.append(prompts.image(negative, size))
+    check_context(checkpoint, max(map(len, branches)), prompts.grammar.length(*size), "picture")
+    picture = Picture(branches, size, request.seed)
+    model = checkpoint.decoder
+    widest = Drawing(model, prompts.grammar, sampling, scale, window_for(model, 1))
+    return DrawJob(request, ticket, picture, sampling, scale, widest.room(picture))
+
+
+def codes_of(checkpoint: Checkpoint, request: DrawRequest) -> tuple[int, int]:
+    """Height and width in codes. Raises InputError on a size that is not of whole codes."""
+    factor = checkpoint.codec.vision.config.spatial_factor
+    if request.size is None:
+        area = checkpoint.decoder.config.image_area if request.area is None else request.area
+        return size_in_codes(request.ratio, area, factor)
+    width, height = request.size
+    if min(width, height) < factor or width % factor or height % factor:
+        raise InputError(f"size {width}x{height}: both sides must be multiples of {factor} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(
+            f"size {width}x{height}: one side may be at most {MAX_ASPECT} times the other"
+        )
+    return height // factor, width // factor
+
+
+def plan_answer(checkpoint: Checkpoint, request: ChatRequest, ticket: Ticket) -> ChatJob:
+    """As `plan`, for an answer."""
+    if request.max_new_tokens < 1:
+        raise InputError(f"max_new_tokens = {request.max_new_tokens} must be at least 1")
+    blank = [[blank_codes(checkpoint, image) for image in turn.images] for turn in request.turns]
+    length = len(asked(checkpoint, request, blank))
+    check_context(checkpoint, length, 1, "answer")
+    most = min(request.max_new_tokens, checkpoint.decoder.config.max_position_embeddings - length)
+    noise = Noise([request.seed], checkpoint.decoder.device)
+    return ChatJob(request, ticket, length, most, noise)
+
+
+def asked(
+    checkpoint: Checkpoint, request: ChatRequest, codes: Sequence[Sequence[Tensor]]
+) -> list[int]:
+    """The ids that an answer follows; `codes` [h, w] of the pictures of each turn, the last's too.
+
+    Turns are joined as in a conversation: no EOS behind earlier answers.
+    """
+    prompts, ids = checkpoint.prompts, list[int]()
+    for turn, pictures in zip(request.turns, codes, strict=True):
+        ids += prompts.turn(turn.text, pictures) if ids else prompts.chat(turn.text, pictures)
+        if isinstance(turn, Exchange):
+            ids += checkpoint.text.encode(" " + turn.answer)
+    return ids
+
+
+def blank_codes(checkpoint: Checkpoint, image: Image.Image) -> Tensor:
+    """Codes [h, w] as many as a picture will have. Raises InputError where it could have none."""
+    height, width = resized(image.height, image.width, checkpoint.codec.preprocessor)
+    factor = checkpoint.codec.vision.config.spatial_factor
+    return torch.zeros(height // factor, width // factor, dtype=torch.long)
+
+
+def check_context(checkpoint: Checkpoint, prompt: int, new: int, what: str) -> None:
+    """Raise InputError where a request is longer than what the decoder was trained for."""
+    limit = checkpoint.decoder.config.max_position_embeddings
+    if prompt + new > limit:
+        raise InputError(
+            f"{prompt} ids of prompt and {new} of {what} exceed the context of {limit}; "
+            "ask for a smaller picture or with a shorter text"
+        )

@@ -1,0 +1,151 @@
+"""What can be asked of the engine, and what it tells while it works. Values only, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from emu3.sampling import Sampling
+
+MAX_SEED = 2**63 - 1
+
+
+class EngineFull(RuntimeError):
+    """The queue has no room; the same request may be let in later."""
+
+
+class EngineClosed(RuntimeError):
+    """The engine takes nothing any more."""
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """One picture. None stands for what suits the checkpoint (its card), as in `Emu3.image`.
+
+    `size` is (width, height) in pixels and goes before `ratio` and `area`. `partials` pictures of
+    the rows so far are decoded on the way.
+    """
+
+    prompt: str
+    size: tuple[int, int] | None = None
+    ratio: str = "1:1"
+    area: int | None = None
+    seed: int = 0
+    sampling: Sampling | None = None
+    guidance: float | None = None
+    negative: str | None = None
+    suffix: str | None = None
+    partials: int = 0
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question that was answered before, with its pictures."""
+
+    text: str
+    answer: str
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A question about pictures or none, and what was said before it.
+
+    With `stream`, the text so far is told after each token.
+    """
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+    max_new_tokens: int = 1024
+    sampling: Sampling = field(default_factory=lambda: Sampling(top_k=1))
+    seed: int = 0
+    before: tuple[Exchange, ...] = ()
+    stream: bool = False
+
+    @property
+    def turns(self) -> tuple[Exchange | ChatRequest, ...]:
+        """All questions, this one last."""
+        return (*self.before, self)
+
+
+Request = DrawRequest | ChatRequest
+
+
+@dataclass(frozen=True)
+class Rows:
+    """So many rows of codes are finished, of so many."""
+
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The finished rows as a picture, as wide as the whole and not yet as high."""
+
+    index: int
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Text:
+    """The answer so far; a U+FFFD at its end may still become another character."""
+
+    so_far: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The end of a picture: itself, its codes row by row, and the ids of its prompt."""
+
+    picture: Image.Image
+    codes: tuple[tuple[int, ...], ...]
+    prompt_ids: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """The end of an answer; `whole` unless it was cut off at its most tokens."""
+
+    text: str
+    whole: bool
+    prompt_ids: int
+    new_ids: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end of a request that could not be done, and why; `ours` if it is nobody's input."""
+
+    message: str
+    ours: bool
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The end of a request that nobody wants any more."""
+
+
+End = Drawn | Said | Failed | Cancelled
+Event = Rows | Partial | Text | End
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the engine holds now, and what it has done since it started."""
+
+    waiting: int
+    pictures: int
+    answers: int
+    places: int  # of the caches, in ids of one row, planned for those at work
+    most_places: int
+    passes: int
+    codes: int
+    tokens: int
+    drawn: int
+    said: int
+    failed: int
+    cancelled: int
+    refused: int
+    open: bool

@@ -1,0 +1,224 @@
+"""The engine: one thread owns the model and works on all requests together.
+
+A pass lets in what fits, moves every picture on by a window and every answer by an id, tells what
+is new, and lets go of what is done or unwanted. So nobody waits for the slowest, and whoever comes
+late joins at the next pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from threading import Condition, Thread
+from typing import cast
+
+import torch
+
+from emu3.checkpoint import Checkpoint
+from emu3.engine.batch import ChatBatch, PictureBatch
+from emu3.engine.plan import ChatJob, DrawJob, Job, plan
+from emu3.engine.request import (
+    Cancelled,
+    Drawn,
+    End,
+    EngineClosed,
+    EngineFull,
+    Failed,
+    Request,
+    Said,
+    Stats,
+)
+from emu3.engine.scheduler import Scheduler
+from emu3.engine.ticket import Listener, Ticket
+from emu3.errors import InputError
+from emu3.memory import available
+
+LOG = logging.getLogger("emu3.engine")
+BUG = "the engine failed; its log says more"
+SHARE = 0.4  # of the free memory for caches: while rows join, a cache is there twice
+
+
+@dataclass
+class Counts:
+    """What was done since the start."""
+
+    passes: int = 0
+    codes: int = 0
+    tokens: int = 0
+    drawn: int = 0
+    said: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    refused: int = 0
+
+
+class Engine:
+    """`submit` requests from any thread; the engine's own thread does the work."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        queue: int = 64,
+        slots: int = 32,
+        places: int | None = None,
+    ) -> None:
+        """At most `queue` requests wait and `slots` are at work.
+
+        `places` bounds all caches together, in ids of one row; by default, by the free memory.
+        Raises InputError on a bound below 1.
+        """
+        self.checkpoint = checkpoint
+        most = default_places(checkpoint) if places is None else places
+        self._scheduler: Scheduler[Job] = Scheduler(queue, slots, most)
+        self._batches: dict[Hashable, PictureBatch | ChatBatch] = {}
+        self._counts = Counts()
+        self._changed = Condition()
+        self._open = True
+        self._thread = Thread(target=self._work, name="emu3-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, listener: Listener | None = None) -> Ticket:
+        """Queue a request up; its events go to the ticket, or to `listener` if there is one.
+
+        Raises InputError on what could not be done, EngineFull without room in the queue, and
+        EngineClosed after `close`.
+        """
+        ticket = Ticket(listener)
+        job = plan(self.checkpoint, request, ticket)
+        with self._changed:
+            if not self._open:
+                raise EngineClosed("the engine is closing and takes nothing new")
+            try:
+                self._scheduler.offer(job)
+            except EngineFull:
+                self._counts.refused += 1
+                raise
+            self._changed.notify()
+        return ticket
+
+    def stats(self) -> Stats:
+        """What it holds now and has done so far."""
+        with self._changed:
+            active, counts = self._scheduler.active, self._counts
+            return Stats(
+                waiting=len(self._scheduler.waiting),
+                pictures=sum(isinstance(job, DrawJob) for job in active),
+                answers=sum(isinstance(job, ChatJob) for job in active),
+                places=self._scheduler.places,
+                most_places=self._scheduler.most,
+                open=self._open,
+                **vars(counts),
+            )
+
+    def close(self, drain: bool = True) -> None:
+        """Take nothing new, finish what there is (or cancel it), and end the thread."""
+        with self._changed:
+            self._open = False
+            if not drain:
+                for job in (*self._scheduler.waiting, *self._scheduler.active):
+                    job.ticket.cancel()
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._wait():
+                try:
+                    self._pass()
+                except Exception:  # a bug: whoever is at work hears of it, and the thread lives
+                    LOG.exception("a pass failed")
+                    self._batches.clear()
+                    for job in list(self._scheduler.active):
+                        self._finish(job, Failed(BUG, ours=True))
+
+    def _wait(self) -> bool:
+        """Sleep until there is work; False when there will be none."""
+        with self._changed:
+            while not (self._scheduler.waiting or self._scheduler.active):
+                if not self._open:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _pass(self) -> None:
+        with self._changed:
+            jobs = (*self._scheduler.waiting, *self._scheduler.active)
+        for job in jobs:
+            if job.ticket.cancelled:
+                self._finish(job, Cancelled())
+        with self._changed:
+            fresh = self._scheduler.admit()
+            self._counts.passes += 1
+        for key in dict.fromkeys(job.key for job in fresh):
+            self._admit(key, [job for job in fresh if job.key == key])
+        for key in list(self._batches):
+            self._step(key)
+
+    def _admit(self, key: Hashable, fresh: Sequence[Job]) -> None:
+        """Let requests of one key into their batch."""
+        if key not in self._batches:
+            first = fresh[0]
+            self._batches[key] = (
+                PictureBatch(self.checkpoint, first)
+                if isinstance(first, DrawJob)
+                else ChatBatch(self.checkpoint)
+            )
+        batch = self._batches[key]
+        add = cast("Callable[[Sequence[Job]], None]", batch.add)
+        self._guarded([*batch.jobs, *fresh], lambda: add(fresh))
+
+    def _step(self, key: Hashable) -> None:
+        """One pass of a batch, and what came of it."""
+        batch = self._batches[key]
+        jobs: list[Job] = list(batch.jobs)
+        end = cast("Callable[[Job], End | None]", batch.end)
+
+        def step() -> None:
+            new = batch.step()
+            with self._changed:
+                self._counts.tokens += new if isinstance(batch, ChatBatch) else 0
+                self._counts.codes += new if isinstance(batch, PictureBatch) else 0
+            for job in jobs:
+                if (how := end(job)) is not None:
+                    self._finish(job, how)
+
+        self._guarded(jobs, step)
+
+    def _guarded(self, jobs: Sequence[Job], action: Callable[[], None]) -> None:
+        """Do something for requests of one batch; if it fails, so do they, and nobody else."""
+        try:
+            action()
+        except Exception as error:
+            ours = not isinstance(error, InputError)
+            if ours:
+                LOG.exception("a batch of %d failed", len(jobs))
+            message = BUG if ours else str(error)
+            for job in jobs:
+                if job in self._scheduler.active:
+                    self._finish(job, Failed(message, ours))
+            self._batches.pop(jobs[0].key, None)
+
+    def _finish(self, job: Job, end: End) -> None:
+        """Free a request's place, and only then tell its end."""
+        batch = self._batches.get(job.key)
+        if batch is not None and job in batch.jobs:
+            cast("Callable[[Sequence[Job]], None]", batch.drop)([job])
+            if not batch.jobs:
+                del self._batches[job.key]
+        with self._changed:
+            self._scheduler.leave(job)
+            self._counts.drawn += isinstance(end, Drawn)
+            self._counts.said += isinstance(end, Said)
+            self._counts.failed += isinstance(end, Failed)
+            self._counts.cancelled += isinstance(end, Cancelled)
+        job.ticket.tell(end)
+
+
+def default_places(checkpoint: Checkpoint) -> int:
+    """Places that fit into the memory that is free now."""
+    model = checkpoint.decoder
+    config = model.config
+    heads = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return max(1, int(SHARE * available(model.device) / (2 * heads * model.dtype.itemsize)))

@@ -1,0 +1,51 @@
+"""The caller's end of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Event as Flag
+
+from emu3.engine.request import Cancelled, Drawn, End, Event, Failed, Said
+
+Listener = Callable[[Event], None]
+"""Called with each event, in the engine's thread: it must return at once."""
+
+
+class Ticket:
+    """Follows one request. With a listener, events go there and not to `events`."""
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self._queue: SimpleQueue[Event] = SimpleQueue()
+        self._listener = listener or self._queue.put
+        self._cancelled = Flag()
+
+    def events(self) -> Iterator[Event]:
+        """Each event as it comes, up to the end: Drawn, Said, Failed or Cancelled."""
+        while True:
+            event = self._queue.get()
+            yield event
+            if isinstance(event, Drawn | Said | Failed | Cancelled):
+                return
+
+    def result(self) -> End:
+        """Wait for the end."""
+        *_, last = self.events()
+        assert isinstance(last, Drawn | Said | Failed | Cancelled)
+        return last
+
+    def cancel(self) -> None:
+        """Give the request up: its place is free within a pass. After the end, nothing."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was given up."""
+        return self._cancelled.is_set()
+
+    def tell(self, event: Event) -> None:
+        """Hand an event on; for the engine. A listener that fails is gone, and its request too."""
+        try:
+            self._listener(event)
+        except Exception:
+            self.cancel()

@@ -1,0 +1,164 @@
+"""`emu3 video`, `emu3 extend`, and `emu3 chat` about a clip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import Result
+
+from emu3.card import CARD_FILE
+from emu3.checkpoint import Checkpoint
+from emu3.cli.progress import filming
+from emu3.pipeline import Emu3
+from emu3.video import open_clip, read_settings, writing
+
+pytest.importorskip("av")
+
+Emu3Command = Callable[..., Result]
+NOTE = "was not trained on videos"
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    frames = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    with writing(path, 8) as add:
+        for frame in frames:
+            add(frame)
+    return path
+
+
+def shapes(path: Path) -> tuple[int, tuple[int, ...]]:
+    frames = list(open_clip(path, 8).frames)
+    return len(frames), frames[0].shape
+
+
+def test_a_clip_redraws_itself_from_what_its_file_remembers(
+    emu3: Emu3Command, tiny: Path, here: Path
+) -> None:
+    options = ("--seconds", 1.25, "--fps", 8, "--top-k", 9)
+    done = emu3("video", "a fox", "--model", tiny, "-o", "fox.mp4", *options)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "fox.mp4\n"
+    assert NOTE in done.stderr
+    assert "16x16 px, 10 frames, 8 a second, seed" in done.stderr
+    assert "48 codes" in done.stderr
+    assert shapes(here / "fox.mp4") == (10, (16, 16, 3))
+    said = read_settings(here / "fox.mp4")
+    assert said is not None
+    assert (said["prompt"], said["seconds"], said["top_k"], said["given"]) == ("a fox", 1.25, 9, 0)
+    again = emu3(
+        "video", "a fox", "--model", tiny, "-o", "b.mp4", *options, "--seed", said["seed"], "-q"
+    )
+    assert again.stderr == ""
+    first, second = (list(open_clip(here / name).frames) for name in ("fox.mp4", "b.mp4"))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.webm"])
+def test_other_kinds_and_a_first_picture(
+    name: str, emu3: Emu3Command, tiny: Path, here: Path, photo: Path
+) -> None:
+    done = emu3("video", "a", "--model", tiny, "-o", name, "--image", photo, "--seconds", 1)
+    assert done.exit_code == 0, done.output
+    assert shapes(here / name) == (8, (16, 24, 3))
+    assert "24 codes" in done.stderr  # the picture's own were not drawn
+
+
+def test_a_clip_is_longer_afterwards(emu3: Emu3Command, tiny: Path, here: Path, clip: Path) -> None:
+    options = ("--model", tiny, "--seconds", 1, "--seed", 3, "-q")
+    done = emu3("extend", clip, "-o", "longer.mp4", *options)
+    assert done.exit_code == 0, done.output
+    assert (done.stdout, done.stderr) == ("longer.mp4\n", "")
+    assert shapes(here / "longer.mp4") == (16, (16, 16, 3))
+    said = read_settings(here / "longer.mp4")
+    assert said is not None
+    assert (said["seed"], said["given"]) == (3, 2)
+
+
+def test_a_clip_is_asked_about(
+    emu3: Emu3Command, tiny: Path, clip: Path, photo: Path, checkpoint: Checkpoint
+) -> None:
+    options = ("--model", tiny, "--device", "cpu", "--max-new-tokens", 12)
+    done = emu3("chat", clip, "which way?", *options, "--fps", 4)
+    assert done.exit_code == 0, done.output
+    m = Emu3(checkpoint)
+    assert (
+        done.stdout == m.chat("which way?", videos=[open_clip(clip, 4)], max_new_tokens=12) + "\n"
+    )
+    both = emu3("chat", clip, photo, "which way?", *options)
+    assert both.exit_code == 0, both.output
+
+
+BAD: dict[str, tuple[tuple[object, ...], str]] = {
+    "no clip": (("-o", "a.png"), "end the name in"),
+    "no folder": (("-o", "gone/a.mp4"), "no such folder"),
+    "no time": (("-o", "a.mp4", "--seconds", 0), "seconds = 0"),
+    "no rate": (("-o", "a.mp4", "--fps", 0), "frames a second"),
+    "a rate no header has": (("-o", "a.mp4", "--fps", 29.97002), "three decimals"),
+    "temperature": (("-o", "a.mp4", "--temperature", 0), "temperature"),
+}
+
+
+@pytest.mark.parametrize("command", ["video", "extend"])
+@pytest.mark.parametrize("case", BAD)
+def test_what_can_be_known_is_said_before_the_model(
+    case: str, command: str, clip: Path, refused: Callable[..., str]
+) -> None:
+    options, says = BAD[case]
+    given = "a fox" if command == "video" else clip
+    assert says in refused(command, given, "--model", "nothing", *options)
+
+
+def test_what_is_too_long_leaves_no_file(tiny: Path, refused: Callable[..., str]) -> None:
+    options = ("--model", tiny, "-o", "a.mp4", "--quiet")
+    assert "exceed the context of 512" in refused("video", "a", *options, "--seconds", 60)
+    assert "no such file" in refused("extend", "gone.mp4", *options)
+    assert "no such file" in refused("video", "a", *options, "--image", "gone.png")
+
+
+def test_interrupted_while_drawing(
+    emu3: Emu3Command, tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames are written as they are finished, and a file that is not whole does not stay."""
+    plain, told = Emu3.video, []
+
+    def stop(self: Emu3, *rest: object, on_group: Callable[..., None], **named: object) -> object:
+        def then(news: object) -> None:
+            on_group(news)
+            told.append(news)
+            raise KeyboardInterrupt
+
+        return plain(self, *rest, on_group=then, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Emu3, "video", stop)
+    done = emu3("video", "a", "--model", tiny, "-o", "a.mp4", "-q")
+    assert done.exit_code == 130
+    assert len(told) == 1
+    assert list(here.iterdir()) == []
+
+
+def test_the_newest_frame_is_under_the_bar(checkpoint: Checkpoint) -> None:
+    console = Console(force_terminal=True, width=60, height=20, color_system="truecolor")
+    with console.capture() as captured, filming(console, preview=True) as on_group:
+        Emu3(checkpoint).video("a fox", seconds=1, on_group=on_group)
+    shown = captured.get()
+    assert "2/2" in shown
+    assert "▀" in shown
+
+
+def test_a_model_that_was_trained_on_videos_needs_no_note(
+    emu3: Emu3Command, tiny: Path, here: Path
+) -> None:
+    shutil.copytree(tiny, here / "trained")
+    (here / "trained" / CARD_FILE).write_text(json.dumps({"tasks": ["image", "chat", "video"]}))
+    options = ("--seconds", 0.5, "-o", "fox.gif")
+    done = emu3("video", "a fox", "--model", here / "trained", *options)
+    assert done.exit_code == 0, done.output
+    assert NOTE not in done.stderr
