@@ -1,0 +1,1 @@
+"""The engine over HTTP, in the dialect of OpenAI's API."""
