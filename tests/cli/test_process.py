@@ -18,7 +18,19 @@ from emu3.testing import tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-COMMANDS = ["image", "chat", "encode", "decode", "info", "prepare", "train", "eval nano"]
+COMMANDS = [
+    "image",
+    "video",
+    "extend",
+    "chat",
+    "encode",
+    "decode",
+    "info",
+    "prepare",
+    "train",
+    "serve",
+    "eval nano",
+]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
