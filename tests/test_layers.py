@@ -23,7 +23,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 PLAN = (
-    ("errors", "precision", "config", "vocab", "files", "progress"),  # facts
+    ("errors", "precision", "config", "vocab", "files", "progress", "limits"),  # facts
     (  # rooms
         "text", "image", "video", "grammar", "sampling", "decoder", "vision", "emoji_world",
         "card", "hub", "download", "output", "shards", "layouts",
@@ -49,6 +49,7 @@ SIDEWAYS = {
     ("vocab", "errors"),
     ("vocab", "config"),
     ("files", "errors"),
+    ("limits", "errors"),
     ("layouts", "text"),
     ("layouts", "shards"),
     ("weights", "quantize"),
@@ -61,7 +62,6 @@ SIDEWAYS = {
     ("pipeline", "pictures"),
     ("pipeline", "clips"),
     ("conversation", "clips"),
-    ("clips", "pictures"),
     ("download", "shards"),
 }
 """The arrows allowed between two rooms of one floor."""

@@ -18,13 +18,13 @@ from emu3.checkpoint import Checkpoint
 from emu3.codec import Group
 from emu3.errors import InputError
 from emu3.grammar import VideoCodes, rate_and_duration
+from emu3.limits import check_context, check_guidance, check_seed
 from emu3.output import VideoOutput, VideoSettings
-from emu3.pictures import check_context, check_guidance, check_seed
 from emu3.sampling import Sampling
 from emu3.video import Frame
 from emu3.windows import Drawing, Picture, window_for
 
-SHORTER = "fewer seconds, a lower fps, a smaller area or a shorter text"
+SHORTER = "use fewer seconds, a lower fps, a smaller area or a shorter text"
 
 
 class Footage(Protocol):
@@ -166,7 +166,7 @@ class Film:
 
         Raises InputError where it exceeds the context.
         """
-        check_context(self.checkpoint, *self.ids(frames), "video", SHORTER)
+        check_context(self._limit, *self.ids(frames), "video", SHORTER)
         codes = torch.empty(0, *self.size, dtype=torch.long) if known is None else known
         development = _Development(self, frames)
         development.show(codes)

@@ -1,5 +1,5 @@
 """Still pictures: what was asked for, as codes drawn in one batch. The still half of `Emu3`; the
-other is `clips.py`, and what both refuse is checked here.
+moving one is `clips.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 from emu3.checkpoint import Checkpoint
 from emu3.errors import InputError
 from emu3.image import size_in_codes
+from emu3.limits import check_context, check_guidance, check_seed
 from emu3.output import Settings
 from emu3.sampling import Sampling
 from emu3.windows import Drawing, OnPass, Picture, window_for
@@ -20,7 +21,7 @@ OnRow = Callable[[int, int, Sequence[Tensor]], None]
 """Called as rows of codes are finished: how many are, of how many in all pictures together, and
 what there is of each picture, codes [r, w]."""
 
-MAX_SEED = 2**63 - 1
+SMALLER = "use a smaller area or a shorter text"
 
 
 @torch.no_grad()
@@ -48,7 +49,8 @@ def draw(
         )
     )
     longest = max(map(len, [*rows, *negatives]))
-    check_context(checkpoint, longest, max(grammar.length(*size) for size in sizes), "picture")
+    limit = checkpoint.decoder.config.max_position_embeddings
+    check_context(limit, longest, max(grammar.length(*s) for s in sizes), "picture", SMALLER)
     scale = settings[0].guidance_scale
     branches = zip(rows, negatives, strict=True) if scale != 1 else ([row] for row in rows)
     pictures = [
@@ -73,34 +75,6 @@ def _row_reporter(on_row: OnRow, pictures: Sequence[Picture]) -> OnPass:
             on_row(done, total, [picture.rows() for picture in pictures])
 
     return on_pass
-
-
-def check_context(
-    checkpoint: Checkpoint,
-    prompt: int,
-    new: int,
-    what: str,
-    instead: str = "a smaller area or a shorter text",
-) -> None:
-    """Raise InputError where a request is longer than what the decoder was trained for."""
-    limit = checkpoint.decoder.config.max_position_embeddings
-    if prompt + new > limit:
-        raise InputError(
-            f"{prompt} ids of prompt and {new} of {what} exceed the context of {limit}; "
-            f"use {instead}"
-        )
-
-
-def check_seed(seed: int, rows: int) -> None:
-    """Raise InputError where `rows` seeds from `seed` on are not all in range."""
-    if not 0 <= seed <= MAX_SEED - rows:
-        raise InputError(f"seed = {seed} must lie in 0 to {MAX_SEED}")
-
-
-def check_guidance(guidance: float) -> None:
-    """Raise InputError on a scale that means nothing."""
-    if not 0 <= guidance < float("inf"):
-        raise InputError(f"guidance_scale = {guidance} must be 0 or more; 1 is no guidance")
 
 
 def check_request(

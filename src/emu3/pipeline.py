@@ -23,8 +23,9 @@ from emu3.errors import InputError
 from emu3.fuse import ready, ready_vision
 from emu3.generate import generate_text
 from emu3.image import size_in_codes
+from emu3.limits import check_context, check_seed
 from emu3.output import ImageOutput, Settings, VideoOutput
-from emu3.pictures import OnRow, check_context, check_request, check_seed, draw
+from emu3.pictures import OnRow, check_request, draw
 from emu3.precision import Precision
 from emu3.sampling import Sampling
 from emu3.text import TextTokenizer
@@ -312,9 +313,10 @@ class Emu3:
             )
             for text, group, moving in zip(texts, images, clips, strict=True)
         ]
-        room = self.config.max_position_embeddings - max(map(len, rows))
-        instead = "a shorter text, smaller pictures, or a shorter clip at a lower fps"
-        check_context(self.checkpoint, max(map(len, rows)), 1, "answer", instead)
+        limit = self.config.max_position_embeddings
+        room = limit - max(map(len, rows))
+        instead = "use a shorter text, smaller pictures, or a shorter clip at a lower fps"
+        check_context(limit, max(map(len, rows)), 1, "answer", instead)
 
         def said(ids: Tensor) -> str:
             return self.checkpoint.text.decode(ids.tolist(), skip_special=True).strip()

@@ -211,6 +211,18 @@ def test_a_full_queue_refuses_at_once(checkpoint: Checkpoint) -> None:
     engine.close()
 
 
+def test_who_gave_up_waiting_is_in_nobodys_way(checkpoint: Checkpoint) -> None:
+    engine, _, go = held(checkpoint, slots=1, queue=1)
+    gone = engine.submit(DrawRequest("x"))
+    gone.cancel()
+    comes = engine.submit(DrawRequest("y"))  # at once, while the engine is still in its pass
+    assert isinstance(gone.result(), Cancelled)
+    assert (engine.stats().waiting, engine.stats().cancelled) == (1, 1)
+    go.set()
+    assert drawn(comes)
+    engine.close()
+
+
 @pytest.mark.parametrize("drain", [True, False])
 def test_closing_drains_or_cancels(checkpoint: Checkpoint, drain: bool) -> None:
     engine, _, go = held(checkpoint, slots=1, queue=4)

@@ -14,12 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from emu3.checkpoint import Checkpoint
-from emu3.engine.request import MAX_SEED, ChatRequest, DrawRequest, Exchange, Request
+from emu3.engine.request import ChatRequest, DrawRequest, Exchange, Request
 from emu3.engine.ticket import Ticket
 from emu3.errors import InputError
 from emu3.image import MAX_ASPECT, resized, size_in_codes
+from emu3.limits import check_context, check_guidance, check_seed
 from emu3.sampling import Noise, Sampling
 from emu3.windows import Drawing, Picture, window_for
+
+SMALLER = "ask for a smaller picture or with a shorter text"
 
 
 @dataclass(eq=False)
@@ -70,8 +73,7 @@ Job = DrawJob | ChatJob
 
 def plan(checkpoint: Checkpoint, request: Request, ticket: Ticket) -> Job:
     """Check and measure a request. Raises InputError on whatever could not be done."""
-    if not 0 <= request.seed <= MAX_SEED:
-        raise InputError(f"seed = {request.seed} must lie in 0 to {MAX_SEED}")
+    check_seed(request.seed)
     if isinstance(request, DrawRequest):
         return plan_picture(checkpoint, request, ticket)
     return plan_answer(checkpoint, request, ticket)
@@ -82,8 +84,7 @@ def plan_picture(checkpoint: Checkpoint, request: DrawRequest, ticket: Ticket) -
     card, prompts = checkpoint.card, checkpoint.prompts
     scale = card.guidance_scale if request.guidance is None else request.guidance
     sampling = request.sampling or Sampling(card.top_k, 1.0, card.temperature)
-    if not 0 <= scale < float("inf"):
-        raise InputError(f"guidance_scale = {scale} must be 0 or more; 1 is no guidance")
+    check_guidance(scale)
     if request.partials < 0:
         raise InputError(f"partials = {request.partials} must be 0 or more")
     size = codes_of(checkpoint, request)
@@ -92,7 +93,8 @@ def plan_picture(checkpoint: Checkpoint, request: DrawRequest, ticket: Ticket) -
     branches = [prompts.image(text, size)]
     if scale != 1:
         branches.append(prompts.image(negative, size))
-    check_context(checkpoint, max(map(len, branches)), prompts.grammar.length(*size), "picture")
+    limit, length = checkpoint.decoder.config.max_position_embeddings, prompts.grammar.length(*size)
+    check_context(limit, max(map(len, branches)), length, "picture", SMALLER)
     picture = Picture(branches, size, request.seed)
     model = checkpoint.decoder
     widest = Drawing(model, prompts.grammar, sampling, scale, window_for(model, 1))
@@ -121,8 +123,9 @@ def plan_answer(checkpoint: Checkpoint, request: ChatRequest, ticket: Ticket) ->
         raise InputError(f"max_new_tokens = {request.max_new_tokens} must be at least 1")
     blank = [[blank_codes(checkpoint, image) for image in turn.images] for turn in request.turns]
     length = len(asked(checkpoint, request, blank))
-    check_context(checkpoint, length, 1, "answer")
-    most = min(request.max_new_tokens, checkpoint.decoder.config.max_position_embeddings - length)
+    limit = checkpoint.decoder.config.max_position_embeddings
+    check_context(limit, length, 1, "answer", SMALLER)
+    most = min(request.max_new_tokens, limit - length)
     noise = Noise([request.seed], checkpoint.decoder.device)
     return ChatJob(request, ticket, length, most, noise)
 
@@ -147,13 +150,3 @@ def blank_codes(checkpoint: Checkpoint, image: Image.Image) -> Tensor:
     height, width = resized(image.height, image.width, checkpoint.codec.preprocessor)
     factor = checkpoint.codec.vision.config.spatial_factor
     return torch.zeros(height // factor, width // factor, dtype=torch.long)
-
-
-def check_context(checkpoint: Checkpoint, prompt: int, new: int, what: str) -> None:
-    """Raise InputError where a request is longer than what the decoder was trained for."""
-    limit = checkpoint.decoder.config.max_position_embeddings
-    if prompt + new > limit:
-        raise InputError(
-            f"{prompt} ids of prompt and {new} of {what} exceed the context of {limit}; "
-            "ask for a smaller picture or with a shorter text"
-        )

@@ -8,8 +8,6 @@ from PIL import Image
 
 from emu3.sampling import Sampling
 
-MAX_SEED = 2**63 - 1
-
 
 class EngineFull(RuntimeError):
     """The queue has no room; the same request may be let in later."""

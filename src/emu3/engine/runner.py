@@ -87,6 +87,7 @@ class Engine:
         """
         ticket = Ticket(listener)
         job = plan(self.checkpoint, request, ticket)
+        self._sweep()
         with self._changed:
             if not self._open:
                 raise EngineClosed("the engine is closing and takes nothing new")
@@ -143,9 +144,8 @@ class Engine:
         return True
 
     def _pass(self) -> None:
-        with self._changed:
-            jobs = (*self._scheduler.waiting, *self._scheduler.active)
-        for job in jobs:
+        self._sweep()
+        for job in list(self._scheduler.active):
             if job.ticket.cancelled:
                 self._finish(job, Cancelled())
         with self._changed:
@@ -155,6 +155,18 @@ class Engine:
             self._admit(key, [job for job in fresh if job.key == key])
         for key in list(self._batches):
             self._step(key)
+
+    def _sweep(self) -> None:
+        """Let go of those who wait and are not wanted any more. From any thread: a pass may take
+        long, and they must not hold up who comes.
+        """
+        with self._changed:
+            gone = [job for job in self._scheduler.waiting if job.ticket.cancelled]
+            for job in gone:
+                self._scheduler.leave(job)
+            self._counts.cancelled += len(gone)
+        for job in gone:
+            job.ticket.tell(Cancelled())
 
     def _admit(self, key: Hashable, fresh: Sequence[Job]) -> None:
         """Let requests of one key into their batch."""

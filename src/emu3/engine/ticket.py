@@ -9,7 +9,7 @@ from threading import Event as Flag
 from emu3.engine.request import Cancelled, Drawn, End, Event, Failed, Said
 
 Listener = Callable[[Event], None]
-"""Called with each event, in the engine's thread: it must return at once."""
+"""Called with each event, mostly in the engine's thread: it must return at once."""
 
 
 class Ticket:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from emu3.engine.request import MAX_SEED, ChatRequest, Said, Text
+from emu3.engine.request import ChatRequest, Said, Text
+from emu3.limits import MAX_SEED
 from emu3.sampling import Sampling
 from emu3.serve.events import DONE, event, failure
 from emu3.serve.fields import ANY, Fields

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from emu3.engine.request import MAX_SEED, Drawn, DrawRequest, Partial
+from emu3.engine.request import Drawn, DrawRequest, Partial
 from emu3.engine.runner import Engine
+from emu3.limits import MAX_SEED
 from emu3.sampling import Sampling
 from emu3.serve.events import event, failure
 from emu3.serve.fields import ANY, Fields
