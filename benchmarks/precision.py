@@ -46,8 +46,8 @@ def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
         _, question, answer = question_answer(scene, rng)
         found.append(
             (
-                prompts.image_document(caption(scene, rng), codes),
-                prompts.image_document("", codes),
+                prompts.document(caption(scene, rng), codes),
+                prompts.document("", codes),
                 prompts.chat_document(codes, [(question, answer)])[0],
                 len(prompts.chat(question, [codes])),
             )

@@ -104,7 +104,7 @@ class Lessons:
 
     def document(self, words: str, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         words = "" if rng.random() < self.stage.dropped_captions else words
-        ids = self.checkpoint.prompts.image_document(words, codes)
+        ids = self.checkpoint.prompts.document(words, codes)
         visual = self.checkpoint.text.vocabulary.visual
         is_visual = (ids >= visual.start) & (ids < visual.stop)
         weights = self.stage.weights

@@ -43,7 +43,7 @@ from emu3.generate import generate_pictures
 from emu3.prompt import Prompts
 from emu3.sampling import Sampling
 from emu3.text import RANKS_FILE, TextTokenizer
-from emu3.train.decoder import DecoderTraining, fresh, train_decoder
+from emu3.train.decoder import DecoderTraining, Documents, fresh, train_decoder
 from emu3.train.documents import Document, weigh
 from emu3.train.embedding import start_alike
 from emu3.train.precision import has_bf16
@@ -157,7 +157,7 @@ class Lessons:
     def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         """Caption, picture; the caption is dropped now and then."""
         words = "" if rng.random() < DROPPED_CAPTIONS else caption(scene, rng)
-        ids = self.prompts.image_document(words, codes)
+        ids = self.prompts.document(words, codes)
         visual = self.prompts.tokenizer.vocabulary.visual
         return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
 
@@ -197,7 +197,7 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
     text = TextTokenizer.from_folder(folder)
     model = fresh(config_for(text), RUN.seed)
     start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
-    return learn(model, text, vision, RUN, folder)
+    return learn(model, text, vision, RUN, folder, Lessons(MIX, vision, text, Icons.load()))
 
 
 def learn(
@@ -206,9 +206,10 @@ def learn(
     vision: VisionTokenizer,
     run: DecoderTraining,
     folder: Path,
+    lessons: Documents,
 ) -> Transformer:
     """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
-    icons, prompts = Icons.load(), Prompts.of(text)
+    prompts = Prompts.of(text)
     rng = np.random.default_rng(1)
     pairs = [*rng.permutation(seen_pairs())[:16], *rng.permutation(held_out_pairs())[:16]]
     scenes = [random_scene(rng, int(thing), int(style)) for thing, style in pairs]
@@ -230,7 +231,6 @@ def learn(
         rows = pixels.view(2, 16, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(128, 1024, 3)
         Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")
 
-    lessons = Lessons(MIX, vision, text, icons)
     return train_decoder(model, run, lessons, text.vocabulary.visual, folder, on_save=sheet)
 
 

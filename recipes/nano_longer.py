@@ -15,8 +15,10 @@ import torch
 
 from emu3.checkpoint import Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
+from emu3.emoji_world import Icons
 from emu3.precision import FP32
 from recipes import nano_decoder
+from recipes.nano_decoder import MIX, Lessons
 
 RUN = replace(
     nano_decoder.RUN,
@@ -35,7 +37,9 @@ def main(folder: Path) -> Transformer:
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
     decoder = nano.decoder.requires_grad_(True)
-    return nano_decoder.learn(decoder, nano.text, nano.codec.vision, RUN, folder)
+    vision = nano.codec.vision
+    lessons = Lessons(MIX, vision, nano.text, Icons.load())
+    return nano_decoder.learn(decoder, nano.text, vision, RUN, folder, lessons)
 
 
 if __name__ == "__main__":

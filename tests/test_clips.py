@@ -174,7 +174,7 @@ def test_videos_stand_behind_pictures_and_in_a_batch() -> None:
 def test_documents_of_videos() -> None:
     """BOS caption video EOS; a conversation about a video reads as it is asked."""
     video, v = VideoCodes(torch.arange(12).view(3, 2, 2), 8.0, 10), PROMPTS.tokenizer.vocabulary
-    ids = PROMPTS.video_document("a car", video)
+    ids = PROMPTS.document("a car", video)
     prompt = PROMPTS.video("a car", (2, 2), 8.0, 10)
     assert ids[: len(prompt)].tolist() == prompt
     assert ids[-1] == v.eos

@@ -88,7 +88,7 @@ def test_a_document_falls_into_its_parts(parts: list[Tensor | bytes]) -> None:
 
 def test_the_frame_of_a_document_is_text() -> None:
     codes = torch.randint(CODEBOOK, (2, 2))
-    document = Prompts.of(TEXT).image_document("hi", codes)
+    document = Prompts.of(TEXT).document("hi", codes)
     opening, picture, closing = GRAMMAR.split(document)
     assert opening.tolist() == [V.bos, *b"hi"]
     assert torch.equal(picture, codes)

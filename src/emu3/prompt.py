@@ -94,19 +94,15 @@ class Prompts:
             return self.grammar.write_video(seen.codes, seen.fps, seen.frames)
         return self.grammar.write(seen)
 
-    def image_document(self, caption: str, codes: Tensor) -> Tensor:
-        """A training document, ids [L]: BOS caption picture EOS."""
-        prompt = self.image(caption, (codes.shape[0], codes.shape[1]))
-        return _joined(prompt, self.grammar.body(codes), self.tokenizer.vocabulary.eos)
-
-    def video_document(self, caption: str, video: VideoCodes) -> Tensor:
-        """A training document, ids [L]: BOS caption video EOS.
+    def document(self, caption: str, shown: Tensor | VideoCodes) -> Tensor:
+        """A training document, ids [L]: BOS caption picture EOS, of codes [h, w] or a video.
 
         Raises GrammarError where the video's frames and codes do not fit together.
         """
         words = self.tokenizer.encode(caption)
         prompt = [self.tokenizer.vocabulary.bos, *words]
-        return _joined(prompt, self._written(video), self.tokenizer.vocabulary.eos)
+        last = self.tokenizer.vocabulary.eos
+        return torch.cat([torch.tensor(prompt), self._written(shown).cpu(), torch.tensor([last])])
 
     def chat_document(
         self, codes: Tensor | VideoCodes, turns: Sequence[tuple[str, str]]
@@ -128,7 +124,3 @@ class Prompts:
         mask = torch.zeros(len(ids) + 1, dtype=torch.bool)
         mask[said] = True
         return torch.tensor([*ids, self.tokenizer.vocabulary.eos]), mask
-
-
-def _joined(prompt: list[int], middle: Tensor, last: int) -> Tensor:
-    return torch.cat([torch.tensor(prompt), middle.long().cpu(), torch.tensor([last])])

@@ -36,7 +36,7 @@ def test_text(writer: Writer) -> None:
 def test_a_picture_that_is_drawn(writer: Writer, image: PictureFile) -> None:
     codes = writer.codec.encode(image.open())
     document = writer.write(Sample(text="a fox", image=image))
-    assert document.ids.tolist() == writer.prompts.image_document("a fox", codes).tolist()
+    assert document.ids.tolist() == writer.prompts.document("a fox", codes).tolist()
     assert document.roles.unique().tolist() == [TEXT, VISION]
     start = writer.prompts.tokenizer.vocabulary.visual_start
     assert (document.ids[document.roles == VISION] - start).tolist() == codes.flatten().tolist()

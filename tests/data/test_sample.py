@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emu3.data.sample import PictureFile, Sample, read_line
+from emu3.data.sample import PictureFile, Sample, VideoFile, read_line
 from emu3.errors import InputError
 
 FOLDER = Path("there")
@@ -24,6 +24,9 @@ def test_the_three_kinds() -> None:
     assert read({"image": "a.png", "text": "words"}) == Sample(text="words", image=image)
     looked = read({"image": "a.png", "turns": [TURN, TURN]})
     assert looked == Sample(image=image, turns=(("q", "a"), ("q", "a")))
+    clip = VideoFile(FOLDER / "a.mp4")
+    assert read({"video": "a.mp4", "text": "words"}) == Sample(text="words", video=clip)
+    assert read({"video": "a.mp4", "turns": [TURN]}) == Sample(video=clip, turns=(("q", "a"),))
 
 
 FAULTS: dict[str, tuple[object, str]] = {
@@ -32,7 +35,8 @@ FAULTS: dict[str, tuple[object, str]] = {
     "both": ({"image": "a.png", "text": "t", "turns": [TURN]}, "together"),
     "turns alone": ({"turns": [TURN]}, 'without an "image"'),
     "another key": ({"text": "t", "label": 3}, "unknown key 'label'"),
-    "a clip": ({"video": "a.mp4", "text": "t"}, "clips"),
+    "a picture and a clip": ({"image": "a.png", "video": "a.mp4", "text": "t"}, "together"),
+    "a clip alone": ({"video": "a.mp4"}, 'neither "text" nor "turns"'),
     "a number": ({"text": 3}, "a number where a string"),
     "null": ({"text": None}, "null where a string"),
     "a list of paths": ({"image": ["a.png"], "text": "t"}, '"image": a list or an object'),

@@ -32,7 +32,7 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
     codes = ours.checkpoint.codec.vision.encode(pixels)
     seen = theirs.model.vqmodel.encode(pixels, torch.tensor([[64, 64]]))
     assert torch.equal(codes[0], seen.image_tokens[0].long())
-    ids = ours.checkpoint.prompts.image_document("a red apple, noto style", codes[0])[None]
+    ids = ours.checkpoint.prompts.document("a red apple, noto style", codes[0])[None]
     logits = theirs(input_ids=ids).logits
     assert (logits - ours.checkpoint.decoder(ids)).abs().max() < 1e-4
 

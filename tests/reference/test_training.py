@@ -33,7 +33,7 @@ def samples() -> list[Tensor]:
     grids = [(2, 3), (1, 5), (4, 4)]
     codes = [torch.randint(V.codebook_size, grid) for grid in grids]
     prompts = ["a red apple", "b", "two words"]
-    return [PROMPTS.image_document(*each)[:-1] for each in zip(prompts, codes, strict=True)]
+    return [PROMPTS.document(*each)[:-1] for each in zip(prompts, codes, strict=True)]
 
 
 def test_loss_and_every_gradient_are_theirs() -> None:
@@ -61,7 +61,7 @@ def test_loss_and_every_gradient_are_theirs() -> None:
 
 def test_a_document_is_bos_prompt_picture_eos() -> None:
     codes = torch.tensor([[5, 6], [7, 8]])
-    ids = PROMPTS.image_document("ab", codes)
+    ids = PROMPTS.document("ab", codes)
     v = V.visual.start
     rows = [v + 5, v + 6, V.eol, v + 7, v + 8, V.eol]
     picture = [V.sov, *b"2*2", V.sot, *rows, V.eof, V.eov]
@@ -80,5 +80,5 @@ def test_a_document_is_what_the_published_code_writes(
     whole = load_file(reference / "golden.safetensors")[f"{key}.output"][0].long()
     rows = int((whole == v.eol).sum())
     codes = whole[(whole >= v.visual.start) & (whole < v.visual.stop)] - v.visual.start
-    document = prompts.image_document(text + QUALITY_SUFFIX, codes.view(rows, -1))
+    document = prompts.document(text + QUALITY_SUFFIX, codes.view(rows, -1))
     assert document.tolist() == whole.tolist()

@@ -42,7 +42,7 @@ RUN = DecoderTraining(
 
 def document(rng: np.random.Generator, height: int, width: int) -> Document:
     codes = torch.from_numpy(rng.integers(0, 64, (height, width)))
-    ids = PROMPTS.image_document("ab" * int(rng.integers(1, 4)), codes)
+    ids = PROMPTS.document("ab" * int(rng.integers(1, 4)), codes)
     return Document(ids, weigh(ids, VISUAL, text_weight=1.0, vision_weight=0.5))
 
 
@@ -52,7 +52,7 @@ def documents(rng: np.random.Generator) -> Sequence[Document]:
 
 def test_weights_go_by_modality() -> None:
     codes = torch.zeros(1, 2, dtype=torch.long)
-    ids = PROMPTS.image_document("a", codes)  # BOS a | SOV 1*2 SOT | code code EOL | EOF EOV | EOS
+    ids = PROMPTS.document("a", codes)  # BOS a | SOV 1*2 SOT | code code EOL | EOF EOV | EOS
     weights = weigh(ids, VISUAL, text_weight=1.0, vision_weight=0.5)
     assert weights.tolist() == [1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 1, 1, 1, 1]
 

@@ -47,7 +47,7 @@ def encoded(kind: str, number: int) -> Encoded:
     if kind == "text":
         return writer._text("word " * (1 + number % 5))
     if kind == "draw":
-        ids = TINY.prompts.image_document(f"noise {number}", codes)
+        ids = TINY.prompts.document(f"noise {number}", codes)
         return Encoded(ids, writer._roles(ids, TEXT))
     ids, said = TINY.prompts.chat_document(codes, TURNS)
     return Encoded(ids, writer._roles(ids, CONTEXT).masked_fill_(said, ANSWER))
@@ -164,7 +164,7 @@ def test_a_dropped_caption_is_an_empty_one() -> None:
     rng, sov = np.random.default_rng(0), TINY.text.vocabulary.sov
     got = without_captions(pack, 1.0, sov, rng)
     codes = torch.from_numpy(np.random.default_rng(1).integers(0, 64, (2, 3)))
-    bare = TINY.prompts.image_document("", codes)
+    bare = TINY.prompts.document("", codes)
     expected = [bare, parts[1].ids, parts[2].ids]
     assert [part.tolist() for part in got.ids.split(list(got.lengths))] == [
         each.tolist() for each in expected

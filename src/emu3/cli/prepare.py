@@ -21,7 +21,8 @@ emu3 prepare pictures -o data         [dim]a.png with caption a.txt; other .txt 
 
 emu3 prepare train.jsonl more.tar -o data --model BAAI/Emu3-Stage1
 
-A line of JSONL: {"text": …}, {"image": …, "text": …}, or {"image": …, "turns": \[…]}.
+A line of JSONL: {"text": …}, {"image": …, "text": …}, or {"image": …, "turns": \[…]}; for a
+clip "video" instead of "image".
 Stopped, the same command goes on. What could not be used is in skipped.jsonl.
 """
 
@@ -31,8 +32,8 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="JSONL, parquet or tar files, or folders: of these, of pictures and texts, or "
-            "made by save_to_disk.",
+            help="JSONL, parquet or tar files, or folders: of these, of pictures, clips and "
+            "texts, or made by save_to_disk.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
@@ -48,9 +49,10 @@ def prepare(
     ] = 256,
     text: Annotated[str, typer.Option(help="The column of texts in a table.")] = "text",
     image: Annotated[str, typer.Option(help="The column of pictures in a table.")] = "image",
+    fps: Annotated[float, typer.Option(help="Frames a second that clips are seen at.")] = 8.0,
     quiet: Quiet = False,
 ) -> None:
-    """Turn pictures and texts into shards of ids to train on."""
+    """Turn pictures, clips and texts into shards of ids to train on."""
     from emu3.checkpoint import Place
     from emu3.data.finding import find_sources
     from emu3.data.prepare import prepare as write
@@ -61,7 +63,7 @@ def prepare(
         on_cuda = Place.choose(device, None).device.type == "cuda"
         workers = 1 if on_cuda else os.cpu_count() or 1
     found = find_sources(sources, Columns(text, image), per_slice)
-    chosen = Chosen(model, vision, device)
+    chosen = Chosen(model, vision, device, fps)
     total = sum(source.slices for source in found)
     try:
         with counting(f"preparing {output}", 0 if quiet else total) as advance:

@@ -4,6 +4,8 @@
     draw    BOS caption picture EOS         codes VISION, all else TEXT
     look    chat template of a picture      codes VISION, answers and EOS ANSWER, all else CONTEXT
 
+A clip stands where a picture does.
+
 The documents are those of `emu3.prompt` (paper section 2.3).
 """
 
@@ -17,13 +19,21 @@ import torch
 from torch import Tensor
 
 from emu3.checkpoint import Place, open_codec, open_text
-from emu3.codec import Codec
+from emu3.codec import Codec, Group
 from emu3.data.roles import ANSWER, CONTEXT, TEXT, VISION
-from emu3.data.sample import Sample
+from emu3.data.sample import Sample, VideoFile
 from emu3.errors import InputError
+from emu3.grammar import VideoCodes
 from emu3.hub import find_model, find_vision
 from emu3.prompt import Prompts
 from emu3.text import TextTokenizer
+from emu3.video import check_fps
+
+FPS = 8.0
+"""Frames a second that clips are seen at unless told otherwise."""
+
+MOST_FRAMES = 4096
+"""Of a clip: no context holds more, and a film by mistake must not take hours."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,23 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes samples as documents for one model, of which only the tokenizers are needed."""
+    """Writes samples as documents for one model, of which only the tokenizers are needed.
+
+    Clips are seen at `fps` frames a second.
+    """
 
     prompts: Prompts
     codec: Codec
+    fps: float = FPS
 
     @classmethod
-    def open(cls, model: str | Path, vision: str | Path | None, device: str | None) -> Writer:
+    def open(
+        cls,
+        model: str | Path,
+        vision: str | Path | None,
+        device: str | None,
+        fps: float = FPS,
+    ) -> Writer:
         """The tokenizers of a model, without its decoder; raises InputError on a bad one."""
         folder = find_model(model, weights=False)
         text, _ = open_text(folder)
@@ -52,19 +72,37 @@ class Writer:
                 f"{folder} has ids for {text.vocabulary.codebook_size} codes, its vision "
                 f"tokenizer has {codec.vision.quantize.size}; these two do not belong together"
             )
-        return cls(Prompts.of(text), codec)
+        check_fps(fps)
+        return cls(Prompts.of(text), codec, fps)
 
     def write(self, sample: Sample) -> Encoded:
-        """The document of a sample; raises InputError where its picture cannot be used."""
-        if sample.image is None:
-            assert sample.text is not None  # as every sample without a picture has
-            return self._text(sample.text)
-        codes = self.codec.encode(sample.image.open())
+        """The document of a sample; raises InputError where its picture or clip cannot be used."""
+        if sample.image is not None:
+            return self._shown(sample, self.codec.encode(sample.image.open()))
+        if sample.video is not None:
+            return self._shown(sample, self._video(sample.video))
+        assert sample.text is not None  # as every sample without either has
+        return self._text(sample.text)
+
+    def _shown(self, sample: Sample, codes: Tensor | VideoCodes) -> Encoded:
         if sample.text is not None:
-            ids = self.prompts.image_document(sample.text, codes)
+            ids = self.prompts.document(sample.text, codes)
             return Encoded(ids, self._roles(ids, TEXT))
         ids, answered = self.prompts.chat_document(codes, sample.turns)
         return Encoded(ids, self._roles(ids, CONTEXT).masked_fill_(answered, ANSWER))
+
+    def _video(self, file: VideoFile) -> VideoCodes:
+        groups: list[Group] = []
+        with file.open(self.fps) as clip:
+            for group in self.codec.encode_clip(clip.frames):
+                groups.append(group)
+                if len(groups) * self.codec.group > MOST_FRAMES:
+                    raise InputError(
+                        f"{file.path.name}: more than {MOST_FRAMES} frames at {self.fps:g} a "
+                        "second; cut it, or take a lower --fps"
+                    )
+        codes = torch.cat([group.codes for group in groups])
+        return VideoCodes(codes, self.fps, sum(group.frames for group in groups))
 
     def _text(self, text: str) -> Encoded:
         tokenizer = self.prompts.tokenizer
@@ -85,6 +123,7 @@ class Writer:
             **text_facts(self.prompts.tokenizer),
             "codebook": hashlib.sha256(table.numpy().tobytes()).hexdigest(),
             "pixels": [bounds.min_pixels, bounds.max_pixels],
+            "fps": self.fps,
         }
 
 

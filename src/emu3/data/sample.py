@@ -3,6 +3,8 @@
     {"text": "..."}                                                text to learn
     {"image": "a.png", "text": "a caption"}                        to draw: caption, then picture
     {"image": "a.png", "turns": [{"question": "...", "answer": "..."}]}    to look at and answer
+    {"video": "a.mp4", "text": "a caption"}                        a clip, likewise
+    {"video": "a.mp4", "turns": [{"question": "...", "answer": "..."}]}
 
 Paths are relative to the file that names them.
 """
@@ -10,18 +12,21 @@ Paths are relative to the file that names them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 
 from emu3.errors import InputError
 from emu3.image import open_image
+from emu3.video import Clip, open_clip
 
-KEYS = ("text", "image", "turns")
+KEYS = ("text", "image", "video", "turns")
 TURN_KEYS = ("question", "answer")
-FORMS = 'expected "text", or "image" with one of "text" and "turns"'
+FORMS = 'expected "text", or "image" or "video" with one of "text" and "turns"'
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,46 @@ class PictureFile:
 
 
 @dataclass(frozen=True)
+class VideoFile:
+    """A clip that is not opened yet: a file, or bytes that `path` names in messages."""
+
+    path: Path
+    data: bytes | None = None
+
+    @contextmanager
+    def open(self, fps: float) -> Iterator[Clip]:
+        """The clip at so many frames a second, while it is read.
+
+        Raises InputError as `emu3.video.open_clip` does.
+        """
+        with ExitStack() as stack:
+            path = self.path
+            if self.data is not None:  # FFmpeg wants to go back and forth, so a file it is
+                folder = Path(stack.enter_context(TemporaryDirectory()))
+                path = folder / self.path.name
+                path.write_bytes(self.data)
+            yield open_clip(path, fps)
+
+
+@dataclass(frozen=True)
 class Sample:
-    """Text alone, a picture with its caption, or a picture with questions and answers.
+    """Text alone, or a picture or clip with its caption or with questions and answers.
 
     Raises InputError on any other combination, and on text that is blank or cannot be UTF-8.
     """
 
     text: str | None = None
     image: PictureFile | None = None
+    video: VideoFile | None = None
     turns: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.text is not None and self.turns:
             raise InputError(f'"text" and "turns" together; {FORMS}')
-        if self.image is None and self.turns:
-            raise InputError(f'"turns" without an "image"; {FORMS}')
+        if self.image is not None and self.video is not None:
+            raise InputError(f'"image" and "video" together; {FORMS}')
+        if self.image is None and self.video is None and self.turns:
+            raise InputError(f'"turns" without an "image" or a "video"; {FORMS}')
         if self.text is None and not self.turns:
             raise InputError(f'neither "text" nor "turns"; {FORMS}')
         if self.text is not None:
@@ -61,7 +91,7 @@ class Sample:
             _check_text("answer", answer)
 
 
-def read_line(line: bytes, folder: Path, picture: PictureFile | None = None) -> Sample:
+def read_line(line: bytes, folder: Path, shown: PictureFile | VideoFile | None = None) -> Sample:
     """One line of a JSONL file in `folder`, as `read_record` has it.
 
     Raises InputError that says what is wrong with it.
@@ -74,28 +104,32 @@ def read_line(line: bytes, folder: Path, picture: PictureFile | None = None) -> 
         raise InputError(f"not JSON ({error})") from None
     if not isinstance(record, dict):
         raise InputError(f"{_kind(record)} where a JSON object is expected")
-    return read_record(record, folder, picture)
+    return read_record(record, folder, shown)
 
 
 def read_record(
-    record: Mapping[str, object], folder: Path, picture: PictureFile | None = None
+    record: Mapping[str, object], folder: Path, shown: PictureFile | VideoFile | None = None
 ) -> Sample:
-    """The sample of a JSON object; `picture` is one that was found outside of it.
+    """The sample of a JSON object; `shown` is a picture or clip that was found outside of it.
 
     Raises InputError on unknown keys, wrong types and combinations that are no sample.
     """
-    if "video" in record:
-        raise InputError('"video": how clips are written as ids is not in this package yet')
     unknown = [key for key in record if key not in KEYS]
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}; known are {', '.join(KEYS)}")
+    named = [key for key in ("image", "video") if key in record]
+    if named and shown is not None:
+        raise InputError(f'"{named[0]}" in the record of {shown.path.name}')
+    image = shown if isinstance(shown, PictureFile) else None
+    video = shown if isinstance(shown, VideoFile) else None
     if "image" in record:
-        if picture is not None:
-            raise InputError('"image" in the record of a picture')
-        picture = PictureFile(folder / _string("image", record["image"]))
+        image = PictureFile(folder / _string("image", record["image"]))
+    if "video" in record:
+        video = VideoFile(folder / _string("video", record["video"]))
     return Sample(
         text=_string("text", record["text"]) if "text" in record else None,
-        image=picture,
+        image=image,
+        video=video,
         turns=_turns(record["turns"]) if "turns" in record else (),
     )
 

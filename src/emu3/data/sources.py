@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from emu3.data.sample import PictureFile, Sample, read_line
+from emu3.data.sample import PictureFile, Sample, VideoFile, read_line
 from emu3.errors import InputError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
 CAPTION = ".txt"
 TEXTS = (CAPTION, ".md")
 PER_SLICE = 256  # samples; what a kill can cost a worker
@@ -90,29 +91,31 @@ class Jsonl:
 
 @dataclass(frozen=True)
 class Folder:
-    """Pictures with captions in .txt files of the same name; other .txt and .md files are texts.
+    """Pictures and clips with captions in .txt files of the same name; other .txt and .md files are
+    texts.
 
     Folders inside are looked into. Hidden files are not.
     """
 
     path: Path
-    names: tuple[str, ...]  # of pictures and texts, relative, sorted
+    names: tuple[str, ...]  # of pictures, clips and texts, relative, sorted
     per_slice: int
 
     @classmethod
     def open(cls, path: Path, per_slice: int = PER_SLICE) -> Folder:
         """Look what is there; raises InputError where no file is of any use."""
         files = sorted(_files(path))
-        pictures = {name for name in files if _suffix(name) in PICTURES}
-        captioned = {_stem(name) for name in pictures}
+        shown = {name for name in files if _suffix(name) in (*PICTURES, *VIDEOS)}
+        captioned = {_stem(name) for name in shown}
         texts = {name for name in files if _suffix(name) in TEXTS and _stem(name) not in captioned}
-        if not pictures | texts:
-            raise InputError(f"{path}: no pictures ({', '.join(PICTURES)}) and no texts in it")
-        return cls(path, tuple(sorted(pictures | texts)), per_slice)
+        if not shown | texts:
+            known = ", ".join((*PICTURES, *VIDEOS))
+            raise InputError(f"{path}: no pictures or clips ({known}) and no texts in it")
+        return cls(path, tuple(sorted(shown | texts)), per_slice)
 
     @property
     def slices(self) -> int:
-        """One for so many pictures and texts."""
+        """One for so many files."""
         return -(-len(self.names) // self.per_slice)
 
     def facts(self) -> dict[str, object]:
@@ -139,7 +142,10 @@ class Folder:
         caption = path.with_suffix(CAPTION)
         if not caption.is_file():
             raise InputError(f"no caption: {caption.name} is not beside it")
-        return Sample(text=_read_text(caption).strip(), image=PictureFile(path))
+        words = _read_text(caption).strip()
+        if _suffix(name) in VIDEOS:
+            return Sample(text=words, video=VideoFile(path))
+        return Sample(text=words, image=PictureFile(path))
 
 
 def _files(folder: Path) -> Iterator[str]:

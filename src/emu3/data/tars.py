@@ -1,9 +1,9 @@
 """WebDataset tars: files that share a name up to its first dot are one sample.
 
-Only what a sample can be made of is read: a picture, its caption in `.txt`, or in `.json` the
-rest of a sample as on a line of JSONL. Where there is a caption, the `.json` beside it is taken for
-notes on where the picture came from and left alone. The format is plain tar, so nothing has to be
-installed for it.
+Only what a sample can be made of is read: a picture or clip, its caption in `.txt`, or in `.json`
+the rest of a sample as on a line of JSONL. Where there is a caption, the `.json` beside it is taken
+for notes on where the picture came from and left alone. The format is plain tar, so nothing has to
+be installed for it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from emu3.data.sample import PictureFile, Sample, read_line, read_record
-from emu3.data.sources import PICTURES, Found
+from emu3.data.sample import PictureFile, Sample, VideoFile, read_line, read_record
+from emu3.data.sources import PICTURES, VIDEOS, Found
 from emu3.errors import InputError
 
-WANTED = tuple(suffix.removeprefix(".") for suffix in (*PICTURES, ".txt", ".json"))
+WANTED = tuple(suffix.removeprefix(".") for suffix in (*PICTURES, *VIDEOS, ".txt", ".json"))
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -47,17 +47,19 @@ class Tar:
             yield Found(key, partial(self._read, key, parts))
 
     def _read(self, key: str, parts: dict[str, bytes]) -> Sample:
-        images = [suffix for suffix in parts if f".{suffix}" in PICTURES]
-        if len(images) > 1:
-            raise InputError(f"more than one picture: {', '.join(images)}")
-        picture = None
-        if images:
-            picture = PictureFile(self.path / f"{key}.{images[0]}", parts[images[0]])
+        shown = [suffix for suffix in parts if f".{suffix}" in (*PICTURES, *VIDEOS)]
+        if len(shown) > 1:
+            raise InputError(f"more than one picture or clip: {', '.join(shown)}")
+        file: PictureFile | VideoFile | None = None
+        if shown:
+            kind = VideoFile if f".{shown[0]}" in VIDEOS else PictureFile
+            file = kind(self.path / f"{key}.{shown[0]}", parts[shown[0]])
         if "txt" in parts:
-            return Sample(text=_text(parts["txt"], strip=picture is not None), image=picture)
+            words = _text(parts["txt"], strip=file is not None)
+            return read_record({"text": words}, self.path.parent, file)
         if "json" in parts:
-            return read_line(parts["json"], self.path.parent, picture)
-        return read_record({}, self.path.parent, picture)
+            return read_line(parts["json"], self.path.parent, file)
+        return read_record({}, self.path.parent, file)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:

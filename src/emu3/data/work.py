@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from emu3.data.document import Encoded, Writer
+from emu3.data.document import FPS, Encoded, Writer
 from emu3.data.sample import Sample
 from emu3.data.shard import Skipped, write_shard
 from emu3.data.sources import Found, Source
@@ -34,15 +34,16 @@ Slice = tuple[int, int]
 
 @dataclass(frozen=True)
 class Model:
-    """Whose ids are written, and where its vision tokenizer runs."""
+    """Whose ids are written, where its vision tokenizer runs, and how often it looks at a clip."""
 
     name: str
     vision: str | None = None
     device: str | None = None
+    fps: float = FPS  # frames a second
 
     def open(self) -> Writer:
         """Its tokenizers; raises InputError."""
-        return Writer.open(self.name, self.vision, self.device)
+        return Writer.open(self.name, self.vision, self.device, self.fps)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ The icons are fetched, not shipped: Noto Emoji (Apache-2.0, Google), Fluent Emoj
 Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors).
 """
 
-from emu3.emoji_world.clip import MovingScene, compose_clip, compose_frame, random_moving_scene
+from emu3.emoji_world.clip import (
+    MovingScene,
+    compose_clip,
+    compose_frame,
+    place,
+    random_moving_scene,
+    sprite,
+)
 from emu3.emoji_world.clip_words import (
     clip_answer,
     clip_caption,
@@ -18,7 +25,7 @@ from emu3.emoji_world.clip_words import (
     full_clip_caption,
 )
 from emu3.emoji_world.icons import SIZES, STYLES, Icons, default_folder, fetch_icons, rasterise
-from emu3.emoji_world.motion import MOTIONS, held_out_motions
+from emu3.emoji_world.motion import MOTIONS, Pose, held_out_motions
 from emu3.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
 from emu3.emoji_world.scene import (
     BACKGROUNDS,
@@ -56,6 +63,7 @@ __all__ = [
     "Icons",
     "Kind",
     "MovingScene",
+    "Pose",
     "Scene",
     "answer",
     "blank",
@@ -77,12 +85,14 @@ __all__ = [
     "held_out_pairs",
     "mirrorable",
     "paste",
+    "place",
     "question_answer",
     "random_moving_scene",
     "random_scene",
     "rasterise",
     "seen_pairs",
     "spoken",
+    "sprite",
     "usual_scene",
     "vary",
     "with_article",

@@ -97,10 +97,10 @@ def compose_clip(scene: MovingScene, icons: Icons) -> NDArray[np.uint8]:
 def compose_frame(scene: MovingScene, icons: Icons, frame: int) -> NDArray[np.uint8]:
     """Draw one frame, uint8 [64, 64, 3], RGB; it may lie beyond the clip's end."""
     out = blank(scene.background, "1:1")
-    _place(out, sprite(icons, scene.object, scene.style, scene.pose(frame)), *scene.middle(frame))
+    place(out, sprite(icons, scene.object, scene.style, scene.pose(frame)), *scene.middle(frame))
     if scene.front is not None:
         standing = sprite(icons, scene.front, scene.style, Pose())
-        _place(out, standing, *FRONT)
+        place(out, standing, *FRONT)
     return out
 
 
@@ -128,7 +128,7 @@ def _joined(*bands: Image.Image) -> Image.Image:
     return Image.frombytes("RGBa", bands[0].size, np.dstack([*colours, coverage]).tobytes())
 
 
-def _place(picture: NDArray[np.uint8], icon: NDArray[np.uint8], x: int, y: int) -> None:
+def place(picture: NDArray[np.uint8], icon: NDArray[np.uint8], x: int, y: int) -> None:
     """Draw an icon with its middle at (x, y) of a world that goes round."""
     height, width = icon.shape[:2]
     turned = WORLD // 2 - y, WORLD // 2 - x
