@@ -43,7 +43,7 @@ def test_the_report_is_printed_and_written(
     done = emu3("eval", "nano", "--model", tiny, *options)
     assert done.exit_code == 0, done.output
     assert "30.00 dB" in done.stdout
-    assert json.loads((here / "report.json").read_text())["settings"]["samples"] == 7
+    assert json.loads((here / "report.json").read_text())["pictures"]["settings"]["samples"] == 7
     assert (asked["samples"], asked["seed"]) == (7, 2)
     assert asked["sheets"] == Path("new/sheets")
     assert asked["drawing"] == DrawingSettings()  # what the card of this model says

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,8 +19,20 @@ emu3 eval nano -o report.json --sheets sheets
 
 emu3 eval nano --model runs/nano/last --samples 24      [dim]a quick look[/dim]
 
+emu3 eval nano --only video --samples 60
+
 Needs the extra emoji: pip install "emu3\\[emoji]"
 """
+
+PAIRS, MOVING_PAIRS = 120, 60
+"""How many pairs of each kind are measured unless told otherwise."""
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    pictures = "pictures"
+    video = "video"
 
 
 def build() -> typer.Typer:
@@ -39,13 +52,21 @@ def nano(
     vision: Vision = None,
     device: Device = None,
     dtype: Dtype = None,
-    samples: Annotated[int, typer.Option(help="Pairs of object and style, of each kind.")] = 120,
+    only: Annotated[
+        Part | None, typer.Option(help="Pictures or clips alone; else all that the model can.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Pairs of each kind; {PAIRS} for pictures and {MOVING_PAIRS} for clips."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Picks pairs, scenes and drawings.")] = 0,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the report there, as JSON.")
     ] = None,
     sheets: Annotated[
-        Path | None, typer.Option(help="Write seen.png and held_out.png into this folder.")
+        Path | None, typer.Option(help="Write pictures and clips that were drawn into this folder.")
     ] = None,
 ) -> None:
     """Measure drawing and answering on Emoji World, with chance, ceiling and intervals."""
@@ -54,24 +75,43 @@ def nano(
     if sheets is not None:
         _check_sheets(sheets)
     from emu3.emoji_world import Icons
-    from emu3.evaluate import evaluate_nano
-    from emu3.evaluate.report import DrawingSettings
+    from emu3.evaluate import Judge, evaluate_moving, evaluate_nano
+    from emu3.evaluate.report import DrawingSettings, save_report
 
     icons = Icons.load()
     m = open_model(model, vision, device, dtype)
     card = m.checkpoint.card
+    if only is Part.video and "video" not in card.tasks:
+        raise InputError(f"{m.checkpoint.name} was not trained on videos; leave out --only video")
     drawing = DrawingSettings(
         guidance_scale=card.guidance_scale, top_k=card.top_k, temperature=card.temperature
     )
+    pictures = only is not Part.video
+    clips = only is not Part.pictures and "video" in card.tasks
+    parts: dict[str, dict[str, object]] = {}
     try:
-        report = evaluate_nano(
-            m, samples=samples, seed=seed, icons=icons, sheets=sheets, drawing=drawing
-        )
+        # Made once where two need it; one alone makes its own.
+        judge = Judge.build(icons) if pictures and clips else None
+        common: dict[str, Any] = {
+            "seed": seed,
+            "icons": icons,
+            "sheets": sheets,
+            "drawing": drawing,
+        }
+        for name, wanted, evaluate, pairs in (
+            ("pictures", pictures, evaluate_nano, PAIRS),
+            ("video", clips, evaluate_moving, MOVING_PAIRS),
+        ):
+            if wanted:
+                report = evaluate(
+                    m, samples=pairs if samples is None else samples, judge=judge, **common
+                )
+                report.print()
+                parts[name] = report.to_dict()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("no report written") from None
-    report.print()
     if output is not None:
-        report.save(output)
+        save_report(parts, output)
 
 
 def _check_sheets(folder: Path) -> None:

@@ -57,12 +57,6 @@ class NanoReport:
         figures = {"seen": self.seen.to_dict(), "held_out": self.held_out.to_dict()}
         return {"settings": settings, **figures}
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all; InputError if it cannot be written there."""
-        check_writable(path)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-
     def table(self) -> Table:
         """One row a figure; shares with their 95% interval, ceilings as seen / held out."""
         table = Table(title=f"{self.samples} pairs of each kind, seed {self.seed}")
@@ -81,3 +75,10 @@ class NanoReport:
     def print(self, console: Console | None = None) -> None:
         """Print the table, to the terminal unless told otherwise."""
         (Console() if console is None else console).print(self.table())
+
+
+def save_report(parts: dict[str, dict[str, object]], path: Path) -> None:
+    """Write reports by name as JSON, whole or not at all; InputError if it cannot be there."""
+    check_writable(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(parts, indent=2) + "\n")

@@ -1,0 +1,248 @@
+"""The evaluation of nano on Emoji World in motion: clips drawn, asked about, and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emu3.emoji_world import (
+    MOTIONS,
+    OBJECTS,
+    Icons,
+    MovingScene,
+    clip_answer,
+    compose_clip,
+    full_clip_caption,
+    held_out,
+    held_out_motions,
+    random_moving_scene,
+)
+from emu3.emoji_world.clip_words import ClipKind, direction
+from emu3.emoji_world.motion import BEHIND, SLIDES
+from emu3.errors import InputError
+from emu3.evaluate.clip_sheets import save_clips
+from emu3.evaluate.judge import Judge
+from emu3.evaluate.model import Emu3Films
+from emu3.evaluate.moving_report import MovingFigures, MovingReport
+from emu3.evaluate.report import DrawingSettings
+from emu3.evaluate.shares import Share
+from emu3.evaluate.tracking import Frames, Track, cut_out, follow, nearest_motion
+from emu3.progress import counting
+from emu3.video import Clip
+
+FPS, SECONDS = 8, 2
+"""Of every clip that is measured: sixteen frames, four groups."""
+
+_FRAMES = FPS * SECONDS
+_STEPS = 5  # of a clip: come back, be drawn, be asked about twice, go on
+_MOST_DB = 100.0
+_CUT = 32  # px: what the judge is shown of a frame, made twice as large
+ASKED: dict[str, tuple[ClipKind, str, float]] = {
+    "asked_motion": ("motion", "How does it move?", 1 / len(MOTIONS)),
+    "asked_object": ("object", "What is moving?", 1 / len(OBJECTS)),
+}
+"""Each question about a clip: its kind, its wording, and the share that guessing gets."""
+
+FAR, FAR_CLIPS = 15, 20
+"""Seconds that some clips are gone on for before their object is judged again, and how many.
+
+Fifteen seconds are four windows of nano's context: nine new groups behind four, then seven each.
+"""
+
+
+def evaluate_moving(
+    model: Emu3Films,
+    *,
+    samples: int = 60,
+    seed: int = 0,
+    icons: Icons | None = None,
+    sheets: Path | None = None,
+    drawing: DrawingSettings | None = None,
+    judge: Judge | None = None,
+) -> MovingReport:
+    """Measure a model on `samples` pairs of object and motion held out and as many trained on.
+
+    With `sheets`, a folder, drawn and continued clips go to `drawn.webp` and `extended.webp` in
+    there. Raises InputError, and MissingExtraError without scikit-image.
+    """
+    hidden = held_out_motions()
+    if not 1 <= samples <= int(hidden.sum()):
+        raise InputError(f"samples must be 1 to {hidden.sum()}, the held-out pairs, not {samples}")
+    if seed < 0:
+        raise InputError(f"seed must be 0 or more, not {seed}")
+    icons = Icons.load() if icons is None else icons
+    judge = Judge.build(icons) if judge is None else judge
+    drawing = DrawingSettings() if drawing is None else drawing
+    if sheets is not None:
+        sheets.mkdir(parents=True, exist_ok=True)
+    figures = []
+    with counting("evaluating clips", 2 * samples * _STEPS) as advance:
+        for place, pairs in enumerate((~hidden, hidden)):
+            rng = np.random.default_rng((seed, 2, place))
+            scenes = _choose(rng, pairs, samples)
+            run = _Run(model, icons, judge, drawing, seed, advance)
+            figures.append(run.measure(scenes, sheets if place else None))
+    return MovingReport(samples, seed, drawing, *figures)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One kind of pairs being measured."""
+
+    model: Emu3Films
+    icons: Icons
+    judge: Judge
+    drawing: DrawingSettings
+    seed: int
+    advance: Callable[[int], None]
+
+    def measure(self, scenes: list[MovingScene], sheets: Path | None) -> MovingFigures:
+        """All figures of these scenes."""
+        true = [compose_clip(scene, self.icons) for scene in scenes]
+        again = [self._back(clip) for clip in true]
+        drawn = [self._draw(scene, self.seed + i) for i, scene in enumerate(scenes)]
+        tracks = [self._tracks(scene) for scene in scenes]
+        shares = self._drawing(scenes, tracks, drawn, again)
+        shares |= self._questions(scenes, true)
+        on, gains = self._extension(scenes, tracks, true, shares)
+        if sheets is not None:
+            save_clips(drawn, sheets / "drawn.webp")
+            save_clips(on, sheets / "extended.webp")
+        psnr = float(np.mean([_psnr(*both) for both in zip(true, again, strict=True)]))
+        return MovingFigures(len(scenes), psnr, float(np.mean(gains)), shares)
+
+    def _back(self, clip: Frames) -> Frames:
+        """A clip as the tokenizer gives it back."""
+        self.advance(1)
+        return np.asarray(self.model.decode(self.model.encode(torch.from_numpy(clip))), np.uint8)
+
+    def _draw(self, scene: MovingScene, seed: int) -> Frames:
+        said = full_clip_caption(scene)
+        out = self.model.video(said, seconds=SECONDS, fps=FPS, seed=seed, **asdict(self.drawing))
+        self.advance(1)
+        return _frames(out.frames)
+
+    def _drawing(
+        self,
+        scenes: list[MovingScene],
+        tracks: list[dict[str, Track]],
+        drawn: list[Frames],
+        again: list[Frames],
+    ) -> dict[str, Share]:
+        """What is right of drawn clips, under what is of true ones that the tokenizer gave back."""
+
+        def moved(clips: list[Frames]) -> list[bool]:
+            triples = zip(clips, tracks, scenes, strict=True)
+            return [nearest_motion(clip, known) == s.motion for clip, known, s in triples]
+
+        def shown(clips: list[Frames]) -> list[bool]:
+            return [self._shows(*both) for both in zip(clips, scenes, strict=True)]
+
+        best_motions, best_objects = (Share.of(f(again), chance=0).value for f in (moved, shown))
+        return {
+            "motion": Share.of(moved(drawn), chance=1 / len(MOTIONS), ceiling=best_motions),
+            "object": Share.of(shown(drawn), chance=1 / len(OBJECTS), ceiling=best_objects),
+        }
+
+    def _tracks(self, scene: MovingScene) -> dict[str, Track]:
+        """The track of each motion that the scene's object could be in."""
+        front = scene.front if scene.front is not None else (scene.object + 1) % len(OBJECTS)
+        return {
+            motion: follow(
+                compose_clip(
+                    replace(scene, motion=motion, front=front if motion == BEHIND else None),
+                    self.icons,
+                )
+            )
+            for motion in MOTIONS
+        }
+
+    def _shows(self, clip: Frames, scene: MovingScene) -> bool:
+        """Whether the object is what the judge sees in the first frame, in its style."""
+        # What stands in front would be looked at instead: cut it off.
+        frame = clip[0][:, : scene.x + _CUT // 2] if scene.motion == BEHIND else clip[0]
+        return self._named(frame, scene)
+
+    def _named(self, frame: NDArray[np.uint8], scene: MovingScene) -> bool:
+        large = cut_out(frame, _CUT).repeat(2, 0).repeat(2, 1)
+        return self.judge.nearest(large, scene.style) == scene.object
+
+    def _questions(self, scenes: list[MovingScene], true: list[Frames]) -> dict[str, Share]:
+        """How many answers about true clips are exact."""
+        shares = {}
+        for name, (kind, text, chance) in ASKED.items():
+            right = []
+            for scene, clip in zip(scenes, true, strict=True):
+                said = self.model.chat(text, videos=[Clip(iter(clip), FPS)], max_new_tokens=48)
+                right.append(_plain(said) == _plain(clip_answer(scene, kind)))
+                self.advance(1)
+            shares[name] = Share.of(right, chance=chance)
+        return shares
+
+    def _extension(
+        self,
+        scenes: list[MovingScene],
+        tracks: list[dict[str, Track]],
+        true: list[Frames],
+        shares: dict[str, Share],
+    ) -> tuple[list[Frames], list[float]]:
+        """Clips gone on with; how much nearer to the truth, in dB, than the last frame repeated.
+
+        Whether the direction was kept, and the object after some windows, goes into `shares`.
+        """
+        on: list[Frames] = []
+        gains: list[float] = []
+        kept: list[bool] = []
+        still_there: list[bool] = []
+        for index, (scene, clip) in enumerate(zip(scenes, true, strict=True)):
+            slides = direction(scene) is not None
+            frames = self._extend(clip, SECONDS, self.seed + index)
+            self.advance(1)
+            on.append(frames)
+            longer = compose_clip(replace(scene, frames=2 * _FRAMES), self.icons)[_FRAMES:]
+            if (np.diff(longer.astype(int), axis=0) != 0).any((1, 2, 3)).mean() > 0.5:
+                repeated = np.repeat(clip[-1:], _FRAMES, 0)
+                gains.append(_psnr(longer, frames[_FRAMES:]) - _psnr(longer, repeated))
+            if slides:
+                known = {m: t for m, t in tracks[index].items() if m.startswith("moving ")}
+                kept.append(nearest_motion(frames[_FRAMES:], known) == scene.motion)
+            if slides and len(still_there) < FAR_CLIPS:
+                far = self._extend(clip, FAR, self.seed + index)
+                still_there.append(self._named(far[-1], scene))
+        shares["direction_kept"] = Share.of(kept, chance=1 / len(SLIDES))
+        shares["object_kept"] = Share.of(still_there, chance=1 / len(OBJECTS))
+        return on, gains
+
+    def _extend(self, clip: Frames, seconds: float, seed: int) -> Frames:
+        settings = asdict(self.drawing) | {"guidance_scale": 1.0}  # there is no caption to heed
+        out = self.model.extend(iter(clip), seconds=seconds, fps=FPS, seed=seed, **settings)
+        return _frames(out.frames)
+
+
+def _choose(rng: np.random.Generator, pairs: NDArray[np.bool_], count: int) -> list[MovingScene]:
+    """So many different pairs of object and motion, each in a style that the object was seen in."""
+    rows, names, styles = np.argwhere(pairs), list(MOTIONS), ~held_out()
+    scenes = []
+    for thing, motion in rows[np.sort(rng.permutation(len(rows))[:count])]:
+        style = int(rng.choice(np.flatnonzero(styles[thing])))
+        scene = random_moving_scene(rng, int(thing), style, names[motion])
+        scenes.append(replace(scene, frames=_FRAMES, fps=FPS, still=0))
+    return scenes
+
+
+def _frames(frames: object) -> Frames:
+    return np.asarray(frames, np.uint8)
+
+
+def _psnr(true: Frames, again: Frames) -> float:
+    error = np.square(true.astype(np.float64) - again).mean() / 255**2
+    return min(_MOST_DB, float(-10 * np.log10(max(error, 1e-12))))
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower().rstrip(".").rstrip()
