@@ -62,6 +62,7 @@ SIDEWAYS = {
     ("pipeline", "pictures"),
     ("pipeline", "clips"),
     ("conversation", "clips"),
+    ("engine", "clips"),
     ("download", "shards"),
 }
 """The arrows allowed between two rooms of one floor."""

@@ -130,6 +130,17 @@ def seen(checkpoint: Checkpoint, footage: Footage) -> VideoCodes:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A window of a video: groups `before` it, groups read at its beginning (`context`), and all
+    the frames that it stands for.
+    """
+
+    before: int
+    context: int
+    frames: int
+
+
+@dataclass(frozen=True)
 class Film:
     """One video to be made, and with which model."""
 
@@ -166,12 +177,8 @@ class Film:
 
         Raises InputError where it exceeds the context.
         """
-        check_context(self._limit, *self.ids(frames), "video", SHORTER)
-        codes = torch.empty(0, *self.size, dtype=torch.long) if known is None else known
-        development = _Development(self, frames)
-        development.show(codes)
-        codes = self.follow(codes, frames, 0, development)
-        return development.finish(codes)
+        given = torch.empty(0, *self.size, dtype=torch.long) if known is None else known
+        return self._made(Take(self, frames, self.one(frames, len(given)), given))
 
     def slide(self, frames: int, known: Tensor) -> VideoOutput:
         """Go on with the codes `known` [t, h, w], t > 0, up to so many frames in all.
@@ -179,18 +186,23 @@ class Film:
         The last groups are read and new ones drawn, window after window, as far as the context
         goes. Raises InputError where it does not hold two groups.
         """
-        group, codes = self.checkpoint.codec.group, known
-        development = _Development(self, frames)
-        total = development.total
-        self.window(len(codes), frames)  # refused before anything is shown
-        development.show(codes)
-        while len(codes) < total:
-            context, new = self.window(len(codes), frames)
-            before = len(codes) - context
+        return self._made(Take(self, frames, self.several(frames, len(known)), known))
+
+    def one(self, frames: int, have: int) -> list[Document]:
+        """The document of `whole`, behind `have` groups. Raises InputError as it does."""
+        check_context(self._limit, *self.ids(frames), "video", SHORTER)
+        return [Document(0, have, frames)]
+
+    def several(self, frames: int, have: int) -> list[Document]:
+        """The documents of `slide`, behind `have` groups. Raises InputError as it does."""
+        group, found = self.checkpoint.codec.group, list[Document]()
+        while have < self.checkpoint.prompts.grammar.groups(frames):
+            context, new = self.window(have, frames)
+            before = have - context
             last = min(frames - before * group, (context + new) * group)
-            drawn = self.follow(codes[before:], last, before, development)
-            codes = torch.cat([codes[:before], drawn])
-        return development.finish(codes)
+            found.append(Document(before, context, last))
+            have += new
+        return found
 
     def window(self, have: int, frames: int) -> tuple[int, int]:
         """How many groups are read next, and how many drawn behind them, towards `frames` in all.
@@ -215,53 +227,88 @@ class Film:
     def _limit(self) -> int:
         return self.checkpoint.decoder.config.max_position_embeddings
 
-    @torch.no_grad()
-    def follow(self, known: Tensor, frames: int, before: int, development: _Development) -> Tensor:
-        """One document of so many frames drawn to its end: codes [t, h, w], `known` the first.
-
-        `before` groups of a longer video come before its own.
-        """
-        grammar, decoder = self.checkpoint.prompts.grammar, self.checkpoint.decoder
-        prompts = self.prompts(frames)
-        picture = Picture(
-            prompts,
+    def picture(self, document: Document, codes: Tensor) -> Picture:
+        """What is to be drawn of a document, behind its share of the video's codes [t, h, w]."""
+        known = codes[document.before : document.before + document.context]
+        return Picture(
+            self.prompts(document.frames),
             self.size,
             self.settings.seed,
             codes=known.flatten().tolist(),
-            groups=grammar.groups(frames),
-            before=before,
+            groups=self.checkpoint.prompts.grammar.groups(document.frames),
+            before=document.before,
         )
-        window, scale = window_for(decoder, len(prompts)), self.settings.guidance_scale
 
-        def on_pass(active: Sequence[Picture]) -> None:
-            if len(picture.codes) // picture.frame + before > development.done:
-                development.show(picture.frames()[development.done - before :])
+    def decoded(self, group: Group) -> Tensor:
+        """The frames of a group, [n, H, W, 3] uint8."""
+        frames = self.checkpoint.codec.decode_clip([group])
+        return torch.stack([torch.as_tensor(frame) for frame in frames])
 
-        Drawing(decoder, grammar, self.sampling(), scale, window).run([picture], on_pass)
-        return picture.frames()
+    @torch.no_grad()
+    def _made(self, take: Take) -> VideoOutput:
+        """Draw a take to its end, group by group told and decoded."""
+        decoder, scale = self.checkpoint.decoder, self.settings.guidance_scale
+        window = window_for(decoder, len(take.picture.prompts))
+        grammar, shown = self.checkpoint.prompts.grammar, list[Tensor]()
+        drawing = Drawing(decoder, grammar, self.sampling(), scale, window)
+
+        def show(active: Sequence[Picture]) -> None:
+            for group in take.fresh():
+                shown.append(self.decoded(group))
+                if self.on_group is not None:
+                    told = Finished(len(shown), take.total, shown[-1], self.settings)
+                    self.on_group(told)
+
+        show([])  # what was given
+        going_on = True
+        while going_on:
+            drawing.run([take.picture], show)
+            going_on = take.turn()
+        return VideoOutput(torch.cat(shown), take.codes, self.settings.fps, self.settings)
 
 
-class _Development:
-    """Codes becoming frames, group by group, each once."""
+class Take:
+    """A film on its way, one document after another, whoever draws them.
 
-    def __init__(self, film: Film, frames: int) -> None:
-        self.film, self.frames, self.done = film, frames, 0
+    `picture` is what is drawn now. Once it is done, `turn` puts the next one in its place.
+    """
+
+    def __init__(
+        self, film: Film, frames: int, documents: Sequence[Document], known: Tensor
+    ) -> None:
+        """A video of so many frames, behind the codes `known` [t, h, w]."""
+        self.film, self.frames, self.known = film, frames, known
         self.total = film.checkpoint.prompts.grammar.groups(frames)
-        self.shown: list[Tensor] = []
+        self.document, *self.left = documents
+        self.picture = film.picture(self.document, known)
+        self.given = 0  # groups that `fresh` gave
 
-    def show(self, codes: Tensor) -> None:
-        """Decode the next groups, codes [t, h, w], and tell of them."""
-        codec = self.film.checkpoint.codec
-        for each in codes:
-            left = min(codec.group, self.frames - self.done * codec.group)
-            decoded = [*codec.decode_clip([Group(each[None], left)])]
-            self.shown.append(torch.stack([torch.as_tensor(frame) for frame in decoded]))
-            self.done += 1
-            if self.film.on_group is not None:
-                told = Finished(self.done, self.total, self.shown[-1], self.film.settings)
-                self.film.on_group(told)
+    @property
+    def done(self) -> int:
+        """Groups that are finished."""
+        return self.document.before + len(self.picture.codes) // self.picture.frame
 
-    def finish(self, codes: Tensor) -> VideoOutput:
-        """The whole video, of codes [t, h, w] that have all been shown."""
-        settings = self.film.settings
-        return VideoOutput(torch.cat(self.shown), codes, settings.fps, settings)
+    @property
+    def codes(self) -> Tensor:
+        """All groups that are finished, [t, h, w]."""
+        return torch.cat([self.known[: self.document.before], self.picture.frames()])
+
+    def fresh(self) -> list[Group]:
+        """The groups finished since this was last asked, each with its number of true frames."""
+        if self.done == self.given:
+            return []
+        size, begin = self.film.checkpoint.codec.group, self.given
+        new, self.given = self.codes[begin:], self.done
+        return [
+            Group(codes[None], min(size, self.frames - (begin + index) * size))
+            for index, codes in enumerate(new)
+        ]
+
+    def turn(self) -> bool:
+        """Go on to the next document, the last one being done; False if that was the end."""
+        if not self.left:
+            return False
+        self.known = self.codes
+        self.document, *self.left = self.left
+        self.picture = self.film.picture(self.document, self.known)
+        return True

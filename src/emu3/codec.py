@@ -5,7 +5,7 @@ The vision tokenizer runs in float32 whatever the decoder's precision: rounding 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +19,8 @@ from emu3.errors import InputError
 from emu3.image import to_array, to_image, to_pixels
 from emu3.video import Frame
 from emu3.vision.tokenizer import VisionTokenizer
+
+TOGETHER = 1024  # codes decoded at a time, unless one picture alone has more
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,23 @@ class Codec:
     def picture(self, codes: Tensor) -> Image.Image:
         """Codes [h, w] to a picture; raises InputError as `decode` does."""
         return to_image(self.vision.decode(self._checked(codes)[None])[0], self.preprocessor)
+
+    @torch.no_grad()
+    def pictures(self, codes: Sequence[Tensor]) -> list[Image.Image]:
+        """`picture` of several codes [h, w] of any sizes: those of one size are decoded together.
+
+        Up to rounding, each is what it is alone. Raises InputError as `decode` does.
+        """
+        made = dict[int, Image.Image]()
+        for size in dict.fromkeys(each.shape for each in codes):
+            alike = [index for index, each in enumerate(codes) if each.shape == size]
+            most = max(1, TOGETHER // max(1, size.numel()))
+            for start in range(0, len(alike), most):
+                some = alike[start : start + most]
+                stacked = self._checked(torch.stack([codes[index] for index in some]))
+                for index, pixels in zip(some, self.vision.decode(stacked), strict=True):
+                    made[index] = to_image(pixels, self.preprocessor)
+        return [made[index] for index in range(len(codes))]
 
     def _checked(self, codes: Tensor) -> Tensor:
         """Codes on the tokenizer's device, once they are known to be some."""

@@ -65,11 +65,19 @@ class Clip:
     fps: float
 
 
-def open_clip(path: Path, fps: float | None = None, max_frames: int | None = None) -> Clip:
+def open_clip(
+    path: Path,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    *,
+    container: str | None = None,
+) -> Clip:
     """Open a video file; its frames come upright, on white, and at one steady rate.
 
     Frame n is what is seen n / fps seconds after the first one, so that variable rates come out
     right. Without `fps` it is the file's average rate. Only the frame at hand is held in memory.
+    `container` is the only kind that FFmpeg may take the file for, by FFmpeg's name: left alone, it
+    also finds playlists, which have it open other files and addresses.
     Raises InputError when the file is missing, no video, broken or without frames, here or, for
     what lies deeper in it, while the frames are read.
     """
@@ -78,7 +86,7 @@ def open_clip(path: Path, fps: float | None = None, max_frames: int | None = Non
         raise InputError(f"max_frames = {max_frames} must be at least 1")
     with _explained(path):
         kind = _magic(path)
-        average, timed = _open_pillow(path) if kind else _open_av(path)
+        average, timed = _open_pillow(path) if kind else _open_av(path, container)
         first = next(timed, None)
     if first is None:
         raise InputError(f"{path}: no frames in it")
@@ -321,9 +329,9 @@ def _pillow_frames(path: Path, *, decode: bool = True) -> Iterator[Timed]:
             yield start, time, on_white(np.asarray(opened.convert("RGBA"))) if decode else nothing
 
 
-def _open_av(path: Path) -> tuple[float, Iterator[Timed]]:
+def _open_av(path: Path, kind: str | None) -> tuple[float, Iterator[Timed]]:
     """Average rate, 0 where it is unknown, and frames of a file that FFmpeg reads."""
-    with _pyav().open(str(path)) as container:
+    with _pyav().open(str(path), format=kind) as container:
         stream = _video_stream(container)
         if stream is None:
             raise InputError(f"{path}: no video in it")
@@ -332,12 +340,12 @@ def _open_av(path: Path) -> tuple[float, Iterator[Timed]]:
         if stream.width * stream.height > MAX_SOURCE_PIXELS:
             raise InputError(f"{path}: too large; at most 100 megapixels a frame")
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-    return rate, _av_frames(path, 1 / rate if rate else 0.0)
+    return rate, _av_frames(path, kind, 1 / rate if rate else 0.0)
 
 
-def _av_frames(path: Path, step: float) -> Iterator[Timed]:
+def _av_frames(path: Path, kind: str | None, step: float) -> Iterator[Timed]:
     """Frames with their times; one without a time, or a length, takes the average step."""
-    with _pyav().open(str(path)) as container:
+    with _pyav().open(str(path), format=kind) as container:
         stream, stop = _video_stream(container), 0.0
         for frame in container.decode(stream):
             start = stop if frame.time is None else float(frame.time)

@@ -9,7 +9,7 @@ what counts, and the rest is never seen and written over later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -44,9 +44,16 @@ class Cache:
             config.head_dim,
         )
         # Zeros, and not whatever memory holds: a mask cannot hide that 0 times NaN is NaN.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self._hold(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
         self.capacity, self.lengths = capacity, [0] * rows
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        """Take tensors of which every row is in use."""
+        self._all_keys, self._all_values = self.keys, self.values = keys, values
+
+    def _use(self, rows: int) -> None:
+        """Go on with the first rows of what is held; the rest are spare."""
+        self.keys, self.values = self._all_keys[:, :rows], self._all_values[:, :rows]
 
     @property
     def longest(self) -> int:
@@ -71,9 +78,9 @@ class Cache:
         if self.even:
             mine[:, :, end - tokens : end], theirs[:, :, end - tokens : end] = keys, values
         else:
-            for row, start in enumerate(self.lengths):
-                mine[row, :, start : start + tokens] = keys[row]
-                theirs[row, :, start : start + tokens] = values[row]
+            rows, places = torch.arange(len(keys))[:, None], self.positions(tokens)
+            at = rows.to(places.device), slice(None), places
+            mine[at], theirs[at] = keys.transpose(1, 2), values.transpose(1, 2)
         return mine[:, :, :end], theirs[:, :, :end]
 
     def advance(self, tokens: int) -> None:
@@ -104,21 +111,43 @@ class Cache:
         """Make room for so many ids a row, if there is less."""
         if capacity > self.capacity:
             more = (*self.keys.shape[:3], capacity - self.capacity, self.keys.shape[4])
-            self.keys = torch.cat([self.keys, self.keys.new_zeros(more)], dim=3)
-            self.values = torch.cat([self.values, self.values.new_zeros(more)], dim=3)
+            wider = (torch.cat([x, x.new_zeros(more)], dim=3) for x in (self.keys, self.values))
+            self._hold(*wider)
             self.capacity = capacity
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows, in this order."""
-        index = torch.tensor(rows, device=self.keys.device)
-        self.keys, self.values = self.keys[:, index], self.values[:, index]
+        """Go on with some of the rows, in this order.
+
+        Where those that move come from behind the last place that is kept (`gaps_filled`), only
+        they are copied; what is left over is spare for `join`, half of all at most.
+        """
+        moved = [(to, row) for to, row in enumerate(rows) if to != row]
+        if all(row >= len(rows) for _, row in moved) and 2 * len(rows) > self._all_keys.shape[1]:
+            for to, row in moved:
+                self.keys[:, to], self.values[:, to] = self.keys[:, row], self.values[:, row]
+            self._use(len(rows))
+        else:
+            index = torch.tensor(rows, device=self.keys.device)
+            self._hold(self.keys[:, index], self.values[:, index])
         self.lengths = [self.lengths[row] for row in rows]
 
     def join(self, other: Cache) -> None:
         """Take the rows of another cache in behind one's own; it must not be larger."""
-        for name in ("keys", "values"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            wide = mine.new_zeros(*theirs.shape[:3], self.capacity, theirs.shape[-1])
-            wide[:, :, :, : other.longest] = theirs[:, :, :, : other.longest]
-            setattr(self, name, torch.cat([mine, wide], dim=1))
+        mine, filled = len(self.lengths), other.longest
+        both = mine + len(other.lengths)
+        if both > self._all_keys.shape[1]:
+            more = (self.keys.shape[0], both - mine, *self.keys.shape[2:])
+            longer = (torch.cat([x, x.new_zeros(more)], dim=1) for x in (self.keys, self.values))
+            self._hold(*longer)
+        self._use(both)
+        for to, new in ((self.keys, other.keys), (self.values, other.values)):
+            to[:, mine:, :, :filled] = new[:, :, :, :filled]
+            to[:, mine:, :, filled:] = 0  # whoever had the row before may have left NaN there
         self.lengths += other.lengths
+
+
+def gaps_filled(rows: int, gone: Collection[int]) -> list[int]:
+    """The rows that stay, each in its place, but that the last ones fill the gaps."""
+    kept = rows - len(gone)
+    last = [row for row in range(kept, rows) if row not in gone]
+    return [last.pop() if row in gone else row for row in range(kept)]

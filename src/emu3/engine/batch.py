@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from emu3.checkpoint import Checkpoint
-from emu3.decoder.cache import Cache
+from emu3.clips import seen
+from emu3.decoder.cache import Cache, gaps_filled
+from emu3.engine.due import due, reached
+from emu3.engine.film import FilmJob, arrays
 from emu3.engine.plan import ChatJob, DrawJob, asked
-from emu3.engine.request import Drawn, End, Partial, Rows, Said, Text
+from emu3.engine.request import ChatRequest, Drawn, End, Exchange, Partial, Rows, Said, Text
 from emu3.generate import prefill
+from emu3.grammar import VideoCodes
+from emu3.video import Clip
 from emu3.windows import Drawing, window_for
 
 
@@ -30,56 +37,86 @@ def joined(cache: Cache | None, fresh: Cache, capacity: int) -> Cache:
 
 
 class PictureBatch:
-    """Pictures of one sampling and one guidance, of any sizes."""
+    """Pictures and videos of one sampling and one guidance, of any sizes and lengths."""
 
-    def __init__(self, checkpoint: Checkpoint, like: DrawJob) -> None:
+    def __init__(self, checkpoint: Checkpoint, like: DrawJob | FilmJob) -> None:
         self.checkpoint = checkpoint
         self.drawing = Drawing(
             checkpoint.decoder, checkpoint.prompts.grammar, like.sampling, like.guidance, window=1
         )
-        self.jobs: list[DrawJob] = []
+        self.jobs: list[DrawJob | FilmJob] = []
+        self.seen: dict[DrawJob, Image.Image] = {}  # whole and partial, by the last pass
         self.cache: Cache | None = None
         self.capacity = 0
 
-    def add(self, fresh: Sequence[DrawJob]) -> None:
-        """Read the prompts of some more."""
-        self.capacity = max(self.capacity, *(job.room for job in fresh))
-        cache = self.drawing.read([job.picture for job in fresh], self.capacity)
-        self.cache = joined(self.cache, cache, self.capacity)
+    def add(self, fresh: Sequence[DrawJob | FilmJob]) -> None:
+        """Read the prompts of some more, and what videos begin with."""
+        for job in fresh:
+            if isinstance(job, FilmJob):
+                job.begin(self.checkpoint.codec)
+        self._read(fresh)
+
+    def _read(self, fresh: Sequence[DrawJob | FilmJob]) -> None:
+        pictures = [job.picture for job in fresh if job.rows]
+        if pictures:
+            self.capacity = max(self.capacity, *(job.room for job in fresh))
+            cache = self.drawing.read(pictures, self.capacity)
+            self.cache = joined(self.cache, cache, self.capacity)
         self.jobs += fresh
 
-    def drop(self, gone: Collection[DrawJob]) -> None:
+    def drop(self, gone: Collection[DrawJob | FilmJob]) -> None:
         """Go on without some."""
-        stays = [job not in gone for job in self.jobs for _ in range(job.rows)]
-        if self.cache is not None and any(stays) and not all(stays):
-            self.cache.keep([row for row, still in enumerate(stays) if still])
-        self.jobs = [job for job in self.jobs if job not in gone]
+        left = [place for place, job in enumerate(self.jobs) if job in gone]
+        order = gaps_filled(len(self.jobs), left)
+        first = list(accumulate((job.rows for job in self.jobs), initial=0))
+        rows = [first[place] + row for place in order for row in range(self.jobs[place].rows)]
+        if not rows:
+            self.cache = None
+        elif self.cache is not None:
+            self.cache.keep(rows)
+        self.jobs = [self.jobs[place] for place in order]
 
     def step(self) -> int:
-        """One pass of all; returns how many codes were drawn."""
-        assert self.cache is not None
+        """One pass of all; returns how many codes were drawn. Decodes the pictures that are due."""
+        if self.cache is None:  # nothing but videos of which all was given
+            return 0
         before = sum(len(job.picture.codes) for job in self.jobs)
         rows = sum(job.rows for job in self.jobs)
-        pictures = [job.picture for job in self.jobs]
+        pictures = [job.picture for job in self.jobs if job.rows]
         window = window_for(self.drawing.model, rows)
         replace(self.drawing, window=window).step(pictures, self.cache)
+        now = due([job for job in self.jobs if isinstance(job, DrawJob)])
+        decoded = self.checkpoint.codec.pictures(list(now.values()))
+        self.seen = dict(zip(now, decoded, strict=True))
         return sum(len(job.picture.codes) for job in self.jobs) - before
 
-    def end(self, job: DrawJob) -> End | None:
-        """Tell how far a picture is; its end if it is done."""
+    def end(self, job: DrawJob | FilmJob) -> End | None:
+        """Tell how far a picture or a video is; its end if it is done."""
+        if isinstance(job, FilmJob):
+            return self._end_of_film(job)
         rows, (height, _) = job.picture.rows(), job.picture.size
         if len(rows) > job.rows_told:
             job.rows_told = len(rows)
             job.ticket.tell(Rows(len(rows), height))
+        seen = self.seen.pop(job, None)
+        if seen is None:
+            return None
         if job.picture.done:
             codes = tuple(tuple(row) for row in rows.tolist())
-            picture = self.checkpoint.codec.picture(rows)
-            return Drawn(picture, codes, len(job.picture.prompts[0]))
-        due = len(rows) * (job.request.partials + 1) // height
-        if len(rows) and due > job.partials_told:
-            picture = self.checkpoint.codec.picture(rows)
-            job.ticket.tell(Partial(due - 1, picture))
-            job.partials_told = due
+            return Drawn(seen, codes, len(job.picture.prompts[0]))
+        job.partials_told = reached(job)
+        job.ticket.tell(Partial(job.partials_told - 1, seen))
+        return None
+
+    def _end_of_film(self, job: FilmJob) -> End | None:
+        """As `end`; the next document of a long video takes the place of one that is done."""
+        job.tell(self.checkpoint.codec)
+        if not job.picture.done:
+            return None
+        if not job.turn():
+            return job.filmed()
+        self.drop([job])
+        self._read([job])
         return None
 
 
@@ -94,27 +131,33 @@ class ChatBatch:
         self.hidden = torch.empty(0)
 
     def add(self, fresh: Sequence[ChatJob]) -> None:
-        """Read some more questions, their pictures encoded."""
+        """Read some more questions, their pictures and videos encoded."""
         for job in fresh:  # one at a time: lengths differ by thousands where there are pictures
             self._add(job)
 
     def _add(self, job: ChatJob) -> None:
-        request, codec = job.request, self.checkpoint.codec
-        codes = [[codec.encode(image) for image in turn.images] for turn in request.turns]
-        ids = asked(self.checkpoint, request, codes)
+        codes = [self._seen(turn) for turn in job.request.turns]
+        ids = asked(self.checkpoint, job.request, codes)
         self.capacity = max(self.capacity, job.room)
         hidden, fresh = prefill(self.checkpoint.decoder, [ids], self.capacity - len(ids))
         self.cache = joined(self.cache, fresh, self.capacity)
         self.hidden = torch.cat([self.hidden, hidden]) if self.jobs else hidden
         self.jobs.append(job)
 
+    def _seen(self, turn: Exchange | ChatRequest) -> list[Tensor | VideoCodes]:
+        """The codes of a turn's pictures, and of the videos behind them."""
+        codec, clips = self.checkpoint.codec, (Clip(arrays(r), r.fps) for r in turn.videos)
+        pictures = [codec.encode(image) for image in turn.images]
+        return [*pictures, *(seen(self.checkpoint, clip) for clip in clips)]
+
     def drop(self, gone: Collection[ChatJob]) -> None:
         """Go on without some."""
-        stays = [row for row, job in enumerate(self.jobs) if job not in gone]
-        if self.cache is not None and 0 < len(stays) < len(self.jobs):
+        left = [row for row, job in enumerate(self.jobs) if job in gone]
+        stays = gaps_filled(len(self.jobs), left)
+        if self.cache is not None and stays:
             self.cache.keep(stays)
             self.hidden = self.hidden[stays]
-        self.jobs = [job for job in self.jobs if job not in gone]
+        self.jobs = [self.jobs[row] for row in stays]
 
     def step(self) -> int:
         """One more id for all; returns how many that are."""

@@ -9,15 +9,23 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from emu3.checkpoint import Checkpoint
-from emu3.engine.request import ChatRequest, DrawRequest, Exchange, Request
+from emu3.engine.film import FilmJob, plan_film
+from emu3.engine.request import (
+    ChatRequest,
+    DrawRequest,
+    Exchange,
+    Request,
+    TokensRequest,
+    VideoRequest,
+)
+from emu3.engine.sizes import blank_picture, blank_video, size_asked
 from emu3.engine.ticket import Ticket
+from emu3.engine.tokens import TokensJob, plan_tokens
 from emu3.errors import InputError
-from emu3.image import MAX_ASPECT, resized, size_in_codes
+from emu3.grammar import VideoCodes
 from emu3.limits import check_context, check_guidance, check_seed
 from emu3.sampling import Noise, Sampling
 from emu3.windows import Drawing, Picture, window_for
@@ -68,14 +76,18 @@ class ChatJob:
         return self.prompt_ids + self.most
 
 
-Job = DrawJob | ChatJob
+Job = DrawJob | FilmJob | ChatJob | TokensJob
 
 
 def plan(checkpoint: Checkpoint, request: Request, ticket: Ticket) -> Job:
     """Check and measure a request. Raises InputError on whatever could not be done."""
+    if isinstance(request, TokensRequest):
+        return plan_tokens(checkpoint, request, ticket)
     check_seed(request.seed)
     if isinstance(request, DrawRequest):
         return plan_picture(checkpoint, request, ticket)
+    if isinstance(request, VideoRequest):
+        return plan_film(checkpoint, request, ticket)
     return plan_answer(checkpoint, request, ticket)
 
 
@@ -87,7 +99,7 @@ def plan_picture(checkpoint: Checkpoint, request: DrawRequest, ticket: Ticket) -
     check_guidance(scale)
     if request.partials < 0:
         raise InputError(f"partials = {request.partials} must be 0 or more")
-    size = codes_of(checkpoint, request)
+    size = size_asked(checkpoint, request.size, request.ratio, request.area)
     negative = card.negative_prompt if request.negative is None else request.negative
     text = request.prompt + (card.suffix if request.suffix is None else request.suffix)
     branches = [prompts.image(text, size)]
@@ -101,27 +113,11 @@ def plan_picture(checkpoint: Checkpoint, request: DrawRequest, ticket: Ticket) -
     return DrawJob(request, ticket, picture, sampling, scale, widest.room(picture))
 
 
-def codes_of(checkpoint: Checkpoint, request: DrawRequest) -> tuple[int, int]:
-    """Height and width in codes. Raises InputError on a size that is not of whole codes."""
-    factor = checkpoint.codec.vision.config.spatial_factor
-    if request.size is None:
-        area = checkpoint.decoder.config.image_area if request.area is None else request.area
-        return size_in_codes(request.ratio, area, factor)
-    width, height = request.size
-    if min(width, height) < factor or width % factor or height % factor:
-        raise InputError(f"size {width}x{height}: both sides must be multiples of {factor} pixels")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise InputError(
-            f"size {width}x{height}: one side may be at most {MAX_ASPECT} times the other"
-        )
-    return height // factor, width // factor
-
-
 def plan_answer(checkpoint: Checkpoint, request: ChatRequest, ticket: Ticket) -> ChatJob:
     """As `plan`, for an answer."""
     if request.max_new_tokens < 1:
         raise InputError(f"max_new_tokens = {request.max_new_tokens} must be at least 1")
-    blank = [[blank_codes(checkpoint, image) for image in turn.images] for turn in request.turns]
+    blank = [blank_codes(checkpoint, turn) for turn in request.turns]
     length = len(asked(checkpoint, request, blank))
     limit = checkpoint.decoder.config.max_position_embeddings
     check_context(limit, length, 1, "answer", SMALLER)
@@ -130,10 +126,19 @@ def plan_answer(checkpoint: Checkpoint, request: ChatRequest, ticket: Ticket) ->
     return ChatJob(request, ticket, length, most, noise)
 
 
+def blank_codes(checkpoint: Checkpoint, turn: Exchange | ChatRequest) -> list[Tensor | VideoCodes]:
+    """Codes as many as a turn's pictures and videos will have. Raises InputError."""
+    pictures = [blank_picture(checkpoint, image) for image in turn.images]
+    return [*pictures, *(blank_video(checkpoint, reel) for reel in turn.videos)]
+
+
 def asked(
-    checkpoint: Checkpoint, request: ChatRequest, codes: Sequence[Sequence[Tensor]]
+    checkpoint: Checkpoint,
+    request: ChatRequest,
+    codes: Sequence[Sequence[Tensor | VideoCodes]],
 ) -> list[int]:
-    """The ids that an answer follows; `codes` [h, w] of the pictures of each turn, the last's too.
+    """The ids that an answer follows; `codes` of the pictures [h, w] and then the videos of each
+    turn, the last's too.
 
     Turns are joined as in a conversation: no EOS behind earlier answers.
     """
@@ -143,10 +148,3 @@ def asked(
         if isinstance(turn, Exchange):
             ids += checkpoint.text.encode(" " + turn.answer)
     return ids
-
-
-def blank_codes(checkpoint: Checkpoint, image: Image.Image) -> Tensor:
-    """Codes [h, w] as many as a picture will have. Raises InputError where it could have none."""
-    height, width = resized(image.height, image.width, checkpoint.codec.preprocessor)
-    factor = checkpoint.codec.vision.config.spatial_factor
-    return torch.zeros(height // factor, width // factor, dtype=torch.long)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from emu3.output import VideoSettings
 from emu3.sampling import Sampling
 
 
@@ -38,17 +39,60 @@ class DrawRequest:
 
 
 @dataclass(frozen=True)
+class Reel:
+    """A clip: pictures of one size, and how many of them a second."""
+
+    frames: tuple[Image.Image, ...]
+    fps: float
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A clip in codes, as `Filmed` has it: codes[t][h][w], frames it stands for, their rate."""
+
+    codes: tuple[tuple[tuple[int, ...], ...], ...]
+    frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """One video. None stands for what suits the checkpoint (its card), as in `Emu3.video`.
+
+    `size` is (width, height) in pixels and goes before `ratio` and `area`. `image` is its first
+    four frames. With `footage` it is what comes behind that clip, as in `Emu3.extend`: `seconds`
+    more of its rate. Both decide the size, so it must not be given beside them; and `footage`
+    decides the rate, so that `fps` must be None there. Else None is 8 frames a second.
+    """
+
+    prompt: str
+    seconds: float = 2.0
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    ratio: str | None = None
+    area: int | None = None
+    image: Image.Image | None = None
+    footage: Reel | Coded | None = None
+    seed: int = 0
+    sampling: Sampling | None = None
+    guidance: float | None = None
+    negative: str | None = None
+    suffix: str | None = None
+
+
+@dataclass(frozen=True)
 class Exchange:
-    """A question that was answered before, with its pictures."""
+    """A question that was answered before, with its pictures and videos."""
 
     text: str
     answer: str
     images: tuple[Image.Image, ...] = ()
+    videos: tuple[Reel, ...] = ()
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A question about pictures or none, and what was said before it.
+    """A question about pictures, videos or neither, and what was said before it.
 
     With `stream`, the text so far is told after each token.
     """
@@ -60,6 +104,7 @@ class ChatRequest:
     seed: int = 0
     before: tuple[Exchange, ...] = ()
     stream: bool = False
+    videos: tuple[Reel, ...] = ()
 
     @property
     def turns(self) -> tuple[Exchange | ChatRequest, ...]:
@@ -67,7 +112,14 @@ class ChatRequest:
         return (*self.before, self)
 
 
-Request = DrawRequest | ChatRequest
+@dataclass(frozen=True)
+class TokensRequest:
+    """A picture, to be told its codes; or codes[h][w], to be told what they look like."""
+
+    source: Image.Image | tuple[tuple[int, ...], ...]
+
+
+Request = DrawRequest | VideoRequest | ChatRequest | TokensRequest
 
 
 @dataclass(frozen=True)
@@ -94,12 +146,49 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """The next frames of a video, those of its `done`-th of `total` groups, given ones included."""
+
+    done: int
+    total: int
+    frames: tuple[Image.Image, ...]
+
+
+@dataclass(frozen=True)
 class Drawn:
     """The end of a picture: itself, its codes row by row, and the ids of its prompt."""
 
     picture: Image.Image
     codes: tuple[tuple[int, ...], ...]
     prompt_ids: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a video will be, before it is: pixels, all of its frames, and their rate."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class Filmed:
+    """The end of a video: all frames, their rate, its codes[t][h][w], the ids of its first prompt,
+    and its settings.
+    """
+
+    frames: tuple[Image.Image, ...]
+    fps: float
+    codes: tuple[tuple[tuple[int, ...], ...], ...]
+    prompt_ids: int
+    settings: VideoSettings
+
+    @property
+    def coded(self) -> Coded:
+        """What `VideoRequest.footage` takes in order to go on with it, nothing encoded again."""
+        return Coded(self.codes, len(self.frames), self.fps)
 
 
 @dataclass(frozen=True)
@@ -110,6 +199,14 @@ class Said:
     whole: bool
     prompt_ids: int
     new_ids: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The end of a TokensRequest: codes[h][w], and the picture that they stand for."""
+
+    codes: tuple[tuple[int, ...], ...]
+    picture: Image.Image
 
 
 @dataclass(frozen=True)
@@ -125,8 +222,8 @@ class Cancelled:
     """The end of a request that nobody wants any more."""
 
 
-End = Drawn | Said | Failed | Cancelled
-Event = Rows | Partial | Text | End
+End = Drawn | Filmed | Said | Tokens | Failed | Cancelled
+Event = Rows | Partial | Frames | Text | End
 
 
 @dataclass(frozen=True)
@@ -135,6 +232,7 @@ class Stats:
 
     waiting: int
     pictures: int
+    videos: int
     answers: int
     places: int  # of the caches, in ids of one row, planned for those at work
     most_places: int
@@ -142,6 +240,7 @@ class Stats:
     codes: int
     tokens: int
     drawn: int
+    filmed: int
     said: int
     failed: int
     cancelled: int

@@ -17,6 +17,7 @@ import torch
 
 from emu3.checkpoint import Checkpoint
 from emu3.engine.batch import ChatBatch, PictureBatch
+from emu3.engine.film import FilmJob, plan_film
 from emu3.engine.plan import ChatJob, DrawJob, Job, plan
 from emu3.engine.request import (
     Cancelled,
@@ -25,13 +26,18 @@ from emu3.engine.request import (
     EngineClosed,
     EngineFull,
     Failed,
+    Filmed,
+    Measured,
     Request,
     Said,
     Stats,
+    VideoRequest,
 )
 from emu3.engine.scheduler import Scheduler
 from emu3.engine.ticket import Listener, Ticket
+from emu3.engine.tokens import TokensBatch, TokensJob
 from emu3.errors import InputError
+from emu3.limits import check_seed
 from emu3.memory import available
 
 LOG = logging.getLogger("emu3.engine")
@@ -47,6 +53,7 @@ class Counts:
     codes: int = 0
     tokens: int = 0
     drawn: int = 0
+    filmed: int = 0
     said: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -72,7 +79,7 @@ class Engine:
         self.checkpoint = checkpoint
         most = default_places(checkpoint) if places is None else places
         self._scheduler: Scheduler[Job] = Scheduler(queue, slots, most)
-        self._batches: dict[Hashable, PictureBatch | ChatBatch] = {}
+        self._batches: dict[Hashable, PictureBatch | ChatBatch | TokensBatch] = {}
         self._counts = Counts()
         self._changed = Condition()
         self._open = True
@@ -99,6 +106,13 @@ class Engine:
             self._changed.notify()
         return ticket
 
+    def measure(self, request: VideoRequest) -> Measured:
+        """What a video will be, nothing queued up. Raises InputError as `submit` does."""
+        check_seed(request.seed)
+        job = plan_film(self.checkpoint, request, Ticket())
+        self._scheduler.check(job)
+        return job.measured()
+
     def stats(self) -> Stats:
         """What it holds now and has done so far."""
         with self._changed:
@@ -106,6 +120,7 @@ class Engine:
             return Stats(
                 waiting=len(self._scheduler.waiting),
                 pictures=sum(isinstance(job, DrawJob) for job in active),
+                videos=sum(isinstance(job, FilmJob) for job in active),
                 answers=sum(isinstance(job, ChatJob) for job in active),
                 places=self._scheduler.places,
                 most_places=self._scheduler.most,
@@ -172,14 +187,18 @@ class Engine:
         """Let requests of one key into their batch."""
         if key not in self._batches:
             first = fresh[0]
-            self._batches[key] = (
-                PictureBatch(self.checkpoint, first)
-                if isinstance(first, DrawJob)
-                else ChatBatch(self.checkpoint)
-            )
+            self._batches[key] = self._batch(first)
         batch = self._batches[key]
         add = cast("Callable[[Sequence[Job]], None]", batch.add)
         self._guarded([*batch.jobs, *fresh], lambda: add(fresh))
+
+    def _batch(self, first: Job) -> PictureBatch | ChatBatch | TokensBatch:
+        """An empty batch for requests like this one."""
+        if isinstance(first, ChatJob):
+            return ChatBatch(self.checkpoint)
+        if isinstance(first, TokensJob):
+            return TokensBatch(self.checkpoint)
+        return PictureBatch(self.checkpoint, first)
 
     def _step(self, key: Hashable) -> None:
         """One pass of a batch, and what came of it."""
@@ -222,6 +241,7 @@ class Engine:
         with self._changed:
             self._scheduler.leave(job)
             self._counts.drawn += isinstance(end, Drawn)
+            self._counts.filmed += isinstance(end, Filmed)
             self._counts.said += isinstance(end, Said)
             self._counts.failed += isinstance(end, Failed)
             self._counts.cancelled += isinstance(end, Cancelled)

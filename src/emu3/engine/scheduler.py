@@ -71,13 +71,17 @@ class Scheduler(Generic[J]):
         """Places planned for those at work."""
         return sum(held.places for held in self.caches.values())
 
-    def offer(self, job: J) -> None:
-        """Queue up. Raises EngineFull without room, InputError where it can never be let in."""
+    def check(self, job: Planned) -> None:
+        """Raise InputError where it can never be let in."""
         if Held().more(job) > self.most:
             raise InputError(
                 f"{job.rows} x {job.room} places of cache are needed, there are {self.most}; "
                 "ask for something smaller"
             )
+
+    def offer(self, job: J) -> None:
+        """Queue up. Raises EngineFull without room, InputError where it can never be let in."""
+        self.check(job)
         if len(self.waiting) >= self.queue:
             raise EngineFull(f"{len(self.waiting)} requests are waiting already; come back later")
         self.waiting.append(job)

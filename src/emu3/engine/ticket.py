@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Event as Flag
 
-from emu3.engine.request import Cancelled, Drawn, End, Event, Failed, Said
+from emu3.engine.request import End, Event
 
 Listener = Callable[[Event], None]
 """Called with each event, mostly in the engine's thread: it must return at once."""
@@ -21,17 +21,17 @@ class Ticket:
         self._cancelled = Flag()
 
     def events(self) -> Iterator[Event]:
-        """Each event as it comes, up to the end: Drawn, Said, Failed or Cancelled."""
+        """Each event as it comes, up to the end."""
         while True:
             event = self._queue.get()
             yield event
-            if isinstance(event, Drawn | Said | Failed | Cancelled):
+            if isinstance(event, End):
                 return
 
     def result(self) -> End:
         """Wait for the end."""
         *_, last = self.events()
-        assert isinstance(last, Drawn | Said | Failed | Cancelled)
+        assert isinstance(last, End)
         return last
 
     def cancel(self) -> None:
