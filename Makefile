@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 		>/dev/null 2>&1 && { echo $$python; break; }; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-EXTRAS := dev,emoji,train,reference,data,vision-train,video,serve
+EXTRAS := dev,emoji,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
 
 .DEFAULT_GOAL := help

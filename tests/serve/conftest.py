@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from emu3.checkpoint import Checkpoint
 from emu3.engine.runner import Engine
 from emu3.serve.settings import Settings
 from emu3.testing import tiny_checkpoint
@@ -29,12 +30,14 @@ class Server:
 
 
 @contextmanager
-def serving(settings: Settings, **bounds: int) -> Iterator[Server]:
+def serving(
+    settings: Settings, checkpoint: Checkpoint | None = None, **bounds: int
+) -> Iterator[Server]:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("fastapi")
     from emu3.serve.app import app
 
-    engine = Engine(tiny_checkpoint(), **bounds)
+    engine = Engine(checkpoint or tiny_checkpoint(), **bounds)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app(engine, settings), log_level="warning", access_log=False)
@@ -49,6 +52,12 @@ def serving(settings: Settings, **bounds: int) -> Iterator[Server]:
         server.should_exit = True
         thread.join()
     assert not engine.stats().open
+
+
+def moving_checkpoint() -> Checkpoint:
+    """A toy model whose card says that it knows videos."""
+    checkpoint = tiny_checkpoint()
+    return replace(checkpoint, card=replace(checkpoint.card, tasks=("image", "chat", "video")))
 
 
 @pytest.fixture(scope="session")

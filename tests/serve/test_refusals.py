@@ -235,7 +235,7 @@ def test_bodies_refused(server: Server, path: str, case: str) -> None:
         ("GET", DRAW, 405),
         ("DELETE", "/v1/models", 405),
         ("PUT", CHAT, 405),
-        ("POST", "/v1/videos", 404),
+        ("GET", "/v1/videos", 400),
         ("POST", "/v1/images/edits", 400),
     ],
 )

@@ -55,6 +55,18 @@ Remote = Annotated[
     bool,
     typer.Option(help="Fetch pictures from public addresses.", rich_help_panel=LIMITS),
 ]
+MaxFrames = Annotated[int, typer.Option(min=1, help="Frames of a video.", rich_help_panel=LIMITS)]
+MaxJobs = Annotated[int, typer.Option(min=1, help="Videos that may wait.", rich_help_panel=LIMITS)]
+JobsFolder = Annotated[
+    Path | None,
+    typer.Option("--jobs", help="The folder of videos.", show_default="~/.local/state/emu3/jobs"),
+]
+StudioOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--studio/--no-studio", help="A page for people at /.", show_default="if it is installed"
+    ),
+]
 
 
 def serve(
@@ -76,14 +88,20 @@ def serve(
     timeout: Timeout = 600.0,
     drain: Drain = 600.0,
     remote_pictures: Remote = False,
+    max_frames: MaxFrames = 512,
+    max_jobs: MaxJobs = 64,
+    jobs: JobsFolder = None,
+    studio: StudioOption = None,
     quiet: Quiet = False,
 ) -> None:
     """Answer OpenAI's API over HTTP."""
     from emu3.engine.runner import Engine
+    from emu3.serve.jobs import jobs_folder
     from emu3.serve.server import check_extra, run
     from emu3.serve.settings import Settings
 
     check_extra()
+    page = studio is not False and has_studio(needed=studio is True, quiet=quiet)
     settings = Settings(
         model=served_name(model) if name is None else name,
         api_key=api_key,
@@ -95,15 +113,37 @@ def serve(
         timeout=timeout,
         drain=drain,
         remote_pictures=remote_pictures,
+        max_frames=max_frames,
+        max_jobs=max_jobs,
+        jobs=jobs_folder() if jobs is None else jobs,
     )
     m = open_model(model, vision, device, dtype, quiet=quiet)
     engine = Engine(m.checkpoint, queue=queue, slots=slots)
     if not quiet:
         typer.echo(f"serving {settings.model} on http://{host}:{port}", err=True)
     try:
-        run(engine, settings, host, port)
+        run(engine, settings, host, port, page)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("server stopped") from None
+
+
+def has_studio(needed: bool, quiet: bool) -> bool:
+    """Whether there is a page to be served; says so where there is none.
+
+    Raises MissingExtraError where there has to be one.
+    """
+    from emu3.errors import MissingExtraError
+    from emu3.serve.studio.page import check_extra
+
+    try:
+        check_extra()
+    except MissingExtraError as error:
+        if needed:
+            raise
+        if not quiet:
+            typer.echo(f"{error}; the API is served all the same", err=True)
+        return False
+    return True
 
 
 def served_name(model: str) -> str:

@@ -4,46 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emu3.engine.runner import Engine
 from emu3.errors import MissingExtraError
 from emu3.serve import chat, events, images
-from emu3.serve.fields import Fields, read_object
+from emu3.serve.fields import NAME, Fields, read_object
+from emu3.serve.film import Films
 from emu3.serve.follow import ClientGone, Following
+from emu3.serve.forms import FORM, read_form
 from emu3.serve.gate import Gate
+from emu3.serve.manual import Manual
 from emu3.serve.metrics import CONTENT_TYPE, Metrics
+from emu3.serve.openapi import document
 from emu3.serve.problems import Problem, bad
+from emu3.serve.reels import Screen
 from emu3.serve.settings import Settings
+from emu3.serve.studio.door import Aside
+from emu3.serve.video_routes import FILMS, VideoRoutes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
+
+    from emu3.serve.studio.page import Studio
 
 LOG = logging.getLogger("emu3.serve")
 DRAWS, ANSWERS = "image", "chat"  # tasks of a card
 CLIENT_CLOSED = 499  # nginx's number for a client that did not wait; nobody reads it but the log
 
 
-def app(engine: Engine, settings: Settings) -> FastAPI:
+def app(engine: Engine, settings: Settings, studio: Studio | None = None) -> FastAPI:
     """The server as an ASGI application; it closes the engine when it is shut down.
+
+    With a studio, its page is at `/`.
 
     Raises MissingExtraError without FastAPI.
     """
     try:
         from fastapi import FastAPI
         from starlette.exceptions import HTTPException
+        from starlette.requests import ClientDisconnect
     except ImportError:
         raise MissingExtraError("fastapi", "serve", "emu3 serve") from None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with AsyncExitStack() as around:
+            if studio is not None:
+                await around.enter_async_context(studio.open())
+            yield
+        if films is not None:
+            await asyncio.to_thread(films.close)
         await asyncio.to_thread(engine.close)
 
+    films = Films(engine, settings) if FILMS in engine.checkpoint.card.tasks else None
     routes = Routes(engine, settings, Metrics())
+    moving = VideoRoutes(engine, settings, films, routes.fields)
     made = FastAPI(title="emu3", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     made.router.redirect_slashes = False
     for path, method, endpoint in (
@@ -55,13 +74,19 @@ def app(engine: Engine, settings: Settings) -> FastAPI:
         ("/health", "GET", routes.health),
         ("/ready", "GET", routes.ready),
         ("/metrics", "GET", routes.numbers),
+        *moving.paths(),
+        *Manual(document(engine, settings)).paths(),
     ):
         made.add_route(path, endpoint, methods=[method])
     made.add_exception_handler(Problem, told)
     made.add_exception_handler(HTTPException, told_of_http)
     made.add_exception_handler(ClientGone, told_to_nobody)
+    made.add_exception_handler(ClientDisconnect, told_to_nobody)
     made.add_exception_handler(Exception, told_of_a_bug)
-    made.add_middleware(Gate, settings=settings, metrics=routes.metrics)
+    door = None if studio is None else studio.door
+    if door is not None:
+        made.add_middleware(Aside, door=door)
+    made.add_middleware(Gate, settings=settings, metrics=routes.metrics, door=door)
     return made
 
 
@@ -90,7 +115,7 @@ class Routes:
         """Questions to answers."""
         fields = await self.fields(request, ANSWERS)
         # In a thread: pictures are unpacked, and perhaps fetched.
-        question = await asyncio.to_thread(chat.read_question, fields, self.settings)
+        question = await asyncio.to_thread(chat.read_question, fields, self.settings, self.screen())
         following = await self.follow((question.request,))
         name = self.settings.model
         if question.request.stream:
@@ -137,13 +162,30 @@ class Routes:
             said = f"model: not served here; GET /v1/models says {self.settings.model!r}"
             raise Problem(404, said, "model", "model_not_found")
 
-    async def fields(self, request: Request, task: str) -> Fields:
-        """The fields of a body for this model, `model` itself taken. Raises Problem."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise Problem(415, "send Content-Type: application/json")
-        fields = Fields(read_object(await self.body(request)))
-        name = fields.text("model", 200)
+    def screen(self) -> Screen | None:
+        """How clips are looked at; None if the model knows none."""
+        checkpoint = self.engine.checkpoint
+        if FILMS not in checkpoint.card.tasks:
+            return None
+        return Screen(checkpoint.codec.preprocessor, self.settings)
+
+    async def fields(
+        self, request: Request, task: str, numbers: Collection[str] | None = None
+    ) -> Fields:
+        """The fields of a body for this model, `model` itself taken. Raises Problem.
+
+        With `numbers` it may be a form too, in which these are numbers.
+        """
+        said = request.headers.get("content-type", "")
+        kind = said.partition(";")[0].strip().lower()
+        if kind == "application/json":
+            fields = Fields(read_object(await self.body(request)))
+        elif kind == FORM and numbers is not None:
+            fields = Fields(await read_form(await self.body(request), said, numbers))
+        else:
+            form = "" if numbers is None else f" or {FORM}"
+            raise Problem(415, f"send Content-Type: application/json{form}")
+        name = fields.text("model", NAME)
         if name is not None:
             self.check_model(name)
         if task not in self.engine.checkpoint.card.tasks:

@@ -17,6 +17,7 @@ from emu3.serve.follow import ClientGone, Following
 from emu3.serve.images import read_temperature
 from emu3.serve.messages import Reader
 from emu3.serve.problems import Problem, bad
+from emu3.serve.reels import Screen
 from emu3.serve.settings import Settings
 
 HARMLESS: dict[str, object] = {
@@ -50,8 +51,11 @@ class Question:
     usage_in_stream: bool
 
 
-def read_question(fields: Fields, settings: Settings) -> Question:
-    """A body to a question, its pictures unpacked. Raises Problem."""
+def read_question(fields: Fields, settings: Settings, screen: Screen | None = None) -> Question:
+    """A body to a question, its pictures and clips unpacked. Raises Problem.
+
+    Without a screen, the model knows no clips.
+    """
     older = fields.integer("max_tokens", 1, settings.max_tokens, "max_tokens")
     newer = fields.integer("max_completion_tokens", 1, settings.max_tokens, "max_tokens")
     if older is not None and newer is not None:
@@ -63,7 +67,7 @@ def read_question(fields: Fields, settings: Settings) -> Question:
     fields.ignore(HARMLESS)
     messages = fields.take("messages")
     fields.done()
-    before, asked = Reader(settings).read(messages)
+    before, asked = Reader(settings, screen).read(messages)
     request = ChatRequest(
         asked.text,
         asked.images,
@@ -72,6 +76,7 @@ def read_question(fields: Fields, settings: Settings) -> Question:
         seed=secrets.randbelow(2**31) if seed is None else seed,
         before=before,
         stream=stream,
+        videos=asked.videos,
     )
     return Question(request, usage_in_stream)
 

@@ -16,6 +16,7 @@ ANY = object()
 """Any short string will do."""
 
 SHORT = 512  # characters of a string that is ignored
+NAME = 200  # characters of a model's name
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from emu3.engine.request import (
     EngineFull,
     Event,
     Failed,
+    Filmed,
     Request,
     Said,
+    Tokens,
 )
 from emu3.engine.runner import Engine
 from emu3.engine.ticket import Ticket
@@ -79,7 +81,7 @@ class Following:
                     raise Problem(500, event.message) if event.ours else bad(None, event.message)
                 if isinstance(event, Cancelled):
                     raise Problem(503, "cancelled: the server stops", headers=NO_RETRY)
-                left -= isinstance(event, Drawn | Said)
+                left -= isinstance(event, Drawn | Filmed | Said | Tokens)
                 yield index, event
         finally:
             gone.cancel()

@@ -18,15 +18,17 @@ from typing import Any
 from emu3.serve.metrics import Metrics
 from emu3.serve.problems import Problem
 from emu3.serve.settings import Settings
+from emu3.serve.studio.door import Door
 
 LOG = logging.getLogger("emu3.serve")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-OPEN = ("/health", "/ready")  # for whoever starts and stops servers, without a key
+OPEN = ("/health", "/ready", "/openapi.json", "/docs")  # without a key: nobody's secret is there
 ROUTES = (
     "/v1/images/generations",
     "/v1/images/edits",
     "/v1/chat/completions",
     "/v1/models",
+    "/v1/videos",
     "/metrics",
     *OPEN,
 )
@@ -44,6 +46,7 @@ class Gate:
     app: Application
     settings: Settings
     metrics: Metrics
+    door: Door | None = None  # of the studio, which knows browsers and asks people for the key
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -63,8 +66,12 @@ class Gate:
             await send(message)
 
         try:
-            if self.lets_in(scope["path"], headers.get(b"authorization", b"")):
+            if self.lets_in(scope["path"], headers.get(b"authorization", b"")) or (
+                self.door is not None and self.door.knows(scope)
+            ):
                 await self.app(scope, receive, answering)
+            elif self.door is not None and self.door.owns(scope["path"]):
+                await self.door.ask(scope, receive, answering)
             else:
                 await refuse(answering)
         except Exception:
@@ -91,6 +98,8 @@ def route_of(path: str) -> str:
     """One of few names: what is logged and counted must not be the client's to choose."""
     if path.startswith("/v1/models/"):
         return "/v1/models"
+    if path.startswith("/v1/videos/"):
+        return "/v1/videos"
     return path if path in ROUTES else "other"
 
 

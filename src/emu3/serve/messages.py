@@ -7,22 +7,27 @@ from typing import Any
 
 from PIL import Image
 
-from emu3.engine.request import Exchange
+from emu3.engine.request import Exchange, Reel
 from emu3.serve.fields import Fields, checked_text
 from emu3.serve.pictures import of_bytes, of_data_url
 from emu3.serve.problems import bad
+from emu3.serve.reels import Screen
 from emu3.serve.remote import fetch
 from emu3.serve.settings import Settings
+from emu3.video import MAX_FPS
 
 MOST = 200  # messages
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One message of the user's: its texts line by line, its pictures before them."""
+    """One message of the user's: its texts line by line; its pictures, and then its clips, come
+    before them.
+    """
 
     text: str
-    images: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...] = ()
+    videos: tuple[Reel, ...] = ()
 
 
 @dataclass
@@ -30,8 +35,10 @@ class Reader:
     """Reads messages, and keeps count of what is limited over all of them."""
 
     settings: Settings
+    screen: Screen | None  # None where the model knows no clips
     characters: int = 0
     pictures: int = 0
+    videos: int = 0
 
     def read(self, value: Any) -> tuple[tuple[Exchange, ...], Asked]:
         """Earlier exchanges and the question. Raises Problem, pictures fetched or unpacked."""
@@ -48,7 +55,7 @@ class Reader:
         if not isinstance(last, Asked):
             raise bad("messages", "the last message must be the user's")
         before = tuple(
-            Exchange(asked.text, answer, asked.images)
+            Exchange(asked.text, answer, asked.images, asked.videos)
             for asked, answer in zip(said[::2], said[1::2], strict=False)
             if isinstance(asked, Asked) and isinstance(answer, str)
         )
@@ -79,10 +86,10 @@ class Reader:
     def content(self, value: Any, where: str, pictures: bool) -> Asked:
         """A string, or a list of parts."""
         if isinstance(value, str):
-            return Asked(self.text(value, where), ())
+            return Asked(self.text(value, where))
         if not isinstance(value, list) or not value:
             raise bad(where, "must be a string or a list of parts")
-        texts, images = list[str](), list[Image.Image]()
+        texts, images, videos = list[str](), list[Image.Image](), list[Reel]()
         for index, each in enumerate(value):
             place = f"{where}[{index}]"
             if not isinstance(each, dict):
@@ -94,10 +101,18 @@ class Reader:
                 texts.append(self.text(text, f"{place}.text"))
             elif kind == "image_url" and pictures:
                 images.append(self.picture(fields.take("image_url"), f"{place}.image_url"))
+            elif kind == "video_url" and pictures:
+                videos.append(self.video(fields.take("video_url"), f"{place}.video_url"))
             else:
-                raise bad(f"{place}.type", f"must be text{' or image_url' if pictures else ''}")
+                raise bad(f"{place}.type", f"must be {self.kinds(pictures)}")
             fields.done()
-        return Asked("\n".join(texts), tuple(images))
+        return Asked("\n".join(texts), tuple(images), tuple(videos))
+
+    def kinds(self, pictures: bool) -> str:
+        """What parts there are."""
+        if not pictures:
+            return "text"
+        return "text or image_url" if self.screen is None else "text, image_url or video_url"
 
     def text(self, value: Any, where: str) -> str:
         """A text within what is left of the limit."""
@@ -120,11 +135,34 @@ class Reader:
         if not isinstance(value, dict):
             raise bad(where, "must be an object with a url")
         fields = Fields(value, f"{where}.")
-        url = fields.take("url")
+        url = self.url(fields)
         fields.ignore({"detail": ("auto", "low", "high")})
         fields.done()
-        if not isinstance(url, str):
-            raise bad(f"{where}.url", "must be a string")
         if url[:5].lower() == "data:":
             return of_data_url(url, f"{where}.url", self.settings)
         return of_bytes(fetch(url, f"{where}.url", self.settings), f"{where}.url", self.settings)
+
+    def video(self, value: Any, where: str) -> Reel:
+        """A clip in a data URL, or fetched as a picture is; `fps` is ours."""
+        if self.screen is None:
+            raise bad(where, f"{self.settings.model} was not made for this task (video)")
+        self.videos += 1
+        if self.videos > self.settings.max_videos:
+            most = self.settings.max_videos
+            raise bad(where, f"at most {most} videos are allowed (limit max_videos)")
+        if not isinstance(value, dict):
+            raise bad(where, "must be an object with a url")
+        fields = Fields(value, f"{where}.")
+        url = self.url(fields)
+        fps = fields.number("fps", 0.001, MAX_FPS) or self.settings.chat_fps
+        fields.done()
+        if url[:5].lower() == "data:":
+            return self.screen.of_data_url(url, f"{where}.url", fps)
+        return self.screen.of_bytes(fetch(url, f"{where}.url", self.settings), f"{where}.url", fps)
+
+    def url(self, fields: Fields) -> str:
+        """What is to be looked at."""
+        url = fields.take("url")
+        if not isinstance(url, str):
+            raise fields.bad("url", "must be a string")
+        return url

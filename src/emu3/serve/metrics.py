@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from emu3.engine.request import Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-NOW = ("waiting", "pictures", "answers", "places", "most_places")
-SINCE = ("passes", "codes", "tokens", "drawn", "said", "failed", "cancelled", "refused")
+NOW = ("waiting", "pictures", "videos", "answers", "places", "most_places")
+SINCE = ("passes", "codes", "tokens", "drawn", "filmed", "said", "failed", "cancelled", "refused")
 
 
 @dataclass

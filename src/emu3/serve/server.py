@@ -6,29 +6,40 @@ import logging
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 from emu3.engine.runner import Engine
 from emu3.errors import MissingExtraError
 from emu3.serve.app import app
 from emu3.serve.settings import Settings
+from emu3.serve.studio import page
 
 
 def check_extra() -> None:
     """Raise MissingExtraError where a package is missing: before a model is read, not after."""
-    for package in ("fastapi", "uvicorn"):
+    for package in ("fastapi", "uvicorn", "python_multipart"):
         try:
             __import__(package)
         except ImportError:
             raise MissingExtraError(package, "serve", "emu3 serve") from None
 
 
-def run(engine: Engine, settings: Settings, host: str, port: int) -> None:
+def run(engine: Engine, settings: Settings, host: str, port: int, studio: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C: then take nothing new, finish what there is, and return."""
     import uvicorn
 
+    shown = page.studio(engine, settings) if studio else None
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            """First lets pages go that are open and ask nothing."""
+            if shown is not None:
+                shown.door.close()
+            await super().shutdown(sockets)
+
     log_lines()
     config = uvicorn.Config(
-        app(engine, settings),
+        app(engine, settings, shown),
         host=host,
         port=port,
         access_log=False,  # gate.py writes one, without what clients send
@@ -39,7 +50,7 @@ def run(engine: Engine, settings: Settings, host: str, port: int) -> None:
     # uvicorn drains on its own, and then raises the signal again for whoever was there before.
     before = signal.signal(signal.SIGTERM, _stopped)
     try:
-        uvicorn.Server(config).run()
+        Server(config).run()
     finally:
         engine.close(drain=False)
         signal.signal(signal.SIGTERM, before)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from emu3.errors import InputError
+from emu3.serve.jobs import jobs_folder
+from emu3.video import check_fps
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class Settings:
     retry_after: int = 5  # seconds, told to whoever finds the queue full
     remote_pictures: bool = False  # fetch pictures from public addresses
     max_fetch: int = 16 * 2**20  # bytes of a picture fetched
+    max_videos: int = 2  # that are sent with one question
+    max_frames: int = 512  # of a video, one that is sent or one that is made
+    max_clip_pixels: int = 2**26  # in all of its frames, as the model sees them
+    max_reading: float = 30.0  # seconds that it may take to read a clip that is sent
+    chat_fps: float = 8.0  # frames a second of a clip that is asked about
+    max_jobs: int = 64  # videos that wait or are made
+    film_slots: int = 4  # videos that are made at the same time
+    jobs: Path = field(default_factory=jobs_folder)  # the folder of videos
 
     def __post_init__(self) -> None:
         """Raise InputError on limits that let nothing through."""
@@ -33,6 +44,7 @@ class Settings:
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise InputError(f"{each.name} = {value} must be above 0")
+        check_fps(self.chat_fps)
         if not self.model:
             raise InputError("the model needs a name to be asked for")
         if self.api_key is not None and not self.api_key.strip():

@@ -1,0 +1,143 @@
+"""What is behind each path under `/v1/videos`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from emu3.engine.runner import Engine
+from emu3.serve import videos
+from emu3.serve.fields import Fields
+from emu3.serve.film import Films
+from emu3.serve.problems import Problem, bad
+from emu3.serve.reels import Screen
+from emu3.serve.settings import Settings
+from emu3.video import read_frames
+
+if TYPE_CHECKING:
+    from fastapi import Request, Response
+
+FILMS = "video"  # the task of a card
+Endpoint = Callable[["Request"], Awaitable["Response"]]
+
+
+@dataclass(frozen=True)
+class VideoRoutes:
+    """Endpoints; `fields` reads a body, form or JSON, for a task, given the names of numbers."""
+
+    engine: Engine
+    settings: Settings
+    films: Films | None  # None where the model draws none
+    fields: Callable[[Any, str, Collection[str]], Awaitable[Fields]]
+
+    def paths(self) -> tuple[tuple[str, str, Endpoint], ...]:
+        """Path, method and endpoint."""
+        return (
+            ("/v1/videos", "POST", self.create),
+            ("/v1/videos", "GET", self.list),
+            ("/v1/videos/extensions", "POST", self.extend),
+            ("/v1/videos/edits", "POST", self.remix),
+            ("/v1/videos/characters", "POST", self.remix),
+            ("/v1/videos/{name}", "GET", self.retrieve),
+            ("/v1/videos/{name}", "DELETE", self.delete),
+            ("/v1/videos/{name}/content", "GET", self.content),
+            ("/v1/videos/{name}/extend", "POST", self.extend),
+            ("/v1/videos/{name}/remix", "POST", self.remix),
+        )
+
+    def there(self) -> Films:
+        """The films. Raises Problem where the model draws none."""
+        if self.films is None:
+            raise bad(None, f"{self.settings.model} was not made for this task ({FILMS})")
+        return self.films
+
+    async def create(self, request: Request) -> Response:
+        """Words, and perhaps a first picture, to a job."""
+        fields, films = await self.fields(request, FILMS, videos.NUMBERS), self.there()
+
+        def create() -> dict[str, Any]:
+            order = videos.read_order(fields, self.engine, self.settings)
+            return videos.add(films, order)
+
+        return await answered(create)
+
+    async def extend(self, request: Request) -> Response:
+        """What comes behind a completed one, or behind a clip that was sent, to a job."""
+        fields, films = await self.fields(request, FILMS, videos.NUMBERS), self.there()
+        name = request.path_params.get("name")
+
+        def extend() -> dict[str, Any]:
+            screen = Screen(self.engine.checkpoint.codec.preprocessor, self.settings)
+            source = videos.read_source(fields, screen) if name is None else name
+            before = None
+            if isinstance(source, str):
+                job = videos.completed(films, source)
+                source, before = films.made(job), job.prompt
+            order = videos.read_extension(fields, self.engine, self.settings, source, before)
+            return videos.add(films, order)
+
+        return await answered(extend)
+
+    async def list(self, request: Request) -> Response:
+        """All of them, page by page."""
+        films, query = self.there(), request.query_params
+        return await answered(lambda: videos.page(films, query))
+
+    async def retrieve(self, request: Request) -> Response:
+        """One of them."""
+        films, name = self.there(), request.path_params["name"]
+        return await answered(lambda: videos.described(films, videos.found(films, name)))
+
+    async def delete(self, request: Request) -> Response:
+        """One of them less."""
+        films, name = self.there(), request.path_params["name"]
+        return await answered(lambda: videos.delete(films, name))
+
+    async def content(self, request: Request) -> Response:
+        """The clip itself, or its first frame."""
+        from starlette.responses import FileResponse, Response
+
+        films, name = self.there(), request.path_params["name"]
+        fields = Fields(dict(request.query_params))
+        variant = fields.choice("variant", videos.VARIANTS, "video")
+        fields.done()
+        job = await asyncio.to_thread(videos.completed, films, name)
+        path = films.jobs.clip(job.id)
+        try:
+            if variant == "thumbnail":
+                return Response(await asyncio.to_thread(thumbnail, path), media_type="image/webp")
+            stat = await asyncio.to_thread(path.stat)
+        except FileNotFoundError:
+            raise Problem(404, "this video is gone", "video_id", "video_not_found") from None
+        return FileResponse(
+            path,
+            media_type="video/mp4",
+            stat_result=stat,
+            filename=path.name,
+            content_disposition_type="inline",
+        )
+
+    async def remix(self, request: Request) -> Response:
+        """Refused, with the reason."""
+        raise bad(None, f"not supported: {videos.REMIX}", "unsupported")
+
+
+async def answered(work: Callable[[], dict[str, Any]]) -> Response:
+    """What work in a thread gives: it unpacks pictures, and waits for a disk."""
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(await asyncio.to_thread(work))
+
+
+def thumbnail(path: Path) -> bytes:
+    """The first frame of a clip as WebP. Raises FileNotFoundError."""
+    path.stat()
+    out = io.BytesIO()
+    Image.fromarray(next(iter(read_frames(path)))).save(out, format="WEBP", quality=95)
+    return out.getvalue()
