@@ -106,8 +106,16 @@ def load(port: int, clients: int, requests: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server's port and process."""
+
+    port: int
+    process: int
+
+
 @contextmanager
-def server(*command: str) -> Iterator[int]:
+def server(*command: str) -> Iterator[Running]:
     """A server process on a free port, ready; stopped at the end."""
     with socket.socket() as free:
         free.bind((HOST, 0))
@@ -125,7 +133,7 @@ def server(*command: str) -> Iterator[int]:
                     raise SystemExit(f"{' '.join(command)}: did not start") from None
                 time.sleep(0.2)
         ask(port, 0)  # what is made once is not measured
-        yield port
+        yield Running(port, process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -188,8 +196,8 @@ def main() -> None:
         "wrapper": (("benchmarks.serve", "--wrap"), WRAPPED),
     }
     for name, (command, clients) in cases.items():
-        with server(*command) as port:
-            figures[name] = [load(port, *case) for case in clients.items()]
+        with server(*command) as running:
+            figures[name] = [load(running.port, *case) for case in clients.items()]
         for line in figures[name]:
             told = ", ".join(f"{key} {value:.3g}" for key, value in line.items())
             print(f"{name}: {told}", flush=True)

@@ -41,11 +41,11 @@ from recipes.nano_decoder import ANSWER_WEIGHT, DROPPED_CAPTIONS, VISION_WEIGHT,
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=900,
+    steps=520,
     micro_batch=14,
     learning_rate=2e-3,
     warmup=50,
-    hold=500,
+    hold=130,
     schedule="linear",
     save_every=50,
     seed=2,

@@ -29,7 +29,7 @@ pytest.importorskip("skimage", reason="judging needs the extra emoji")
 from emu3.evaluate import Judge, evaluate_moving
 from emu3.evaluate import judge as judge_module
 from emu3.evaluate.features import Pixels
-from emu3.evaluate.moving import _choose
+from emu3.evaluate.moving import choose_scenes
 
 SAMPLES = 3
 
@@ -57,7 +57,7 @@ class Oracle:
         self.icons, hidden = icons, held_out_motions()
         self.scenes: list[MovingScene] = []
         for place, pairs in enumerate((~hidden, hidden)):
-            self.scenes += _choose(np.random.default_rng((0, 2, place)), pairs, SAMPLES)
+            self.scenes += choose_scenes(np.random.default_rng((0, 2, place)), pairs, SAMPLES)
 
     def film(self, scene: MovingScene, frames: int) -> Filmed:
         return Filmed(torch.from_numpy(compose_clip(replace(scene, frames=frames), self.icons)))

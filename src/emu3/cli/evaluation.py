@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from emu3.cli.options import Device, Dtype, Model, Vision, open_model
 from emu3.errors import InputError
 from emu3.files import check_writable
+
+if TYPE_CHECKING:
+    from emu3.emoji_world import Icons
+    from emu3.pipeline import Emu3
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -75,43 +79,47 @@ def nano(
     if sheets is not None:
         _check_sheets(sheets)
     from emu3.emoji_world import Icons
-    from emu3.evaluate import Judge, evaluate_moving, evaluate_nano
-    from emu3.evaluate.report import DrawingSettings, save_report
+    from emu3.evaluate.report import save_report
 
     icons = Icons.load()
     m = open_model(model, vision, device, dtype)
-    card = m.checkpoint.card
-    if only is Part.video and "video" not in card.tasks:
+    if only is Part.video and "video" not in m.checkpoint.card.tasks:
         raise InputError(f"{m.checkpoint.name} was not trained on videos; leave out --only video")
+    try:
+        parts = _measured(m, icons, only, samples, seed, sheets)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no report written") from None
+    if output is not None:
+        save_report(parts, output)
+
+
+def _measured(
+    m: Emu3, icons: Icons, only: Part | None, samples: int | None, seed: int, sheets: Path | None
+) -> dict[str, dict[str, object]]:
+    """What was found of each part, printed as soon as it is there."""
+    from emu3.evaluate import Judge, evaluate_moving, evaluate_nano
+    from emu3.evaluate.report import DrawingSettings
+
+    card = m.checkpoint.card
     drawing = DrawingSettings(
         guidance_scale=card.guidance_scale, top_k=card.top_k, temperature=card.temperature
     )
     pictures = only is not Part.video
     clips = only is not Part.pictures and "video" in card.tasks
+    # Made once where two need it; one alone makes its own.
+    judge = Judge.build(icons) if pictures and clips else None
+    common: dict[str, Any] = {"seed": seed, "icons": icons, "sheets": sheets, "judge": judge}
     parts: dict[str, dict[str, object]] = {}
-    try:
-        # Made once where two need it; one alone makes its own.
-        judge = Judge.build(icons) if pictures and clips else None
-        common: dict[str, Any] = {
-            "seed": seed,
-            "icons": icons,
-            "sheets": sheets,
-            "drawing": drawing,
-        }
-        for name, wanted, evaluate, pairs in (
-            ("pictures", pictures, evaluate_nano, PAIRS),
-            ("video", clips, evaluate_moving, MOVING_PAIRS),
-        ):
-            if wanted:
-                report = evaluate(
-                    m, samples=pairs if samples is None else samples, judge=judge, **common
-                )
-                report.print()
-                parts[name] = report.to_dict()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("no report written") from None
-    if output is not None:
-        save_report(parts, output)
+    for name, wanted, evaluate, pairs in (
+        ("pictures", pictures, evaluate_nano, PAIRS),
+        ("video", clips, evaluate_moving, MOVING_PAIRS),
+    ):
+        if wanted:
+            count = pairs if samples is None else samples
+            report = evaluate(m, samples=count, drawing=drawing, **common)
+            report.print()
+            parts[name] = report.to_dict()
+    return parts
 
 
 def _check_sheets(folder: Path) -> None:

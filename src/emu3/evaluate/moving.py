@@ -84,7 +84,7 @@ def evaluate_moving(
     with counting("evaluating clips", 2 * samples * _STEPS) as advance:
         for place, pairs in enumerate((~hidden, hidden)):
             rng = np.random.default_rng((seed, 2, place))
-            scenes = _choose(rng, pairs, samples)
+            scenes = choose_scenes(rng, pairs, samples)
             run = _Run(model, icons, judge, drawing, seed, advance)
             figures.append(run.measure(scenes, sheets if place else None))
     return MovingReport(samples, seed, drawing, *figures)
@@ -224,7 +224,9 @@ class _Run:
         return _frames(out.frames)
 
 
-def _choose(rng: np.random.Generator, pairs: NDArray[np.bool_], count: int) -> list[MovingScene]:
+def choose_scenes(
+    rng: np.random.Generator, pairs: NDArray[np.bool_], count: int
+) -> list[MovingScene]:
     """So many different pairs of object and motion, each in a style that the object was seen in."""
     rows, names, styles = np.argwhere(pairs), list(MOTIONS), ~held_out()
     scenes = []

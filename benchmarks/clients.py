@@ -1,0 +1,152 @@
+"""Clients of many kinds for `benchmarks.soak`: what each sends, and what it must hear."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from benchmarks.serve import HOST, prompt
+
+Outcome = Literal["answered", "refused", "corrected", "gone", "broken"]
+"""Answered; refused for want of room; told what was wrong; the client went; or none of these."""
+
+DRAW, CHAT = "/v1/images/generations", "/v1/chat/completions"
+JSON = {"Content-Type": "application/json"}
+PATIENCE = 600  # seconds
+SIP, PAUSE = 256, 0.05  # bytes that a slow client reads at a time, and its rest in between
+
+
+def asks_for_a_picture(seed: int, stream: bool) -> dict[str, Any]:
+    """A body."""
+    said: dict[str, Any] = {"prompt": prompt(seed % 1000), "seed": seed, "stream": stream}
+    return said | ({"partial_images": seed % 4} if stream else {})
+
+
+def asks_a_question(seed: int, stream: bool) -> dict[str, Any]:
+    """A body with a picture in it."""
+    chance, out = random.Random(seed), io.BytesIO()
+    picture = Image.new("RGB", (64, 64), tuple(chance.randrange(256) for _ in range(3)))
+    picture.save(out, format="PNG")
+    url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    parts = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "What is this?"},
+    ]
+    message = {"role": "user", "content": parts}
+    return {"messages": [message], "max_tokens": 1 + seed % 16, "stream": stream}
+
+
+WRONG: tuple[tuple[str, bytes], ...] = (
+    (DRAW, b"{"),
+    (DRAW, b'{"prompt": "a fox", "colour": 1}'),
+    (DRAW, b'{"prompt": "a fox", "n": 99}'),
+    (DRAW, b'{"prompt": NaN}'),
+    (DRAW, b"\xff" * 1000),
+    (DRAW, b"[" * 100_000),
+    (CHAT, b'{"messages": []}'),
+    (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url", '
+           b'"image_url": {"url": "data:image/png;base64,AAAA"}}]}]}'),
+    ("/v1/nothing", b"{}"),
+)  # fmt: skip
+
+
+def post(port: int, path: str, body: bytes) -> http.client.HTTPResponse:
+    """The beginning of an answer; its connection is closed with it."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    connection.request("POST", path, body, JSON | {"Connection": "close"})
+    return connection.getresponse()
+
+
+def refusal(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
+    """What an answer other than 200 says: it must say why, and 429 when to come again."""
+    status, message = answer.status, json.loads(answer.read())["error"]["message"]
+    if status == 429 and message and answer.headers["Retry-After"]:
+        return "refused", ""
+    if 400 <= status < 500 and status != 429 and message:
+        return "corrected", ""
+    return "broken", f"{status}: {message}"
+
+
+def whole(port: int, path: str, body: dict[str, Any], sip: int = 0) -> tuple[Outcome, str]:
+    """Ask and read to the end, `sip` bytes at a time for a slow client."""
+    answer = post(port, path, json.dumps(body).encode())
+    if answer.status != 200:
+        return refusal(answer)
+    data = b""
+    while part := answer.read1(sip or -1):
+        data += part
+        time.sleep(PAUSE if sip else 0)
+    return ("answered", "") if is_whole(data, body["stream"]) else ("broken", f"{data[-200:]!r}")
+
+
+def is_whole(data: bytes, stream: bool) -> bool:
+    """Whether an answer has its end."""
+    if stream:
+        return b'"image_generation.completed"' in data or data.endswith(b"data: [DONE]\n\n")
+    said = json.loads(data)
+    return bool(said.get("data") or said.get("choices"))
+
+
+def vanish(port: int, seed: int) -> tuple[Outcome, str]:
+    """Ask, perhaps read a little, and go without a word."""
+    chance = random.Random(seed)
+    path, ask = chance.choice(((DRAW, asks_for_a_picture), (CHAT, asks_a_question)))
+    body = json.dumps(ask(seed, chance.random() < 0.7)).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((HOST, port), timeout=PATIENCE) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+        if chance.random() < 0.3:
+            connection.sendall(body[: len(body) // 2])
+            return "gone", ""
+        connection.sendall(body)
+        connection.settimeout(3 * chance.random())
+        with contextlib.suppress(TimeoutError):
+            connection.recv(chance.choice((1, 1000)))
+    return "gone", ""
+
+
+def wrong(port: int, seed: int) -> tuple[Outcome, str]:
+    """Send what is no request; it must be told so."""
+    outcome, reason = refusal(post(port, *WRONG[seed % len(WRONG)]))
+    return (outcome, reason) if outcome == "corrected" else ("broken", f"{outcome} {reason}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How often a kind of client comes, beside the others, and what it does with port and seed."""
+
+    weight: float
+    act: Callable[[int, int], tuple[Outcome, str]]
+    works: bool = True  # whether it gives the engine something to do
+
+
+KINDS = {
+    "picture": Kind(3, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, False))),
+    "stream": Kind(3, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, True))),
+    "question": Kind(2, lambda port, seed: whole(port, CHAT, asks_a_question(seed, False))),
+    "chat": Kind(2, lambda port, seed: whole(port, CHAT, asks_a_question(seed, True))),
+    "slow": Kind(1, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, True), SIP)),
+    "vanish": Kind(2, vanish),
+    "wrong": Kind(2, wrong, works=False),
+}
+
+
+def numbers(port: int) -> dict[str, float]:
+    """What `GET /metrics` says."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}

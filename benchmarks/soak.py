@@ -1,0 +1,213 @@
+"""The server under more than it can do: `python -m benchmarks.soak --minutes 10`.
+
+A server process of its own on the loopback, nano. First its capacity is measured, with as many
+clients as it has slots; then comes twice as much, in an open loop: a request is sent when its time
+has come, whether or not others were answered. Clients are of many kinds, good and bad:
+
+* pictures, whole and as streams with partial ones; questions with a picture, in a stream or not;
+* clients that vanish halfway, and slow ones that read a few bytes a second;
+* bodies that are no JSON, half a body, fields nobody knows, pictures that are none.
+
+At the end every promise is counted: each request accepted was answered or its client had gone, each
+refused one was told why, nothing answered 5xx, the engine holds nothing, and the server's memory
+was flat. Exits with 1 if one is broken. `--json FILE` keeps the figures. Needs the extra `serve`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.clients import KINDS, PATIENCE, Outcome, numbers
+from benchmarks.serve import load, server
+from emu3.bench.machine import about
+
+SLOTS, QUEUE = 16, 16
+MOST_CLIENTS = 400  # at a time; a request for which there is none is not sent, and counted
+FLAT = 0.05  # by how much memory may grow after the first quarter
+WARM = 0.25  # of the time, which does not count for memory
+
+
+@dataclass
+class Counts:
+    """What became of all requests."""
+
+    outcomes: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
+    unsent: int = 0
+    broken: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, kind: str, act: Callable[[], tuple[Outcome, str]]) -> None:
+        """Be one client, and write down what became of it."""
+        try:
+            outcome, reason = act()
+        except Exception as error:  # whatever it was, it is no answer
+            outcome, reason = "broken", f"{type(error).__name__}: {error}"
+        with self.lock:
+            self.outcomes[kind, outcome] += 1
+            if outcome == "broken" and len(self.broken) < 20:
+                self.broken.append(f"{kind}: {reason[:200]}")
+
+    def of(self, outcome: Outcome) -> int:
+        """All that ended so."""
+        return sum(n for (_, each), n in self.outcomes.items() if each == outcome)
+
+
+@dataclass
+class Memory:
+    """The server's resident memory, in MiB, by seconds since the start."""
+
+    process: int
+    told: list[tuple[float, float]] = field(default_factory=list)
+
+    def look(self, at: float) -> None:
+        """Write down what it is now."""
+        for line in Path(f"/proc/{self.process}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmRSS:"):
+                self.told.append((at, int(line.split()[1]) / 1024))
+
+    def growth(self, whole: float) -> float:
+        """The most in the last quarter, over the most in the second, less one."""
+        quarters = [
+            [mib for at, mib in self.told if low * whole <= at < high * whole]
+            for low, high in ((WARM, 0.5), (0.75, 1.01))
+        ]
+        before, after = (max(quarter, default=0.0) for quarter in quarters)
+        return after / before - 1 if before else 0.0
+
+
+def drive(port: int, rate: float, seconds: float, memory: Memory) -> Counts:
+    """Send requests at random times, `rate` a second on average, and wait for all of them."""
+    chance, counts, clients = random.Random(0), Counts(), list[threading.Thread]()
+    names, weights = list(KINDS), [kind.weight for kind in KINDS.values()]
+    start, due, looked = time.monotonic(), 0.0, -1.0
+    while due < seconds:
+        due += chance.expovariate(rate)
+        while (now := time.monotonic() - start) < due:
+            if now - looked >= 1:
+                memory.look(now)
+                looked = now
+            time.sleep(min(0.2, due - now))
+        clients = [client for client in clients if client.is_alive()]
+        if len(clients) >= MOST_CLIENTS:
+            counts.unsent += 1
+            continue
+        (name,) = chance.choices(names, weights)
+        act = partial(KINDS[name].act, port, chance.randrange(2**31))
+        client = threading.Thread(target=counts.count, args=(name, act), daemon=True)
+        client.start()
+        clients.append(client)
+    for client in clients:
+        client.join(timeout=PATIENCE)
+    with counts.lock:
+        if stuck := sum(client.is_alive() for client in clients):
+            counts.broken.append(f"{stuck} clients were never answered")
+    return counts
+
+
+def capacity(port: int) -> float:
+    """Pictures a second, with as many clients as there are slots."""
+    return float(load(port, SLOTS, 3 * SLOTS)["pictures_per_minute"]) / 60
+
+
+def settled(port: int) -> dict[str, float]:
+    """The server's numbers once nobody is at work, or as they are after a minute."""
+    for _ in range(120):
+        told = numbers(port)
+        if not any(told[f"emu3_engine_{name}"] for name in ("waiting", "pictures", "answers")):
+            break
+        time.sleep(0.5)
+    return told
+
+
+def promises(
+    counts: Counts, before: dict[str, float], after: dict[str, float], growth: float
+) -> dict[str, bool]:
+    """Each promise, and whether it was kept."""
+    new = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    ended = {
+        name: new[f"emu3_engine_{name}_total"]
+        for name in ("drawn", "said", "failed", "cancelled", "refused")
+    }
+    server_errors = sum(
+        count for name, count in new.items()
+        if name.startswith("emu3_http_requests") and 'status="5' in name
+    )  # fmt: skip
+    taken = ended["drawn"] + ended["said"] + ended["cancelled"]
+    answered, gone = counts.of("answered"), counts.of("gone")
+    return {
+        "every client heard what it should": not counts.of("broken") and not counts.broken,
+        "no status of 5xx": server_errors == 0 and ended["failed"] == 0,
+        "every request accepted was answered, or its client had gone": (
+            answered <= ended["drawn"] + ended["said"] and taken <= answered + gone
+        ),
+        "it was asked for more than it can do": ended["refused"] > 0,
+        "every one refused was told why": counts.of("refused") <= ended["refused"],
+        "the engine holds nothing at the end": not any(
+            after[f"emu3_engine_{name}"] for name in ("waiting", "pictures", "answers", "places")
+        ),
+        f"memory flat within {FLAT:.0%}": growth <= FLAT,
+    }
+
+
+def soak(minutes: float) -> dict[str, Any]:
+    """One run; its figures."""
+    command = ("emu3", "serve", "--quiet", "--slots", str(SLOTS), "--queue", str(QUEUE), "--port")
+    with server(*command) as running:
+        found = capacity(running.port)
+        works = sum(kind.weight for kind in KINDS.values() if kind.works)
+        rate = 2 * found * sum(kind.weight for kind in KINDS.values()) / works
+        memory, before = Memory(running.process), numbers(running.port)
+        counts = drive(running.port, rate, 60 * minutes, memory)
+        after, growth = settled(running.port), memory.growth(60 * minutes)
+    return {
+        "machine": about(torch.device("cpu")),
+        "minutes": minutes,
+        "capacity_pictures_a_second": found,
+        "requests_a_second": rate,
+        "outcomes": {f"{kind}: {how}": n for (kind, how), n in sorted(counts.outcomes.items())},
+        "unsent": counts.unsent,
+        "broken": counts.broken,
+        "server": {name: after[name] - before.get(name, 0.0) for name in sorted(after)},
+        "memory_mib": memory.told,
+        "memory_growth": growth,
+        "promises": promises(counts, before, after, growth),
+    }
+
+
+def main() -> None:
+    plain = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    asked = parser.parse_args()
+    figures = soak(asked.minutes)
+    for name in ("capacity_pictures_a_second", "requests_a_second", "memory_growth"):
+        print(f"{name}: {figures[name]:.3g}")
+    for name, count in figures["outcomes"].items():
+        print(f"{name}: {count}")
+    print(f"unsent: {figures['unsent']}")
+    for line in figures["broken"]:
+        print(f"broken: {line}")
+    for promise, kept in figures["promises"].items():
+        print(f"{'kept' if kept else 'BROKEN'}: {promise}")
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if not all(figures["promises"].values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
