@@ -11,6 +11,12 @@ And longer, from the nano that is there:
 
     python -m recipes.nano_longer runs/longer      # the decoder alone
     python -m recipes.nano runs/longer             # in place of the package's
+
+And with clips besides:
+
+    python -m recipes.nano_motion runs/motion      # the vision tokenizer, in time
+    python -m recipes.nano_moving runs/moving      # the decoder, on pictures and clips
+    python -m recipes.nano runs/moving runs/motion # both in place of the package's
 """
 
 from __future__ import annotations
@@ -41,16 +47,17 @@ HOME = Path(emu3.__file__).parent / "nano"
 LOGS = Path("docs/nano")
 
 CARD = Card(
-    tasks=("image", "chat"),
+    tasks=("image", "chat", "video"),
     suffix="",
     negative_prompt="",  # the dropped caption of its training
     guidance_scale=1.5,  # with the temperature: between the best of eleven tried, docs/nano.md
     temperature=0.5,
     license="Apache-2.0",
     description=(
-        "nano draws and names 400 objects in three icon styles. Trained from scratch by recipes/ "
-        "on pictures composed of Noto Emoji (Apache-2.0), Fluent Emoji Flat (MIT) and Twemoji "
-        "(CC BY 4.0); see NOTICE and docs/nano.md."
+        "nano draws and names 400 objects in three icon styles, still or in fifteen motions. "
+        "Trained from scratch by recipes/ on pictures and clips composed of Noto Emoji "
+        "(Apache-2.0), Fluent Emoji Flat (MIT) and Twemoji (CC BY 4.0); see NOTICE and "
+        "docs/nano.md."
     ),
 )
 
@@ -81,11 +88,15 @@ def main(vision_folder: Path, decoder_folder: Path) -> None:
     keep_log(decoder_folder, "decoder")
 
 
-def longer(decoder_folder: Path) -> None:
-    """Put a decoder that went on from the package's in its place."""
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    assemble(nano.codec.vision, decoder_folder).save(HOME)
-    keep_log(decoder_folder, "longer")
+def longer(decoder_folder: Path, vision_folder: Path | None = None) -> None:
+    """Put a decoder that went on from the package's in its place, and perhaps a tokenizer too."""
+    if vision_folder is None:
+        vision = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).codec.vision
+    else:
+        vision = nano_vision.opened(vision_folder / nano_vision.MODEL)
+        keep_log(vision_folder, vision_folder.name)
+    assemble(vision, decoder_folder).save(HOME)
+    keep_log(decoder_folder, decoder_folder.name)
 
 
 def keep_log(run: Path, name: str) -> None:
@@ -96,6 +107,6 @@ def keep_log(run: Path, name: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        longer(Path(sys.argv[1]))
+        longer(*map(Path, sys.argv[1:]))
     else:
         main(Path("runs/vision"), Path("runs/decoder"))

@@ -23,6 +23,18 @@ TASKS = (*BAAIS_TASKS, "video")  # video: trained to draw and to go on with clip
 
 
 @dataclass(frozen=True)
+class Manner:
+    """How something is drawn: what is said besides the prompt, and how codes are chosen."""
+
+    suffix: str
+    negative_prompt: str
+    guidance_scale: float
+    top_k: int
+    top_p: float
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Card(FileConfig):
     """Defaults are those of BAAI's checkpoints (README and `image_generation.py`)."""
 
@@ -40,6 +52,26 @@ class Card(FileConfig):
         for task in self.tasks:
             if task not in TASKS:
                 raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
+
+    def manner(
+        self,
+        *,
+        suffix: str | None = None,
+        negative_prompt: str | None = None,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+    ) -> Manner:
+        """What is asked for, and where nothing is, what suits the checkpoint."""
+        return Manner(
+            self.suffix if suffix is None else suffix,
+            self.negative_prompt if negative_prompt is None else negative_prompt,
+            self.guidance_scale if guidance_scale is None else guidance_scale,
+            self.top_k if top_k is None else top_k,
+            1.0 if top_p is None else top_p,
+            self.temperature if temperature is None else temperature,
+        )
 
     @classmethod
     def of(cls, folder: Path, name: str) -> Card:

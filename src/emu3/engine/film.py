@@ -183,19 +183,22 @@ def settings_of(
         ratio = request.ratio or "1:1"
         area = checkpoint.decoder.config.image_area if request.area is None else request.area
     sampling, fps = request.sampling, FPS if request.fps is None else request.fps
-    return settled(
-        checkpoint,
-        prompt=request.prompt,
+    manner = checkpoint.card.manner(
         suffix=request.suffix,
         negative_prompt=request.negative,
+        guidance_scale=request.guidance,
+        top_k=None if sampling is None else sampling.top_k,
+        top_p=None if sampling is None else sampling.top_p,
+        temperature=None if sampling is None else sampling.temperature,
+    )
+    return settled(
+        checkpoint,
+        manner,
+        prompt=request.prompt,
         ratio=ratio,
         area=area,
         seconds=request.seconds,
         fps=fps if request.footage is None else request.footage.fps,
-        guidance_scale=request.guidance,
-        top_k=None if sampling is None else sampling.top_k,
-        top_p=1.0 if sampling is None else sampling.top_p,
-        temperature=None if sampling is None else sampling.temperature,
         seed=request.seed,
         given=have,
     )

@@ -93,18 +93,21 @@ def plan(checkpoint: Checkpoint, request: Request, ticket: Ticket) -> Job:
 
 def plan_picture(checkpoint: Checkpoint, request: DrawRequest, ticket: Ticket) -> DrawJob:
     """As `plan`, for a picture."""
-    card, prompts = checkpoint.card, checkpoint.prompts
-    scale = card.guidance_scale if request.guidance is None else request.guidance
-    sampling = request.sampling or Sampling(card.top_k, 1.0, card.temperature)
+    prompts = checkpoint.prompts
+    manner = checkpoint.card.manner(
+        suffix=request.suffix,
+        negative_prompt=request.negative,
+        guidance_scale=request.guidance,
+    )
+    scale = manner.guidance_scale
+    sampling = request.sampling or Sampling(manner.top_k, manner.top_p, manner.temperature)
     check_guidance(scale)
     if request.partials < 0:
         raise InputError(f"partials = {request.partials} must be 0 or more")
     size = size_asked(checkpoint, request.size, request.ratio, request.area)
-    negative = card.negative_prompt if request.negative is None else request.negative
-    text = request.prompt + (card.suffix if request.suffix is None else request.suffix)
-    branches = [prompts.image(text, size)]
+    branches = [prompts.image(request.prompt + manner.suffix, size)]
     if scale != 1:
-        branches.append(prompts.image(negative, size))
+        branches.append(prompts.image(manner.negative_prompt, size))
     limit, length = checkpoint.decoder.config.max_position_embeddings, prompts.grammar.length(*size)
     check_context(limit, max(map(len, branches)), length, "picture", SMALLER)
     picture = Picture(branches, size, request.seed)

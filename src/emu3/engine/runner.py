@@ -1,4 +1,4 @@
-"""The engine: one thread owns the model and works on all requests together.
+"""The engine: one thread owns the decoder and works on all requests together.
 
 A pass lets in what fits, moves every picture on by a window and every answer by an id, tells what
 is new, and lets go of what is done or unwanted. So nobody waits for the slowest, and whoever comes
@@ -10,13 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition, Thread
 from typing import cast
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from emu3.checkpoint import Checkpoint
 from emu3.engine.batch import ChatBatch, PictureBatch
+from emu3.engine.darkroom import Darkroom
 from emu3.engine.film import FilmJob, plan_film
 from emu3.engine.plan import ChatJob, DrawJob, Job, plan
 from emu3.engine.request import (
@@ -83,6 +87,8 @@ class Engine:
         self._counts = Counts()
         self._changed = Condition()
         self._open = True
+        self._darkroom = Darkroom(checkpoint.codec)
+        self._developing = 0  # pictures that are drawn and not decoded yet
         self._thread = Thread(target=self._work, name="emu3-engine", daemon=True)
         self._thread.start()
 
@@ -119,7 +125,7 @@ class Engine:
             active, counts = self._scheduler.active, self._counts
             return Stats(
                 waiting=len(self._scheduler.waiting),
-                pictures=sum(isinstance(job, DrawJob) for job in active),
+                pictures=sum(isinstance(job, DrawJob) for job in active) + self._developing,
                 videos=sum(isinstance(job, FilmJob) for job in active),
                 answers=sum(isinstance(job, ChatJob) for job in active),
                 places=self._scheduler.places,
@@ -137,6 +143,7 @@ class Engine:
                     job.ticket.cancel()
             self._changed.notify()
         self._thread.join()
+        self._darkroom.close()
 
     def _work(self) -> None:
         with torch.inference_mode():
@@ -152,11 +159,15 @@ class Engine:
     def _wait(self) -> bool:
         """Sleep until there is work; False when there will be none."""
         with self._changed:
-            while not (self._scheduler.waiting or self._scheduler.active):
-                if not self._open:
+            while not (self._batches or self._admits()):
+                if not (self._open or self._scheduler.waiting):
                     return False
                 self._changed.wait()
         return True
+
+    def _admits(self) -> bool:
+        """Whether somebody waits and may come in: not while the darkroom is full."""
+        return bool(self._scheduler.waiting) and self._developing < self._scheduler.slots
 
     def _pass(self) -> None:
         self._sweep()
@@ -164,7 +175,7 @@ class Engine:
             if job.ticket.cancelled:
                 self._finish(job, Cancelled())
         with self._changed:
-            fresh = self._scheduler.admit()
+            fresh = self._scheduler.admit() if self._admits() else []
             self._counts.passes += 1
         for key in dict.fromkeys(job.key for job in fresh):
             self._admit(key, [job for job in fresh if job.key == key])
@@ -198,13 +209,13 @@ class Engine:
             return ChatBatch(self.checkpoint)
         if isinstance(first, TokensJob):
             return TokensBatch(self.checkpoint)
-        return PictureBatch(self.checkpoint, first)
+        return PictureBatch(self.checkpoint, first, self._darkroom.develop)
 
     def _step(self, key: Hashable) -> None:
         """One pass of a batch, and what came of it."""
         batch = self._batches[key]
         jobs: list[Job] = list(batch.jobs)
-        end = cast("Callable[[Job], End | None]", batch.end)
+        end = cast("Callable[[Job], End | Tensor | None]", batch.end)
 
         def step() -> None:
             new = batch.step()
@@ -212,7 +223,10 @@ class Engine:
                 self._counts.tokens += new if isinstance(batch, ChatBatch) else 0
                 self._counts.codes += new if isinstance(batch, PictureBatch) else 0
             for job in jobs:
-                if (how := end(job)) is not None:
+                how = end(job)
+                if isinstance(how, Tensor):
+                    self._develop(cast("DrawJob", job), how)
+                elif how is not None:
                     self._finish(job, how)
 
         self._guarded(jobs, step)
@@ -231,8 +245,33 @@ class Engine:
                     self._finish(job, Failed(message, ours))
             self._batches.pop(jobs[0].key, None)
 
+    def _develop(self, job: DrawJob, rows: Tensor) -> None:
+        """Free the place of a picture that is drawn, and have it decoded."""
+        with self._changed:
+            self._developing += 1
+        self._let_go(job)
+        self._darkroom.develop(rows, partial(self._developed, job, rows))
+
+    def _developed(self, job: DrawJob, rows: Tensor, picture: Image.Image | None) -> None:
+        """Tell the end of a picture; on the darkroom's thread."""
+        end: End = Failed(BUG, ours=True)
+        if job.ticket.cancelled:
+            end = Cancelled()
+        elif picture is not None:
+            codes = tuple(tuple(row) for row in rows.tolist())
+            end = Drawn(picture, codes, len(job.picture.prompts[0]))
+        with self._changed:
+            self._developing -= 1
+            self._changed.notify()
+        self._tell(job, end)
+
     def _finish(self, job: Job, end: End) -> None:
         """Free a request's place, and only then tell its end."""
+        self._let_go(job)
+        self._tell(job, end)
+
+    def _let_go(self, job: Job) -> None:
+        """Free a request's place."""
         batch = self._batches.get(job.key)
         if batch is not None and job in batch.jobs:
             cast("Callable[[Sequence[Job]], None]", batch.drop)([job])
@@ -240,6 +279,10 @@ class Engine:
                 del self._batches[job.key]
         with self._changed:
             self._scheduler.leave(job)
+
+    def _tell(self, job: Job, end: End) -> None:
+        """Count an end, and tell it."""
+        with self._changed:
             self._counts.drawn += isinstance(end, Drawn)
             self._counts.filmed += isinstance(end, Filmed)
             self._counts.said += isinstance(end, Said)

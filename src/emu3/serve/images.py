@@ -102,16 +102,12 @@ def read_size(fields: Fields, settings: Settings) -> tuple[int, int] | None:
 
 def read_sampling(fields: Fields, engine: Engine) -> Sampling:
     """Top-k and temperature, the card's where there are none; temperature 0 is greedy."""
-    card = engine.checkpoint.card
     top_k = fields.integer("top_k", 0, 2**31 - 1)
     temperature = read_temperature(fields)
     if temperature == 0:
         return Sampling(top_k=1)
-    return Sampling(
-        card.top_k if top_k is None else top_k,
-        1.0,
-        card.temperature if temperature is None else temperature,
-    )
+    manner = engine.checkpoint.card.manner(top_k=top_k, temperature=temperature)
+    return Sampling(manner.top_k, manner.top_p, manner.temperature)
 
 
 def read_temperature(fields: Fields) -> float | None:

@@ -103,7 +103,7 @@ class _Lesson:
         return error, F.mse_loss(latent, quantised)
 
     def _pictures(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared error of pictures from the codes they have always had, and how far these moved."""
+        """Squared error of pictures from the codes they have always had; how far these moved."""
         model = self.model
         with torch.no_grad():
             seen = model.encoder.spatial(pixels)

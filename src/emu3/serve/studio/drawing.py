@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from emu3.engine.request import Drawn, DrawRequest, Partial, Rows
@@ -87,21 +87,19 @@ def picture_size(room: Room, ratio: str) -> tuple[int, int]:
 
 def settings_of(room: Room, wish: Wish, request: DrawRequest) -> Settings:
     """What decides the picture, as `emu3 image` writes it down."""
-    card, checkpoint, sampling = room.card, room.engine.checkpoint, request.sampling
+    checkpoint, sampling = room.engine.checkpoint, request.sampling
     assert sampling is not None
+    manner = room.card.manner(
+        negative_prompt=request.negative, guidance_scale=request.guidance, **asdict(sampling)
+    )
     return Settings(
         prompt=request.prompt,
-        suffix=card.suffix,
-        negative_prompt=card.negative_prompt if request.negative is None else request.negative,
         ratio=wish.ratio,
         area=room.area,
-        guidance_scale=card.guidance_scale if request.guidance is None else request.guidance,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        temperature=sampling.temperature,
         seed=request.seed,
         model=checkpoint.name,
         dtype=checkpoint.precision,
+        **asdict(manner),
     )
 
 

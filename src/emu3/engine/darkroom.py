@@ -1,0 +1,77 @@
+"""Codes become pictures on a thread of their own, while the next passes go on.
+
+A picture costs about as much to decode as some passes cost to draw it. In here nobody waits for it
+but who asked; and whatever has come together meanwhile is decoded together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emu3.codec import Codec
+
+LOG = logging.getLogger("emu3.engine")
+MOST = 16  # pictures taken at a time
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """Codes [r, w] to be decoded, and who is told: the picture, or None where that failed."""
+
+    rows: Tensor
+    then: Callable[[Image.Image | None], None]
+
+
+class Darkroom:
+    """`develop` from any thread; pictures come in the order of their codes."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._queue: SimpleQueue[Exposed | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="emu3-darkroom", daemon=True)
+        self._thread.start()
+
+    def develop(self, rows: Tensor, then: Callable[[Image.Image | None], None]) -> None:
+        """Decode codes [r, w] some time soon."""
+        self._queue.put(Exposed(rows, then))
+
+    def close(self) -> None:
+        """Develop all there is, and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while some := self._next():
+                for each, picture in zip(some, self._pictures(some), strict=True):
+                    try:
+                        each.then(picture)
+                    except Exception:  # a bug of theirs, and others wait
+                        LOG.exception("nobody took a picture")
+
+    def _next(self) -> list[Exposed]:
+        """All that waits, up to `MOST`; nothing at the end."""
+        some = [self._queue.get()]
+        while some[-1] is not None and len(some) < MOST:
+            try:
+                some.append(self._queue.get_nowait())
+            except Empty:
+                break
+        if some[-1] is None and len(some) > 1:
+            self._queue.put(None)  # for the next time; nothing comes behind it
+        return [each for each in some if each is not None]
+
+    def _pictures(self, some: list[Exposed]) -> list[Image.Image] | list[None]:
+        try:
+            return self._codec.pictures([each.rows for each in some])
+        except Exception:
+            LOG.exception("%d pictures could not be decoded", len(some))
+            return [None] * len(some)

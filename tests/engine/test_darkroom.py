@@ -1,0 +1,105 @@
+"""Pictures decoded beside the passes: all of them, in order; one that fails hurts nobody else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from threading import Event
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emu3.checkpoint import Checkpoint
+from emu3.codec import Codec
+from emu3.engine.darkroom import Darkroom
+from emu3.engine.request import Drawn, DrawRequest, Failed, Partial
+from emu3.engine.runner import Engine
+from emu3.testing import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return tiny_checkpoint()
+
+
+class Fragile(Codec):
+    """A codec that cannot decode two rows."""
+
+    def pictures(self, codes: list[Tensor]) -> list[Image.Image]:  # type: ignore[override]
+        if any(len(rows) == 2 for rows in codes):
+            raise RuntimeError("torn")
+        return super().pictures(codes)
+
+
+def fragile(checkpoint: Checkpoint) -> Fragile:
+    return Fragile(checkpoint.codec.vision, checkpoint.codec.preprocessor)
+
+
+def test_several_sizes_decoded_together_are_what_they_are_alone(checkpoint: Checkpoint) -> None:
+    codec = checkpoint.codec
+    codes = [torch.randint(0, 64, size) for size in ((4, 4), (2, 4), (4, 4), (40, 40), (4, 4))]
+    for mine, picture in zip(codes, codec.pictures(codes), strict=True):
+        alone = torch.tensor(list(codec.picture(mine).tobytes())).int()
+        assert (torch.tensor(list(picture.tobytes())).int() - alone).abs().max() <= 1
+    assert codec.pictures([]) == []
+
+
+def test_all_are_developed_in_their_order_before_it_closes(checkpoint: Checkpoint) -> None:
+    room, seen = Darkroom(checkpoint.codec), list[tuple[int, int]]()
+    first = Event()
+    room.develop(torch.zeros(1, 4, dtype=torch.long), lambda picture: first.wait(10))
+    for number in range(40):  # while the thread waits: more than it takes at a time
+
+        def then(picture: Image.Image | None, number: int = number) -> None:
+            assert picture is not None
+            seen.append((number, picture.height))
+
+        room.develop(torch.zeros(1 + number % 3, 4, dtype=torch.long), then)
+    first.set()
+    room.close()
+    assert seen == [(number, 4 * (1 + number % 3)) for number in range(40)]
+
+
+def test_who_fails_is_told_and_the_next_are_developed(checkpoint: Checkpoint) -> None:
+    room, seen = Darkroom(fragile(checkpoint)), list[bool]()
+
+    def take(picture: Image.Image | None) -> None:
+        seen.append(picture is not None)
+        raise RuntimeError("a listener that fails")
+
+    for rows in (2, 1):
+        done = Event()
+
+        def then(picture: Image.Image | None, done: Event = done) -> None:
+            done.set()
+            take(picture)
+
+        room.develop(torch.zeros(rows, 4, dtype=torch.long), then)
+        assert done.wait(10)
+    room.close()
+    assert seen == [False, True]
+
+
+def test_a_picture_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) -> None:
+    engine = Engine(replace(checkpoint, codec=fragile(checkpoint)))
+    try:
+        bad = engine.submit(DrawRequest("x", size=(16, 8), partials=1))
+        *_, end = bad.events()
+        assert end == Failed("the engine failed; its log says more", ours=True)
+        good = list(engine.submit(DrawRequest("x", size=(16, 16), partials=3)).events())
+        assert isinstance(good[-1], Drawn)
+        parts = [event for event in good if isinstance(event, Partial)]
+        assert [part.picture.height for part in parts if part.index != 1] == [4, 12]
+        stats = engine.stats()
+        assert (stats.drawn, stats.failed, stats.pictures) == (1, 1, 0)
+    finally:
+        engine.close()
+
+
+def test_a_close_waits_for_what_is_drawn(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, slots=2)
+    tickets = [engine.submit(DrawRequest("x", size=(16, 16), seed=seed)) for seed in range(7)]
+    engine.close()
+    ends = [list(ticket.events())[-1] for ticket in tickets]
+    assert all(isinstance(end, Drawn) for end in ends)
