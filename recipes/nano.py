@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,22 +48,29 @@ HOME = Path(emu3.__file__).parent / "nano"
 LOGS = Path("docs/nano")
 
 CARD = Card(
-    tasks=("image", "chat", "video"),
+    tasks=("image", "chat"),
     suffix="",
     negative_prompt="",  # the dropped caption of its training
     guidance_scale=1.5,  # with the temperature: between the best of eleven tried, docs/nano.md
     temperature=0.5,
     license="Apache-2.0",
     description=(
-        "nano draws and names 400 objects in three icon styles, still or in fifteen motions. "
-        "Trained from scratch by recipes/ on pictures and clips composed of Noto Emoji "
-        "(Apache-2.0), Fluent Emoji Flat (MIT) and Twemoji (CC BY 4.0); see NOTICE and "
-        "docs/nano.md."
+        "nano draws and names 400 objects in three icon styles. Trained from scratch by recipes/ "
+        "on pictures composed of Noto Emoji (Apache-2.0), Fluent Emoji Flat (MIT) and Twemoji "
+        "(CC BY 4.0); see NOTICE and docs/nano.md."
     ),
 )
 
+MOVING_CARD = replace(
+    CARD,
+    tasks=(*CARD.tasks, "video"),
+    description=CARD.description.replace(
+        "three icon styles.", "three icon styles, and moves them."
+    ).replace("on pictures composed", "on pictures and clips composed"),
+)
 
-def assemble(vision: VisionTokenizer, decoder_folder: Path) -> Checkpoint:
+
+def assemble(vision: VisionTokenizer, decoder_folder: Path, card: Card = CARD) -> Checkpoint:
     """The checkpoint of a run and a tokenizer; the decoder in bfloat16, which halves the file."""
     text = TextTokenizer.from_folder(decoder_folder)
     state = load_state(decoder_folder / "state.pt")
@@ -72,7 +80,7 @@ def assemble(vision: VisionTokenizer, decoder_folder: Path) -> Checkpoint:
     decoder.load_state_dict(state["model"])
     return Checkpoint(
         name="nano",
-        card=CARD,
+        card=card,
         decoder=decoder.to(torch.bfloat16).eval(),
         text=text,
         codec=Codec(vision, PREPROCESSOR),
@@ -88,15 +96,19 @@ def main(vision_folder: Path, decoder_folder: Path) -> None:
     keep_log(decoder_folder, "decoder")
 
 
-def longer(decoder_folder: Path, vision_folder: Path | None = None) -> None:
-    """Put a decoder that went on from the package's in its place, and perhaps a tokenizer too."""
-    if vision_folder is None:
-        vision = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).codec.vision
-    else:
-        vision = nano_vision.opened(vision_folder / nano_vision.MODEL)
-        keep_log(vision_folder, vision_folder.name)
-    assemble(vision, decoder_folder).save(HOME)
-    keep_log(decoder_folder, decoder_folder.name)
+def longer(decoder_folder: Path) -> None:
+    """Put a decoder that went on from the package's in its place."""
+    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    assemble(nano.codec.vision, decoder_folder).save(HOME)
+    keep_log(decoder_folder, "longer")
+
+
+def moving(decoder_folder: Path, vision_folder: Path) -> None:
+    """Put a decoder and a tokenizer that have seen clips in place of the package's."""
+    vision = nano_vision.opened(vision_folder / nano_vision.MODEL)
+    assemble(vision, decoder_folder, MOVING_CARD).save(HOME)
+    keep_log(vision_folder, "motion")
+    keep_log(decoder_folder, "moving")
 
 
 def keep_log(run: Path, name: str) -> None:
@@ -106,7 +118,10 @@ def keep_log(run: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        longer(*map(Path, sys.argv[1:]))
+    folders = [Path(name) for name in sys.argv[1:]]
+    if len(folders) == 2:
+        moving(*folders)
+    elif folders:
+        longer(*folders)
     else:
         main(Path("runs/vision"), Path("runs/decoder"))

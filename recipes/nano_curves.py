@@ -27,22 +27,19 @@ def append(log: dict[str, list[float]], later: dict[str, list[float]]) -> None:
 
 
 def main(folder: Path) -> None:
-    """One figure of six panels: the tokenizer thrice, the decoder, and the decoder with clips."""
+    """One figure, four panels: reconstruction twice, loss on vision tokens and on text tokens."""
     vision, picture, decoder = (
         read(folder / f"{name}.jsonl") for name in ("vision", "picture", "decoder")
     )
     append(decoder, read(folder / "longer.jsonl"))
-    motion, moving = read(folder / "motion.jsonl"), read(folder / "moving.jsonl")
     panels = [
         (vision, "psnr", "vision tokenizer: PSNR of training batches, dB"),
         (picture, "psnr", "the same, codes standing still"),
-        (motion, "psnr", "and in time: PSNR of groups of frames, dB"),
         (decoder, "vision", "decoder: cross-entropy of codes, nats"),
         (decoder, "text", "decoder: cross-entropy of text, nats"),
-        (moving, "vision", "decoder, pictures and clips: codes, nats"),
     ]
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.4), constrained_layout=True)
-    for axis, (log, name, title) in zip(axes.flat, panels, strict=True):
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.4), constrained_layout=True)
+    for axis, (log, name, title) in zip(axes, panels, strict=True):
         axis.plot(log["step"], log[name], linewidth=1.5)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=9)
