@@ -103,3 +103,17 @@ def test_a_close_waits_for_what_is_drawn(checkpoint: Checkpoint) -> None:
     engine.close()
     ends = [list(ticket.events())[-1] for ticket in tickets]
     assert all(isinstance(end, Drawn) for end in ends)
+
+
+def test_at_any_moment_every_request_is_counted_once(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, slots=3)
+    tickets = [engine.submit(DrawRequest("x", size=(16, 16), seed=seed)) for seed in range(9)]
+    for ticket in tickets[::3]:
+        ticket.cancel()
+    while True:
+        now = engine.stats()
+        ended = now.drawn + now.cancelled
+        assert ended + now.pictures + now.waiting == len(tickets)
+        if ended == len(tickets):
+            break
+    engine.close()

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from emu3.config import DecoderConfig
 
+Index = tuple[Tensor, slice, Tensor]
+"""Rows [B, 1], all heads, and places [B, L]."""
+
 
 class Store(Protocol):
     """All that attention asks of a cache; others than ours may answer."""
@@ -46,6 +49,7 @@ class Cache:
         # Zeros, and not whatever memory holds: a mask cannot hide that 0 times NaN is NaN.
         self._hold(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
         self.capacity, self.lengths = capacity, [0] * rows
+        self._places: tuple[tuple[int, list[int]], Index] | None = None
 
     def _hold(self, keys: Tensor, values: Tensor) -> None:
         """Take tensors of which every row is in use."""
@@ -78,10 +82,17 @@ class Cache:
         if self.even:
             mine[:, :, end - tokens : end], theirs[:, :, end - tokens : end] = keys, values
         else:
-            rows, places = torch.arange(len(keys))[:, None], self.positions(tokens)
-            at = rows.to(places.device), slice(None), places
+            at = self._behind(tokens)
             mine[at], theirs[at] = keys.transpose(1, 2), values.transpose(1, 2)
         return mine[:, :, :end], theirs[:, :, :end]
+
+    def _behind(self, tokens: int) -> Index:
+        """Where the next `tokens` of each row are written: made once a pass, not once a layer."""
+        key = (tokens, list(self.lengths))
+        if self._places is None or self._places[0] != key:
+            rows = torch.arange(len(self.lengths), device=self.keys.device)[:, None]
+            self._places = key, (rows, slice(None), self.positions(tokens))
+        return self._places[1]
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more places of each row as filled."""

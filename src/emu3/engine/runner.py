@@ -247,9 +247,10 @@ class Engine:
 
     def _develop(self, job: DrawJob, rows: Tensor) -> None:
         """Free the place of a picture that is drawn, and have it decoded."""
+        self._drop(job)
         with self._changed:
+            self._scheduler.leave(job)
             self._developing += 1
-        self._let_go(job)
         self._darkroom.develop(rows, partial(self._developed, job, rows))
 
     def _developed(self, job: DrawJob, rows: Tensor, picture: Image.Image | None) -> None:
@@ -262,33 +263,33 @@ class Engine:
             end = Drawn(picture, codes, len(job.picture.prompts[0]))
         with self._changed:
             self._developing -= 1
+            self._count(end)
             self._changed.notify()
-        self._tell(job, end)
+        job.ticket.tell(end)
 
     def _finish(self, job: Job, end: End) -> None:
         """Free a request's place, and only then tell its end."""
-        self._let_go(job)
-        self._tell(job, end)
+        self._drop(job)
+        with self._changed:
+            self._scheduler.leave(job)
+            self._count(end)
+        job.ticket.tell(end)
 
-    def _let_go(self, job: Job) -> None:
-        """Free a request's place."""
+    def _drop(self, job: Job) -> None:
+        """Go on without a request."""
         batch = self._batches.get(job.key)
         if batch is not None and job in batch.jobs:
             cast("Callable[[Sequence[Job]], None]", batch.drop)([job])
             if not batch.jobs:
                 del self._batches[job.key]
-        with self._changed:
-            self._scheduler.leave(job)
 
-    def _tell(self, job: Job, end: End) -> None:
-        """Count an end, and tell it."""
-        with self._changed:
-            self._counts.drawn += isinstance(end, Drawn)
-            self._counts.filmed += isinstance(end, Filmed)
-            self._counts.said += isinstance(end, Said)
-            self._counts.failed += isinstance(end, Failed)
-            self._counts.cancelled += isinstance(end, Cancelled)
-        job.ticket.tell(end)
+    def _count(self, end: End) -> None:
+        """Count an end; in the lock in which its request ceases to be at work."""
+        self._counts.drawn += isinstance(end, Drawn)
+        self._counts.filmed += isinstance(end, Filmed)
+        self._counts.said += isinstance(end, Said)
+        self._counts.failed += isinstance(end, Failed)
+        self._counts.cancelled += isinstance(end, Cancelled)
 
 
 def default_places(checkpoint: Checkpoint) -> int:
