@@ -32,6 +32,7 @@ from emu3.train.checkpoints import save_state
 from emu3.train.motion import MotionTraining, train_motion
 from emu3.train.precision import has_bf16
 from emu3.vision.tokenizer import VisionTokenizer
+from recipes.clip_codes import GROUP, pixels_of_clips
 from recipes.nano_vision import MODEL, pixels_of, scenes_of_one_ratio
 
 RUN = MotionTraining(
@@ -49,7 +50,6 @@ RUN = MotionTraining(
 )
 
 GROUPS, PICTURES = 8, 4  # of a step
-GROUP = 4
 
 
 def moving(rng: np.random.Generator, pairs: NDArray[np.int64]) -> MovingScene:
@@ -68,11 +68,6 @@ def group_of(rng: np.random.Generator, scene: MovingScene, icons: Icons) -> NDAr
     return np.stack([compose_frame(scene, icons, first + each) for each in range(GROUP)])
 
 
-def as_clips(clips: list[NDArray[np.uint8]]) -> Tensor:
-    """Clips [T, H, W, 3] of one size as pixels [B, T, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float().div(127.5).sub(1)
-
-
 @torch.no_grad()
 def clip_psnr(model: VisionTokenizer, pixels: Tensor) -> float:
     """Mean over groups [B, 4, 3, H, W] of the PSNR of what comes back, dB."""
@@ -86,12 +81,14 @@ def main(folder: Path) -> VisionTokenizer:
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
     model, icons, seen = nano.codec.vision.requires_grad_(True), Icons.load(), seen_pairs()
     rng = np.random.default_rng(1)
-    shown = as_clips([group_of(rng, moving(rng, held_out_pairs()), icons) for _ in range(96)])
+    shown = pixels_of_clips(
+        [group_of(rng, moving(rng, held_out_pairs()), icons) for _ in range(96)]
+    )
     print(f"held out, before: {clip_psnr(model, shown):.2f} dB")
 
     def footage(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         groups = [group_of(rng, moving(rng, seen), icons) for _ in range(GROUPS)]
-        return as_clips(groups), pixels_of(scenes_of_one_ratio(rng, seen, PICTURES), icons)
+        return pixels_of_clips(groups), pixels_of(scenes_of_one_ratio(rng, seen, PICTURES), icons)
 
     train_motion(model, RUN, footage, folder)
     save_state(folder / MODEL, model.state_dict())

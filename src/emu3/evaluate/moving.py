@@ -29,8 +29,9 @@ from emu3.evaluate.clip_sheets import save_clips
 from emu3.evaluate.judge import Judge
 from emu3.evaluate.model import Emu3Films
 from emu3.evaluate.moving_report import MovingFigures, MovingReport
+from emu3.evaluate.pictures import psnr
 from emu3.evaluate.report import DrawingSettings
-from emu3.evaluate.shares import Share
+from emu3.evaluate.shares import Share, same_answer
 from emu3.evaluate.tracking import Frames, Track, cut_out, follow, nearest_motion
 from emu3.progress import counting
 from emu3.video import Clip
@@ -40,7 +41,6 @@ FPS, SECONDS = 8, 2
 
 _FRAMES = FPS * SECONDS
 _STEPS = 5  # of a clip: come back, be drawn, be asked about twice, go on
-_MOST_DB = 100.0
 _CUT = 32  # px: what the judge is shown of a frame, made twice as large
 ASKED: dict[str, tuple[ClipKind, str, float]] = {
     "asked_motion": ("motion", "How does it move?", 1 / len(MOTIONS)),
@@ -113,8 +113,9 @@ class _Run:
         if sheets is not None:
             save_clips(drawn, sheets / "drawn.webp")
             save_clips(on, sheets / "extended.webp")
-        psnr = float(np.mean([_psnr(*both) for both in zip(true, again, strict=True)]))
-        return MovingFigures(len(scenes), psnr, float(np.mean(gains)), shares)
+        close = float(np.mean([psnr(*both) for both in zip(true, again, strict=True)]))
+        gain = float(np.mean(gains)) if gains else None
+        return MovingFigures(len(scenes), close, gain, shares)
 
     def _back(self, clip: Frames) -> Frames:
         """A clip as the tokenizer gives it back."""
@@ -179,7 +180,7 @@ class _Run:
             right = []
             for scene, clip in zip(scenes, true, strict=True):
                 said = self.model.chat(text, videos=[Clip(iter(clip), FPS)], max_new_tokens=48)
-                right.append(_plain(said) == _plain(clip_answer(scene, kind)))
+                right.append(same_answer(said, clip_answer(scene, kind)))
                 self.advance(1)
             shares[name] = Share.of(right, chance=chance)
         return shares
@@ -207,7 +208,7 @@ class _Run:
             longer = compose_clip(replace(scene, frames=2 * _FRAMES), self.icons)[_FRAMES:]
             if (np.diff(longer.astype(int), axis=0) != 0).any((1, 2, 3)).mean() > 0.5:
                 repeated = np.repeat(clip[-1:], _FRAMES, 0)
-                gains.append(_psnr(longer, frames[_FRAMES:]) - _psnr(longer, repeated))
+                gains.append(psnr(longer, frames[_FRAMES:]) - psnr(longer, repeated))
             if slides:
                 known = {m: t for m, t in tracks[index].items() if m.startswith("moving ")}
                 kept.append(nearest_motion(frames[_FRAMES:], known) == scene.motion)
@@ -239,12 +240,3 @@ def choose_scenes(
 
 def _frames(frames: object) -> Frames:
     return np.asarray(frames, np.uint8)
-
-
-def _psnr(true: Frames, again: Frames) -> float:
-    error = np.square(true.astype(np.float64) - again).mean() / 255**2
-    return min(_MOST_DB, float(-10 * np.log10(max(error, 1e-12))))
-
-
-def _plain(text: str) -> str:
-    return text.strip().lower().rstrip(".").rstrip()

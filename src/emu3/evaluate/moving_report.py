@@ -25,12 +25,12 @@ class MovingFigures:
     """What was found on one kind of pairs.
 
     `psnr` is the mean over true clips, dB; `gain` how many dB nearer to the true continuation
-    drawn ones are than the last frame repeated.
+    drawn ones are than the last frame repeated, None where nothing moved on.
     """
 
     clips: int
     psnr: float
-    gain: float
+    gain: float | None
     shares: dict[str, Share]
 
     def to_dict(self) -> dict[str, object]:
@@ -62,9 +62,8 @@ class MovingReport:
             table.add_column(column, justify="left" if column == "figure" else "right")
         a, b = self.seen, self.held_out
         table.add_row("reconstruction, PSNR", f"{a.psnr:.2f} dB", f"{b.psnr:.2f} dB", "", "")
-        table.add_row(
-            "gone on with, over the last frame", f"{a.gain:+.2f} dB", f"{b.gain:+.2f} dB", "", ""
-        )
+        gains = ("" if f.gain is None else f"{f.gain:+.2f} dB" for f in (a, b))
+        table.add_row("gone on with, over the last frame", *gains, "", "")
         for name, seen in a.shares.items():
             held = b.shares[name]
             ceiling = f"{seen.ceiling:.1%} / {held.ceiling:.1%}"

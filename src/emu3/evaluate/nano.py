@@ -34,7 +34,7 @@ from emu3.evaluate.judge import Judge, background_of
 from emu3.evaluate.model import Emu3Like
 from emu3.evaluate.pictures import pixels_of, quality, square_scene
 from emu3.evaluate.report import DrawingSettings, Figures, NanoReport
-from emu3.evaluate.shares import Share
+from emu3.evaluate.shares import Share, same_answer
 from emu3.evaluate.sheets import save_sheet
 from emu3.progress import counting
 
@@ -167,7 +167,7 @@ class _Run:
             texts = [question] * len(batch)
             said = self.model.chat_batch(texts, images, max_new_tokens=32)
             for text, scene in zip(said, batch, strict=True):
-                right.append(_plain(text) == _plain(answer(scene, kind)))
+                right.append(same_answer(text, answer(scene, kind)))
             self.advance(len(batch))
         return Share.of(right, chance=chance)
 
@@ -196,10 +196,6 @@ def _right_backgrounds(pictures: list[Pixels], scenes: list[Scene]) -> list[bool
 
 def _prompt(thing: int, style: int) -> str:
     return f"{with_article(OBJECTS[thing])}, {STYLES[style]} style"
-
-
-def _plain(text: str) -> str:
-    return text.strip().lower().rstrip(".").rstrip()
 
 
 def _choose(pairs: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

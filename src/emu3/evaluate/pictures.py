@@ -21,10 +21,14 @@ def pixels_of(picture: object) -> Pixels:
 
 def quality(true: Pixels, again: Pixels) -> tuple[float, float]:
     """PSNR in dB, at most 100, and SSIM of a reconstruction; both uint8 [H, W, 3]."""
-    error = np.square(true.astype(np.float64) - again).mean() / 255**2
-    psnr = min(_MOST_DB, float(-10 * np.log10(max(error, 1e-12))))
     similar = require_skimage().metrics.structural_similarity
-    return psnr, float(similar(true, again, channel_axis=2, data_range=255))
+    return psnr(true, again), float(similar(true, again, channel_axis=2, data_range=255))
+
+
+def psnr(true: Pixels, again: Pixels) -> float:
+    """PSNR in dB, at most 100, of a picture or a clip; both uint8 of one shape."""
+    error = np.square(true.astype(np.float64) - again).mean() / 255**2
+    return min(_MOST_DB, float(-10 * np.log10(max(error, 1e-12))))
 
 
 def square_scene(rng: np.random.Generator, thing: int, style: int) -> Scene:

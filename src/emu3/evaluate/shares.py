@@ -22,6 +22,12 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
+def same_answer(said: str, right: str) -> bool:
+    """Whether an answer is exact, but for case, outer spaces and a full stop."""
+    said, right = (text.strip().lower().rstrip(".").rstrip() for text in (said, right))
+    return said == right
+
+
 @dataclass(frozen=True)
 class Share:
     """`hits` of `n` were right; `chance` and `ceiling` are the shares of luck and perfection."""
