@@ -9,7 +9,7 @@ like: the same command goes on.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,12 @@ from emu3.emoji_world import (
     seen_pairs,
     vary,
 )
+from emu3.emoji_world.scene import USUAL as MOSTLY
 from emu3.generate import generate_pictures
 from emu3.prompt import Prompts
 from emu3.sampling import Sampling
 from emu3.text import RANKS_FILE, TextTokenizer
+from emu3.train.corruption import corrupt
 from emu3.train.decoder import DecoderTraining, Documents, fresh, train_decoder
 from emu3.train.documents import Document, weigh
 from emu3.train.embedding import start_alike
@@ -54,6 +56,10 @@ from recipes.nano_codes import CodesOfScenes
 
 RANKS = 1024
 DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
+USUAL = 0.9  # how many pictures to draw are composed the usual way
+CORRUPTED = 0.5  # how many pictures are read with some of their codes wrong, up to the share of
+MOST_WRONG = {"draw": 1.0, "answer": 0.5}
+CAPTION_WEIGHT = 0.1  # which object is asked for next is nothing to learn
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
 
@@ -132,23 +138,45 @@ class Lessons:
         self.mix, self.vision, self.icons = mix, vision, icons
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
+        self.visual = text.vocabulary.visual
         self.pairs, self.seen = seen_pairs(), ~held_out()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
         """As many documents of each kind as the mix says."""
-        scenes = [self.scene(rng) for _ in range(self.mix.drawn)]
-        documents = [
+        scenes = [self.scene(rng, usual=USUAL) for _ in range(self.mix.drawn)]
+        drawn = [
             self.draw(scene, codes, rng)
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
         ]
         scenes = [self.scene(rng) for _ in range(self.mix.asked)]
-        for scene, codes in zip(scenes, self.codes_of(scenes), strict=True):
-            documents.append(self.answer(codes, dialogue(scene, rng)))
-        return documents + self.varied(rng)
+        answered = [
+            self.answer(codes, dialogue(scene, rng))
+            for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
+        ]
+        answered += self.varied(rng)
+        pool = self.codes_in(drawn)
+        return [
+            *(self.corrupted(each, MOST_WRONG["draw"], pool, rng) for each in drawn),
+            *(self.corrupted(each, MOST_WRONG["answer"], pool, rng) for each in answered),
+        ]
 
-    def scene(self, rng: np.random.Generator) -> Scene:
+    def scene(self, rng: np.random.Generator, usual: float = MOSTLY) -> Scene:
         thing, style = self.pairs[rng.integers(len(self.pairs))]
-        return random_scene(rng, int(thing), int(style))
+        return random_scene(rng, int(thing), int(style), usual=usual)
+
+    def codes_in(self, documents: list[Document]) -> torch.Tensor:
+        """Every visual id of these documents [N]."""
+        ids, visual = torch.cat([each.ids for each in documents]), self.visual
+        return ids[(ids >= visual.start) & (ids < visual.stop)]
+
+    def corrupted(
+        self, document: Document, most: float, pool: torch.Tensor, rng: np.random.Generator
+    ) -> Document:
+        """Some documents with up to that share of their codes wrong, the others as they are."""
+        if rng.random() >= CORRUPTED:
+            return document
+        share = float(rng.uniform(0, most))
+        return replace(document, read=corrupt(document.ids, self.visual, share, pool, rng))
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -158,8 +186,7 @@ class Lessons:
         """Caption, picture; the caption is dropped now and then."""
         words = "" if rng.random() < DROPPED_CAPTIONS else caption(scene, rng)
         ids = self.prompts.document(words, codes)
-        visual = self.prompts.tokenizer.vocabulary.visual
-        return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
+        return Document(ids, weigh(ids, self.visual, CAPTION_WEIGHT, VISION_WEIGHT))
 
     def answer(self, codes: torch.Tensor, turns: list[tuple[str, str]]) -> Document:
         """Picture, questions, answers; all but these is only context, as in the paper's Chat."""

@@ -27,15 +27,19 @@ class Document:
     """Ids [L] int64, and how much predicting each of them counts [L] float32.
 
     A row may be packed from several documents, whose lengths are its `parts`; none stands for one.
-    No part sees another, and none foresees the first id of the next.
+    No part sees another, and none foresees the first id of the next. `read` [L] is what the model
+    reads instead of the ids that it has to predict, where some of it is to be wrong.
     """
 
     ids: Tensor
     weights: Tensor
     parts: tuple[int, ...] = ()
+    read: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError on parts that do not fill the row."""
+        """Raise InputError on parts that do not fill the row, and on less read than predicted."""
+        if self.read is not None and len(self.read) != len(self.ids):
+            raise InputError(f"{len(self.read)} ids read do not stand for {len(self.ids)}")
         if self.parts and (min(self.parts) < 1 or sum(self.parts) != len(self.ids)):
             raise InputError(f"parts {self.parts} do not fill a row of {len(self.ids)} ids")
 
@@ -62,8 +66,9 @@ def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> 
     """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens."""
     ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
     weights = pad_sequence([d.counted for d in documents], batch_first=True).to(model.device)
+    read = pad_sequence([d.ids if d.read is None else d.read for d in documents], batch_first=True)
     counts = weights[:, 1:] > 0
-    hidden = model.hidden(ids[:, :-1], parts=_parts(documents, ids.shape[1] - 1))
+    hidden = model.hidden(read[:, :-1].to(model.device), parts=_parts(documents, ids.shape[1] - 1))
     targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
     total, entropy = _entropy(model, hidden[counts], targets, weights)
     is_visual = (targets >= visual.start) & (targets < visual.stop)

@@ -1,0 +1,84 @@
+"""What nano's decoder is taught in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons, held_out_pairs
+from emu3.testing import byte_tokenizer
+from emu3.train.documents import Document
+from emu3.vision.tokenizer import VisionTokenizer
+from recipes import nano_decoder
+from recipes.nano_decoder import Lessons, Mix
+
+MIX = Mix(drawn=20, asked=6, varied=8)
+TEXT = byte_tokenizer(2048)
+
+
+class Flat(VisionTokenizer):
+    """Knows one code of the many for each patch: how light it is."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels, 8).mean(1).add(1).mul(1000).long()
+
+
+@pytest.fixture(scope="module")
+def icons() -> Icons:
+    rng = np.random.default_rng(0)
+    shape = (len(OBJECTS), len(STYLES))
+    return Icons(
+        {s: rng.integers(256, size=(*shape, s, s, 4), dtype=np.uint8) for s in SIZES},
+    )
+
+
+@pytest.fixture(scope="module")
+def steps(icons: Icons) -> list[Sequence[Document]]:
+    lessons = Lessons(MIX, Flat(), TEXT, icons)
+    return [lessons(np.random.default_rng(seed)) for seed in range(12)]
+
+
+def said(document: Document) -> str:
+    words = [each for each in document.ids.tolist() if each < 256]
+    return TEXT.decode(words)
+
+
+def test_the_mix_is_as_stated(steps: list[Sequence[Document]]) -> None:
+    for step in steps:
+        assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.varied
+        assert len(step) == MIX.drawn + MIX.asked + MIX.varied
+
+
+def test_the_seed_decides(icons: Icons, steps: list[Sequence[Document]]) -> None:
+    again = Lessons(MIX, Flat(), TEXT, icons)(np.random.default_rng(3))
+    for a, b in zip(steps[3], again, strict=True):
+        assert torch.equal(a.ids, b.ids)
+        assert (a.read is None) == (b.read is None)
+        assert a.read is None or torch.equal(a.read, b.read)
+
+
+def test_half_the_pictures_are_read_with_wrong_codes(steps: list[Sequence[Document]]) -> None:
+    visual = TEXT.vocabulary.visual
+    every = [each for step in steps for each in step]
+    wrong = [each for each in every if each.read is not None]
+    assert len(wrong) / len(every) == pytest.approx(nano_decoder.CORRUPTED, abs=0.1)
+    for each in wrong:
+        assert each.read is not None
+        codes = (each.ids >= visual.start) & (each.ids < visual.stop)
+        assert torch.equal(each.ids[~codes], each.read[~codes])
+        share = (each.ids != each.read)[codes].float().mean().item()
+        most = nano_decoder.MOST_WRONG["answer" if "USER:" in said(each) else "draw"]
+        assert share <= most + 0.2
+
+
+def test_no_held_out_pair_is_shown(steps: list[Sequence[Document]]) -> None:
+    held = {f"{OBJECTS[thing]}, {STYLES[style]} style".lower() for thing, style in held_out_pairs()}
+    words = " ".join(said(each).lower() for step in steps for each in step)
+    assert "style" in words
+    assert not any(pair in words for pair in held)
