@@ -24,13 +24,23 @@ from emu3.parallel import World, shard_model
 from emu3.testing import tiny_decoder
 from emu3.train.adamw import PlainAdamW
 from emu3.train.documents import Document, accumulate
+from emu3.train.dpo import Pair, Preference, accumulate_pairs, with_reference
+from emu3.train.optim import MuonAndAdamW
+
+VISUAL = slice(270, 300)
 
 def whole(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
-def learn(world, bf16=False, recompute=False):
+def told(model, steps):
+    norms = {name: whole(p).norm().item() for name, p in model.named_parameters()}
+    return {"steps": steps, "norms": norms}
+
+def learn(world, bf16=False, recompute=False, muon=False):
     model = shard_model(tiny_decoder(), world, bf16=bf16, recompute=recompute)
     optimizer = PlainAdamW(model.parameters(), decay=0.1)
+    if muon:
+        optimizer = MuonAndAdamW(model.named_parameters(), 0.1, ("embed_tokens", "lm_head"))
     steps = []
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
@@ -39,12 +49,28 @@ def learn(world, bf16=False, recompute=False):
             ids = torch.randint(300, (n,), generator=generator)
             batch.append(Document(ids, torch.rand(n, generator=generator)))
         batch.append(Document(torch.arange(9), torch.ones(9), (4, 5)))
-        means = accumulate(model, world.share(batch), slice(270, 300), 2, bf16, world)
+        means = accumulate(model, world.share(batch), VISUAL, 2, bf16, world)
         norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, 0.5)
         steps.append([means["loss"], means["text"], float(whole(norm))])
         optimizer.step(1e-2)
-    norms = {name: whole(p).norm().item() for name, p in model.named_parameters()}
-    return {"steps": steps, "norms": norms}
+    return told(model, steps)
+
+def prefer(world):
+    generator = torch.Generator().manual_seed(0)
+    def ids(n, low, high):
+        return torch.randint(low, high, (n,), generator=generator)
+    pairs = [Pair(ids(n, 0, 256), ids(n + 1, 270, 300), ids(4, 270, 300)) for n in (3, 7, 2, 4, 5)]
+    pairs = with_reference(tiny_decoder(1), pairs, VISUAL)
+    model = shard_model(tiny_decoder(), world)
+    optimizer = PlainAdamW(model.parameters())
+    steps = []
+    for step in range(3):
+        mine = world.share(pairs)
+        means = accumulate_pairs(model, mine, VISUAL, Preference(0.3), 1, world=world)
+        norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, 0.5)
+        steps.append([means["loss"], means["margin"], float(whole(norm))])
+        optimizer.step(1e-3)
+    return told(model, steps)
 
 world = World.from_environment()
 said = {
@@ -52,13 +78,16 @@ said = {
     "plain": learn(world),
     "recompute": learn(world, recompute=True),
     "bf16": learn(world, bf16=True),
+    "muon": learn(world, muon=True),
+    "dpo": prefer(world),
 }
 if world.first:
     print(json.dumps(said))
 if world.size > 1:
     torch.distributed.destroy_process_group()
 """
-NEAR = {"plain": 1e-4, "recompute": 1e-4, "bf16": 2e-2}  # bf16: sharded states are bf16 too
+NEAR = {"plain": 1e-4, "recompute": 1e-4, "muon": 1e-3, "dpo": 1e-4}
+NEAR["bf16"] = 2e-2  # sharded states are bf16 too
 
 
 def learn(folder: Path, processes: int) -> dict[str, Any]:

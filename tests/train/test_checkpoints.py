@@ -17,11 +17,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from emu3.parallel import World
-from emu3.train import checkpoints
+from emu3.train import checkpoints, optim
 from emu3.train.adamw import PlainAdamW
 from emu3.train.checkpoints import LATEST, WHOLE, Checkpoints, load_state, save_state
 from emu3.train.errors import TrainingError
 from emu3.train.loop import train
+from emu3.train.optim import MuonAndAdamW
 from tests.train.toy import RUN, Toy, flat, started
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -88,15 +89,17 @@ class Sharded(Toy):
     Without dropout: its masks would not be those of a process alone.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, muon: bool = False) -> None:
         super().__init__()
         self.model[1].p = 0.0
         if world.size > 1:
             fully_shard(self.model, mesh=world.mesh)
         self.optimizer = PlainAdamW(self.model.parameters(), decay=0.1)
+        if muon:
+            self.optimizer = MuonAndAdamW(self.model.named_parameters(), decay=0.1)
 
 
-def upto(world: World, steps: int, folder: Path) -> None:
+def upto(world: World, steps: int, folder: Path, muon: bool = False) -> None:
     """Train to `steps` of nine."""
 
     def enough(step: int) -> float:
@@ -104,35 +107,39 @@ def upto(world: World, steps: int, folder: Path) -> None:
             raise InterruptedError
         return 1.0
 
-    toy = Sharded(world)
+    toy = Sharded(world, muon)
     toy.before = enough
     with suppress(InterruptedError):
         train(toy.job(), NINE, folder, world)
 
 
-def weights(folder: Path) -> dict[str, Any]:
+def weights(folder: Path, muon: bool = False) -> dict[str, Any]:
     """The end of a run, whichever process asks."""
-    toy = Sharded(World.alone())
+    toy = Sharded(World.alone(), muon)
     assert Checkpoints(folder, toy.model, toy.optimizer).load() == 9
     return toy.model.state_dict()
 
 
+@pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("order", ["alone, two, alone", "two, alone, two"])
-def test_a_run_goes_on_on_another_number_of_processes(tmp_path: Path, order: str) -> None:
+def test_a_run_goes_on_on_another_number_of_processes(
+    tmp_path: Path, order: str, muon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim, "SMALLEST_MATRIX", 4)  # the toy's are for Muon, too
     folder = tmp_path / "run"
     for steps, size in zip((3, 6, 9), order.split(", "), strict=True):
         if size == "two":
-            assert both(tmp_path / f"meet-{steps}", upto, steps, folder) == [0, 0]
+            assert both(tmp_path / f"meet-{steps}", upto, steps, folder, muon) == [0, 0]
             names = {path.name for path in folder.iterdir()}
             assert {LATEST, f"step-{steps}"} <= names
             assert WHOLE not in names
         else:
-            upto(World.alone(), steps, folder)
+            upto(World.alone(), steps, folder, muon)
             names = {path.name for path in folder.iterdir()}
             assert WHOLE in names
             assert LATEST not in names
-    upto(World.alone(), 9, tmp_path / "alone")
-    ours, theirs = weights(folder), weights(tmp_path / "alone")
+    upto(World.alone(), 9, tmp_path / "alone", muon)
+    ours, theirs = weights(folder, muon), weights(tmp_path / "alone", muon)
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], rtol=1e-5, atol=1e-6)

@@ -14,7 +14,6 @@ import torch
 
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
-from emu3.parallel import World
 from emu3.prompt import Prompts
 from emu3.testing import byte_tokenizer, tiny_decoder
 from emu3.train.checkpoints import load_state
@@ -201,12 +200,6 @@ def test_only_what_requires_a_gradient_moves(tmp_path: Path) -> None:
     train_decoder(model, run, documents, VISUAL, tmp_path)
     moved = {n for n, weight in model.state_dict().items() if not torch.equal(weight, before[n])}
     assert moved == {"lm_head.weight"}
-
-
-def test_muon_is_for_one_process(tmp_path: Path) -> None:
-    two = World(0, 2, torch.device("cpu"), None)
-    with pytest.raises(InputError, match="optimizer='adamw'"):
-        train_decoder(fresh(CONFIG, 0), RUN, documents, VISUAL, tmp_path, world=two)
 
 
 def test_a_bad_batch_is_named_by_its_documents(tmp_path: Path) -> None:

@@ -39,9 +39,7 @@ Every = Annotated[int, typer.Option(help="Steps.", min=1)]
 Rank = Annotated[
     int | None, typer.Option(metavar="RANK", help="Train an adapter, then merge it.", min=1)
 ]
-Optimizer = Annotated[
-    str | None, typer.Option(help="adamw, or muon on one process.", show_default=OURS)
-]
+Optimizer = Annotated[str | None, typer.Option(help="adamw or muon.", show_default=OURS)]
 Bf16 = Annotated[
     bool | None, typer.Option(help="Products in bfloat16.", show_default="where they are fast")
 ]

@@ -1,7 +1,7 @@
-"""AdamW for all weights: what can be cut into pieces and put on many processes.
+"""AdamW for all weights: the least that many processes have to tell each other.
 
 Every number of it belongs to one number of a weight, so a process needs no more than its own
-pieces. Muon needs whole matrices.
+pieces. Muon gathers whole matrices.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def train_decoder(
     Raises InputError on a run that cannot be; TrainingError and Stopped as `loop.train` does.
     """
     world = world or World.alone(model.device)
-    optimizer = _optimizer(model, run, world)
+    optimizer = _optimizer(model, run)
 
     def gradients(rng: np.random.Generator, step: int) -> Learned:
         model.train()
@@ -94,17 +94,12 @@ def train_decoder(
     return model.eval()
 
 
-def _optimizer(model: Transformer, run: DecoderTraining, world: World) -> Optimizer:
+def _optimizer(model: Transformer, run: DecoderTraining) -> Optimizer:
     """What moves the weights of a run."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("no weight of the model requires a gradient; there is nothing to train")
     if run.optimizer == "adamw":
         return PlainAdamW(model.parameters(), run.decay, run.betas, run.eps)
-    if world.size > 1:
-        raise InputError(
-            "optimizer='muon' needs whole matrices, and several processes hold pieces of them; "
-            "use optimizer='adamw'"
-        )
     named = model.named_parameters()
     return MuonAndAdamW(named, decay=run.decay, adamw_only=NOT_HIDDEN, bf16=run.bf16)
 

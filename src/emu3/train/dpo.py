@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
+from emu3.parallel import World
 from emu3.train.adamw import BETAS, EPS, PlainAdamW
 from emu3.train.flops import flops_per_id
 from emu3.train.loop import Job, Learned, Run, train
@@ -144,22 +145,31 @@ def accumulate_pairs(
     preference: Preference,
     micro_batch: int,
     bf16: bool = False,
+    world: World | None = None,
 ) -> dict[str, float]:
     """Add the gradients of one big batch, some pairs at a time; returns what `losses` would.
 
-    Dropout is off, as it was for the reference: its noise, summed over thousands of codes, would
-    drown the margin.
+    Each process of a `world` brings its share of the batch. Dropout is off, as it was for the
+    reference: its noise, summed over thousands of codes, would drown the margin.
+    Raises InputError where a process has no pair.
     """
+    world = world or World.alone()
+    if world.any(not pairs):
+        raise InputError(f"a step needs at least a pair for each of {world.size} processes")
     model.eval()
+    total = world.total(len(pairs))
+    parts = [(part, len(part) / total) for part in _parts(pairs, micro_batch)]
+    # All processes gather weights together, so all make as many passes: some for nothing.
+    parts += [(pairs[:1], 0.0)] * (int(world.most(len(parts))) - len(parts))
     means: dict[str, float] = {}
-    for part in _parts(pairs, micro_batch):
-        share = len(part) / len(pairs)
+    for part, share in parts:
         with products(model.device, bf16):
             values = losses(model, part, visual, preference)
-        (values["loss"] * share).backward()
+        # Several processes take the mean of their gradients, where the sum is meant.
+        (values["loss"] * (share * world.size)).backward()
         for name, value in values.items():
             means[name] = means.get(name, 0.0) + value.item() * share
-    return means
+    return {name: world.total(value) for name, value in means.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +192,15 @@ def train_preferences(
     folder: Path,
     *,
     on_save: Callable[[Transformer, int], None] = lambda model, step: None,
+    world: World | None = None,
 ) -> Transformer:
     """Train what of the model requires a gradient, from where it is or from `folder`'s checkpoint.
 
-    `pairs` have their reference; a step draws `run.batch` of them. On one process, and
-    returns the model in eval mode. Raises InputError without pairs or weights to train, and as
-    `loop.train` does.
+    `pairs` have their reference; a step draws `run.batch` of them, of which each process of a
+    `world` takes its share. Returns the model in eval mode. Raises InputError without pairs or
+    weights to train, and as `loop.train` does.
     """
+    world = world or World.alone(model.device)
     if not pairs:
         raise InputError("no pairs; draw more pictures a request, or ask for a smaller margin")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -198,14 +210,14 @@ def train_preferences(
     def gradients(rng: np.random.Generator, step: int) -> Learned:
         chosen = rng.permutation(len(pairs))[: run.batch]
         batch = [pairs[index] for index in chosen]
-        values = accumulate_pairs(model, batch, visual, run.preference, run.micro_batch, run.bf16)
+        mine, how = world.share(batch), run.preference
+        values = accumulate_pairs(model, mine, visual, how, run.micro_batch, run.bf16, world)
         lengths = [len(prompt) + len(drawn) for prompt, drawn in _rows(batch)]
         flops = sum(length * flops_per_id(model.config, length) for length in lengths)
         return Learned(values, len(batch), sum(lengths), flops, f"pairs {chosen[:8].tolist()}")
 
-    train(
-        Job(model, optimizer, gradients, {}, lambda step: on_save(model.eval(), step)), run, folder
-    )
+    job = Job(model, optimizer, gradients, {}, lambda step: on_save(model.eval(), step))
+    train(job, run, folder, world)
     return model.eval()
 
 

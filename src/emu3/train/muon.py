@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, tuned for five rounds
 ROUNDS = 5
@@ -56,5 +57,13 @@ class Muon(torch.optim.Optimizer):
         matrix = parameter.grad.lerp(momentum, group["momentum"]).reshape(parameter.shape[0], -1)
         scale = 0.2 * max(matrix.shape) ** 0.5  # an update of AdamW's typical size
         parameter.mul_(1 - group["lr"] * group["decay"])
-        update = orthonormal(matrix.to(self.precision)).to(parameter.dtype)
+        update = self._orthonormal(matrix).to(parameter.dtype)
         parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
+
+    def _orthonormal(self, matrix: Tensor) -> Tensor:
+        """Of a matrix in pieces every process makes the whole, and keeps its own piece of it."""
+        if not isinstance(matrix, DTensor):
+            return orthonormal(matrix.to(self.precision))
+        whole = orthonormal(matrix.to(self.precision).full_tensor())
+        # All have computed the same, so none has to be told.
+        return distribute_tensor(whole, matrix.device_mesh, matrix.placements, src_data_rank=None)

@@ -140,8 +140,6 @@ def _check(stage: Stage, checkpoint: Checkpoint, data: Sequence[Weighted], world
         raise InputError(
             f"{stage.batch} rows a step for {world.size} processes; each needs one at least"
         )
-    if stage.optimizer == "muon" and world.size > 1:
-        raise InputError("muon is for one process; ask for the optimizer adamw")
     if not (stage.learning_rate > 0 and math.isfinite(stage.learning_rate)):
         raise InputError(f"a learning rate of {stage.learning_rate}; it must be above 0")
     learnt = [name for name, by in zip(NAMES, stage.weights.by_role, strict=True) if by > 0]
