@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -114,8 +114,10 @@ def test_help_names_every_stage(emu3: Emu3Command) -> None:
     assert all(name in said for name in BY_NAME)
 
 
-def trained(here: Path, tiny: Path, run: str, *launch: str) -> subprocess.Popen[str]:
-    numbers = (*SMALL, "--optimizer", "adamw", "--save-every", 2)
+def trained(
+    here: Path, tiny: Path, run: str, launch: Sequence[str], more: Sequence[str]
+) -> subprocess.Popen[str]:
+    numbers = (*SMALL, *more, "--save-every", 2)
     stage = ("train", "nano-pretrain", "data", "-o", run, "--from", tiny, *numbers)
     command = [sys.executable, *launch, "-m", "emu3", *map(str, stage)]
     return subprocess.Popen(
@@ -129,11 +131,12 @@ def trained(here: Path, tiny: Path, run: str, *launch: str) -> subprocess.Popen[
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path) -> None:
+@pytest.mark.parametrize("more", ["--optimizer adamw", "--optimizer muon", "--lora 4"])
+def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path, more: str) -> None:
     """Loss, gradient norm and counts of every step, then the finished weights, to rounding."""
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     for run, launch in (("one", ()), ("two", two)):
-        process = trained(here, tiny, run, *launch)
+        process = trained(here, tiny, run, launch, more.split())
         stdout, stderr = process.communicate(timeout=110)
         assert process.returncode == 0, stderr[-3000:]
         assert stdout.splitlines()[-1] == f"{run}/model"

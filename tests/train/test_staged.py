@@ -27,7 +27,7 @@ from emu3.testing import tiny_checkpoint
 from emu3.train.documents import Document, losses
 from emu3.train.lora import Lora
 from emu3.train.rows import RowsOfStage, without_captions
-from emu3.train.staged import Settings, Weighted, fresh_checkpoint, train_stage
+from emu3.train.staged import Settings, Weighted, fresh_checkpoint, train_stage, weightless
 from emu3.train.stages import BY_NAME, NANO_INSTRUCTION, NANO_PRETRAINING, NANO_QUALITY, Stage
 from tests.train.toy import logged, same_run, started
 
@@ -314,6 +314,14 @@ def test_what_does_not_fit_is_told(tmp_path: Path, data: list[Weighted]) -> None
     (line,) = said
     assert line.startswith("left out: 8 documents")
     assert line in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_who_does_not_read_the_model_knows_its_shape(tmp_path: Path) -> None:
+    TINY.save(tmp_path / "tiny")
+    shape = weightless(tmp_path / "tiny", None)
+    assert {weight.device.type for weight in shape.decoder.parameters()} == {"meta"}
+    assert shape.decoder.config == TINY.decoder.config
+    assert shape.text.vocabulary == TINY.text.vocabulary
 
 
 def test_each_process_needs_a_row(tmp_path: Path, data: list[Weighted]) -> None:

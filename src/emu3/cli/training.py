@@ -94,7 +94,7 @@ def train(
         report_every=report_every,
         save_every=save_every,
     )
-    checkpoint = _opened(start, vision, seed if fresh else None)
+    checkpoint = _opened(start, vision, seed if fresh else None, world)
     chosen = chosen.changed(starts_from="" if fresh else _known_as(start))
     stores = [_weighted(each, checkpoint.text) for each in data]
     try:
@@ -143,14 +143,19 @@ def _world(device: str | None) -> World:
     return World.from_environment()
 
 
-def _opened(model: str, vision: str | None, fresh: int | None) -> Checkpoint:
-    """The model to start from, in float32 on the CPU; with a seed, its shape with new weights."""
+def _opened(model: str, vision: str | None, fresh: int | None, world: World) -> Checkpoint:
+    """The model to start from, in float32 on the CPU; with a seed, its shape with new weights.
+
+    Only the first process reads them.
+    """
     import torch
 
     from emu3.checkpoint import Place, open_checkpoint
     from emu3.precision import FP32
-    from emu3.train.staged import fresh_checkpoint
+    from emu3.train.staged import fresh_checkpoint, weightless
 
+    if not world.first:
+        return weightless(model, vision)
     if fresh is not None:
         return fresh_checkpoint(model, vision, fresh)
     return open_checkpoint(model, vision, Place(torch.device("cpu"), FP32))

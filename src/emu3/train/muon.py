@@ -62,8 +62,9 @@ class Muon(torch.optim.Optimizer):
 
     def _orthonormal(self, matrix: Tensor) -> Tensor:
         """Of a matrix in pieces every process makes the whole, and keeps its own piece of it."""
+        matrix = matrix.to(self.precision)
         if not isinstance(matrix, DTensor):
-            return orthonormal(matrix.to(self.precision))
-        whole = orthonormal(matrix.to(self.precision).full_tensor())
+            return orthonormal(matrix)
+        whole = orthonormal(matrix.full_tensor())
         # All have computed the same, so none has to be told.
         return distribute_tensor(whole, matrix.device_mesh, matrix.placements, src_data_rank=None)

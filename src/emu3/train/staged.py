@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 
 from emu3.card import Card
 from emu3.checkpoint import Checkpoint, open_text
@@ -66,11 +70,16 @@ class Settings:
 
 def fresh_checkpoint(model: str | Path, vision: str | Path | None, seed: int) -> Checkpoint:
     """The shape and both tokenizers of a model, with new weights; raises InputError as opening."""
+    shape = weightless(model, vision)
+    return replace(shape, decoder=fresh(shape.decoder.config, seed))
+
+
+def weightless(model: str | Path, vision: str | Path | None) -> Checkpoint:
+    """A model whose decoder is a shape alone: for all processes but the first, which tells them."""
     folder = find_model(model, weights=False)
     writer = Writer.open(model, vision, "cpu")
     text, config = open_text(folder)
-    card = Card.of(folder, str(model))
-    return Checkpoint(str(model), card, fresh(config, seed), text, writer.codec)
+    return Checkpoint(str(model), Card.of(folder, str(model)), _empty(config), text, writer.codec)
 
 
 def train_stage(
@@ -85,8 +94,9 @@ def train_stage(
     """Train a checkpoint's decoder on stores; the folder of the finished model, `folder/model`.
 
     The decoder must be in float32; the card says that it came from `stage.starts_from`. The same
-    call goes on where one was stopped. On several processes, each must make it, and the first one
-    writes the model. `say` is told of documents that do not fit.
+    call goes on where one was stopped. On several processes, each must make it; the weights are
+    those of the first one, which writes the model: the others may bring a `weightless` checkpoint.
+    `say` is told of documents that do not fit.
     Raises InputError on what cannot be trained, and as `train_decoder` and `export` do.
     """
     settings = settings or Settings()
@@ -155,13 +165,31 @@ def _ready_to_learn(
     decoder: Transformer, stage: Stage, settings: Settings, world: World
 ) -> Transformer:
     """The decoder with the stage's dropout, an adapter if asked for, on its device, in pieces."""
-    model = _empty(replace(decoder.config, attention_dropout=stage.dropout))
+    config = replace(decoder.config, attention_dropout=stage.dropout)
+    if world.size == 1:
+        model = _learning(_filled(config, decoder), settings).to(world.device)
+        return shard_model(model, world, recompute=settings.recompute)
+    model = _learning(_empty(config), settings)
+    shard_model(model, world, bf16=settings.bf16, recompute=settings.recompute)
+    model.to_empty(device=world.device)
+    whole = _learning(_filled(config, decoder), settings).state_dict() if world.first else {}
+    told = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, whole, options=told)
+    return model
+
+
+def _filled(config: DecoderConfig, decoder: Transformer) -> Transformer:
+    """The weights of a decoder, not copied, in one of another config."""
+    model = _empty(config)
     model.load_state_dict(decoder.state_dict(), assign=True)
+    return model
+
+
+def _learning(model: Transformer, settings: Settings) -> Transformer:
+    """What is to be trained, an adapter if asked for, requires a gradient; in its place."""
     model.requires_grad_(True)
     _adapted(model, settings.lora, settings.seed)
-    if world.size == 1:  # pieces go to their devices one by one
-        model.to(world.device)
-    return shard_model(model, world, bf16=settings.bf16, recompute=settings.recompute)
+    return model
 
 
 def _empty(config: DecoderConfig) -> Transformer:
@@ -171,7 +199,7 @@ def _empty(config: DecoderConfig) -> Transformer:
 
 
 def _adapted(model: Transformer, lora: Lora | None, seed: int = 0) -> Adapted | None:
-    torch.manual_seed(seed)  # all processes begin with the same adapter
+    torch.manual_seed(seed)
     return None if lora is None else adapt(model, lora)
 
 
