@@ -25,7 +25,7 @@ RUN = replace(
     steps=2000,
     learning_rate=2.5e-3,
     warmup=60,
-    hold=1500,
+    hold=640,
     schedule="linear",
     seed=2,  # other documents than before
 )

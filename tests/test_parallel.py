@@ -36,8 +36,8 @@ def told(model, steps):
     norms = {name: whole(p).norm().item() for name, p in model.named_parameters()}
     return {"steps": steps, "norms": norms}
 
-def learn(world, bf16=False, recompute=False, muon=False):
-    model = shard_model(tiny_decoder(), world, bf16=bf16, recompute=recompute)
+def learn(world, muon=False, **how):
+    model, bf16 = shard_model(tiny_decoder(), world, **how), how.get("bf16", False)
     optimizer = PlainAdamW(model.parameters(), decay=0.1)
     if muon:
         optimizer = MuonAndAdamW(model.named_parameters(), 0.1, ("embed_tokens", "lm_head"))
@@ -79,6 +79,8 @@ said = {
     "recompute": learn(world, recompute=True),
     "bf16": learn(world, bf16=True),
     "muon": learn(world, muon=True),
+    "rows": learn(world, vocab_parallel=True),
+    "bf16 rows": learn(world, vocab_parallel=True, bf16=True),
     "dpo": prefer(world),
 }
 if world.first:
@@ -86,8 +88,8 @@ if world.first:
 if world.size > 1:
     torch.distributed.destroy_process_group()
 """
-NEAR = {"plain": 1e-4, "recompute": 1e-4, "muon": 1e-3, "dpo": 1e-4}
-NEAR["bf16"] = 2e-2  # sharded states are bf16 too
+NEAR = {"plain": 1e-4, "recompute": 1e-4, "muon": 1e-3, "dpo": 1e-4, "rows": 1e-4}
+NEAR |= {"bf16": 2e-2, "bf16 rows": 2e-2}  # sharded states are bf16 too
 
 
 def learn(folder: Path, processes: int) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
@@ -100,13 +101,20 @@ class World:
 
 
 def shard_model(
-    model: Transformer, world: World, *, bf16: bool = False, recompute: bool = False
+    model: Transformer,
+    world: World,
+    *,
+    bf16: bool = False,
+    recompute: bool = False,
+    vocab_parallel: bool = False,
 ) -> Transformer:
     """Cut a decoder into pieces, one for each process; changes it in its place.
 
     All processes must hold the same weights. With `bf16` matrices are gathered and multiplied in
     bfloat16, while weights, sums of gradients and the optimizer stay float32. `recompute` keeps
-    only what enters a block and computes the rest again for the gradients.
+    only what enters a block and computes the rest again for the gradients. With `vocab_parallel`
+    the head is never gathered: the loss brings all tokens to every process's rows of it, and
+    nothing else may ask it for logits.
     """
     if recompute:
         recompute_blocks(model)
@@ -117,11 +125,20 @@ def shard_model(
     )
     for block in model.model.layers:
         fully_shard(block, mesh=world.mesh, mp_policy=policy)
-    fully_shard(model, mesh=world.mesh, mp_policy=policy)
+    apart = {_keep_rows(model, world.mesh)} if vocab_parallel else None
+    fully_shard(model, mesh=world.mesh, mp_policy=policy, ignored_params=apart)
     # The parts of a forward that training calls; without these only `forward` would gather.
     for method in ("hidden", "logits"):
         register_fsdp_forward_method(model, method)
     return model
+
+
+def _keep_rows(model: Transformer, mesh: DeviceMesh) -> nn.Parameter:
+    """Give each process its rows of the head, for good."""
+    weight = model.lm_head.weight
+    rows = distribute_tensor(weight.detach(), mesh, [Shard(0)], src_data_rank=None)
+    model.lm_head.weight = nn.Parameter(rows, requires_grad=weight.requires_grad)
+    return model.lm_head.weight
 
 
 def recompute_blocks(model: Transformer) -> None:

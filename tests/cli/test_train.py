@@ -117,7 +117,7 @@ def test_help_names_every_stage(emu3: Emu3Command) -> None:
 def trained(
     here: Path, tiny: Path, run: str, launch: Sequence[str], more: Sequence[str]
 ) -> subprocess.Popen[str]:
-    numbers = (*SMALL, *more, "--save-every", 2)
+    numbers = (*SMALL, *more, "--save-every", 2)  # alone, nothing is parallel
     stage = ("train", "nano-pretrain", "data", "-o", run, "--from", tiny, *numbers)
     command = [sys.executable, *launch, "-m", "emu3", *map(str, stage)]
     return subprocess.Popen(
@@ -131,7 +131,10 @@ def trained(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", ["--optimizer adamw", "--optimizer muon", "--lora 4"])
+@pytest.mark.parametrize(
+    "more",
+    ["--optimizer adamw", "--optimizer muon", "--lora 4 --vocab-parallel", "--vocab-parallel"],
+)
 def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path, more: str) -> None:
     """Loss, gradient norm and counts of every step, then the finished weights, to rounding."""
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -43,6 +43,9 @@ Optimizer = Annotated[str | None, typer.Option(help="adamw or muon.", show_defau
 Bf16 = Annotated[
     bool | None, typer.Option(help="Products in bfloat16.", show_default="where they are fast")
 ]
+VocabParallel = Annotated[
+    bool, typer.Option("--vocab-parallel", help="Under torchrun, never gather the head.")
+]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Less memory, one more pass forward.")]
 
 
@@ -74,6 +77,7 @@ def train(
     lora: Rank = None,
     bf16: Bf16 = None,
     recompute: Recompute = False,
+    vocab_parallel: VocabParallel = False,
     seed: Annotated[int, typer.Option(help="Of rows, new weights and dropout.", min=0)] = 0,
     report_every: Every = 10,
     save_every: Every = 100,
@@ -91,6 +95,7 @@ def train(
         lora=None if lora is None else Lora(rank=lora, alpha=2.0 * lora),
         micro_batch=micro_batch,
         recompute=recompute,
+        vocab_parallel=vocab_parallel,
         report_every=report_every,
         save_every=save_every,
     )

@@ -13,6 +13,7 @@ from itertools import accumulate as running_sum
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 
 from emu3.decoder.transformer import Head, Transformer
@@ -20,6 +21,7 @@ from emu3.errors import InputError
 from emu3.parallel import World
 from emu3.train.loss import weighted_entropy
 from emu3.train.precision import products
+from emu3.train.vocab_parallel import parallel_entropy
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,25 @@ def weigh(ids: Tensor, visual: slice, text_weight: float, vision_weight: float) 
     return torch.where(is_visual, vision_weight, text_weight)
 
 
-def losses(model: Transformer, documents: Sequence[Document], visual: slice) -> dict[str, Tensor]:
-    """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens."""
+def losses(
+    model: Transformer, documents: Sequence[Document], visual: slice, share: float = 1.0
+) -> dict[str, Tensor]:
+    """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens.
+
+    `share` is how much of a batch these documents are; the loss is as much of their weighted mean.
+    """
     ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
     weights = pad_sequence([d.counted for d in documents], batch_first=True).to(model.device)
     read = pad_sequence([d.ids if d.read is None else d.read for d in documents], batch_first=True)
     counts = weights[:, 1:] > 0
     hidden = model.hidden(read[:, :-1].to(model.device), parts=_parts(documents, ids.shape[1] - 1))
     targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
-    total, entropy = _entropy(model, hidden[counts], targets, weights)
+    weights = weights * (share / weights.sum().clamp_min(torch.finfo(torch.float32).tiny))
+    loss, entropy = _entropy(model, hidden[counts], targets, weights)
     is_visual = (targets >= visual.start) & (targets < visual.stop)
     is_text = ~is_visual
     return {
-        "loss": total / weights.sum().clamp_min(torch.finfo(torch.float32).tiny),
+        "loss": loss,
         "text": (entropy * is_text).sum() / is_text.sum().clamp_min(1),
         "vision": (entropy * is_visual).sum() / is_visual.sum().clamp_min(1),
     }
@@ -97,6 +105,8 @@ def _entropy(
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of cross-entropies, and each of them without its history."""
     head: nn.Module = model.lm_head
+    if isinstance(head, Head) and isinstance(head.weight, DTensor):
+        return parallel_entropy(hidden, head.weight, targets, weights)
     if isinstance(head, Head):
         return weighted_entropy(hidden, head.weight, targets, weights)
     # A head with an adapter on it: all logits at once.
@@ -135,9 +145,10 @@ def accumulate(
             continue  # context only: nothing to learn from
         share = worth / total if total else 0.0  # context alone on all processes
         with products(model.device, bf16):
-            values = losses(model, part, visual)
-        # Several processes take the mean of their gradients, where the sum is meant.
-        (values["loss"] * (share * world.size)).backward()
-        for name, value in values.items():
-            means[name] += value.item() * share
+            # Several processes take the mean of their gradients, where the sum is meant.
+            values = losses(model, part, visual, share * world.size)
+        values["loss"].backward()
+        means["loss"] += values["loss"].item() / world.size
+        for name in ("text", "vision"):
+            means[name] += values[name].item() * share
     return {name: world.total(value) for name, value in means.items()}

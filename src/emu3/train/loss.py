@@ -16,16 +16,46 @@ from torch import Tensor
 NUMBERS_AT_ONCE = 2**26  # logits of one slice: 256 MiB in float32
 
 
+class Vocabulary:
+    """Where the head's rows are: all of them here. `vocab_parallel.py` has some elsewhere."""
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """Logits [n, rows here] to log-probabilities among all rows, same shape."""
+        return logits.log_softmax(-1)
+
+    def find(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets [n] to their column here [n, 1], and whether it is theirs [n, 1]."""
+        return targets[:, None], torch.ones_like(targets, dtype=torch.bool)[:, None]
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes of what each one knows."""
+        return values
+
+
+WHOLE = Vocabulary()
+
+
+def tokens_at_once(rows: int) -> int:
+    """How many tokens meet a head of so many rows together."""
+    return max(16, NUMBERS_AT_ONCE // rows)
+
+
 def weighted_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, at_once: int | None = None
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    at_once: int | None = None,
+    vocabulary: Vocabulary = WHOLE,
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of cross-entropies, and each of them without its history [N].
 
     hidden [N, d], head [V, d], targets [N] int64, weights [N] float32; `at_once` tokens meet the
     head together. The sum is float32 and has gradients for hidden and head.
     """
-    at_once = at_once or max(16, NUMBERS_AT_ONCE // len(head))
-    total, entropies = _WeightedEntropy.apply(hidden, head, targets, weights, at_once)
+    at_once = at_once or tokens_at_once(len(head))
+    inputs = hidden, head, targets, weights, at_once, vocabulary
+    total, entropies = _WeightedEntropy.apply(*inputs)
     return total, entropies
 
 
@@ -34,7 +64,13 @@ class _WeightedEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, at_once: int
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        at_once: int,
+        vocabulary: Vocabulary,
     ) -> tuple[Tensor, Tensor]:
         """Slice by slice; autocast, where it is on, decides the precision of products."""
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
@@ -44,14 +80,12 @@ class _WeightedEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), at_once):
             part = slice(start, start + at_once)
             logits = F.linear(hidden[part], head)
-            log_p = logits.float().log_softmax(-1)
-            chosen = targets[part, None]
-            entropies[part] = -log_p.gather(1, chosen)[:, 0]
+            log_p = vocabulary.log_softmax(logits.float())
+            chosen, here = vocabulary.find(targets[part])
+            entropies[part] = vocabulary.total(-(log_p.gather(1, chosen) * here)[:, 0])
             if to_hidden is None and to_head is None:
                 continue
-            slope = log_p.exp_().scatter_add_(
-                1, chosen, -torch.ones_like(chosen, dtype=log_p.dtype)
-            )
+            slope = log_p.exp_().scatter_add_(1, chosen, -here.to(log_p.dtype))
             slope = slope.to(logits.dtype)  # once: under autocast every product would do it
             by = weights[part, None]  # on what is narrow, not on all logits
             if to_hidden is not None:
@@ -71,4 +105,4 @@ class _WeightedEntropy(torch.autograd.Function):
         for gradient in (to_hidden, to_head):
             if gradient is not None:
                 gradient.mul_(by)
-        return to_hidden, to_head, None, None, None
+        return to_hidden, to_head, None, None, None, None

@@ -55,7 +55,7 @@ Weighted = tuple[Store, float]
 class Settings:
     """How a stage is run, where the stage leaves it open.
 
-    `micro_batch`, `recompute` and the last two change no arithmetic, so a run may go on with
+    `micro_batch`, `recompute` and what follows them change no arithmetic, so a run may go on with
     others.
     """
 
@@ -64,6 +64,7 @@ class Settings:
     lora: Lora | None = None  # train an adapter, and merge it at the end
     micro_batch: int = 1  # rows in one pass
     recompute: bool = False  # of a block, keep only what enters it
+    vocab_parallel: bool = False  # never gather the head: tokens go to each process's rows of it
     report_every: int = 10  # steps
     save_every: int = 100  # steps
 
@@ -170,7 +171,13 @@ def _ready_to_learn(
         model = _learning(_filled(config, decoder), settings).to(world.device)
         return shard_model(model, world, recompute=settings.recompute)
     model = _learning(_empty(config), settings)
-    shard_model(model, world, bf16=settings.bf16, recompute=settings.recompute)
+    shard_model(
+        model,
+        world,
+        bf16=settings.bf16,
+        recompute=settings.recompute,
+        vocab_parallel=settings.vocab_parallel,
+    )
     model.to_empty(device=world.device)
     whole = _learning(_filled(config, decoder), settings).state_dict() if world.first else {}
     told = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
