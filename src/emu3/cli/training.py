@@ -31,6 +31,10 @@ DATA is a folder that `emu3 prepare` wrote, with a weight if there are several.
 Stopped, the same command goes on. The model is in FOLDER/model.
 """
 
+STAGES = (
+    "pretrain-1, pretrain-2, quality, understand or instruct; at nano's size nano-pretrain, "
+    "nano-quality or nano-instruct."
+)
 OURS = "the stage's"
 Steps = Annotated[int | None, typer.Option(help="In all.", show_default=OURS, min=1)]
 Rows = Annotated[int | None, typer.Option(help="In a step.", show_default=OURS, min=1)]
@@ -50,14 +54,7 @@ Recompute = Annotated[bool, typer.Option("--recompute", help="Less memory, one m
 
 
 def train(
-    stage: Annotated[
-        str,
-        typer.Argument(
-            metavar="STAGE",
-            help="pretrain-1, pretrain-2, quality, understand or instruct; at nano's size "
-            "nano-pretrain, nano-quality or nano-instruct.",
-        ),
-    ],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help=STAGES)],
     data: Annotated[list[str], typer.Argument(metavar="DATA[:WEIGHT]...", help="Prepared data.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the run.")],
     start: Annotated[
