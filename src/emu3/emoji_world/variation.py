@@ -1,4 +1,4 @@
-"""An icon as another hand might have drawn it: turned, stretched, tinted, or half another style.
+"""An icon as another hand might have drawn it: turned, bent, tinted, simpler, or half another style.
 
 Two drawings of a thing are few to learn from what it looks like in a third style. Variations keep
 what makes it that thing and change what a style would change.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
 from emu3.emoji_world.icons import Icons
 
@@ -24,6 +24,9 @@ _BLENDED = 0.35  # how often the other style shows through
 _TURN = 15.0  # degrees at most, either way
 _STRETCH = 1.25  # at most, along one axis
 _SMALLEST = 36  # px; the largest is RENDERED
+_CELLS, _WARP = 3, 0.035  # a net over it, and how far its knots move: of a side, a deviation
+_FLAT, _COLOURS = 0.25, (4, 12)  # how often it has so few colours
+_PLAIN, _BRUSHES = 0.25, (3, 5)  # how often details go that are smaller than so many pixels
 _SHADE, _TINT = 0.25, 0.35  # nats, a standard deviation: of all channels, of each; at most
 _SATURATION = (0.4, 1.6)
 
@@ -37,7 +40,7 @@ def vary(rng: np.random.Generator, icons: Icons, object: int, styles: Sequence[i
         # Premultiplied, or the colour of clear pixels would show.
         layers = drawing.convert("RGBa"), _drawing(icons, object, other).convert("RGBa")
         drawing = Image.blend(*layers, share).convert("RGBA")
-    return _tinted(rng, _bent(rng, drawing))
+    return _tinted(rng, _simpler(rng, _warped(rng, _bent(rng, drawing))))
 
 
 def _drawing(icons: Icons, object: int, style: int) -> Image.Image:
@@ -56,6 +59,35 @@ def _bent(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
     matrix = (*turn[0], shift[0], *turn[1], shift[1])
     bilinear, affine = Image.Resampling.BILINEAR, Image.Transform.AFFINE
     return drawing.transform((side, side), affine, matrix, bilinear)
+
+
+def _warped(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
+    """Bent here and there: each knot of a net over it is pulled somewhere."""
+    side = drawing.width
+    lines = np.linspace(0, side, _CELLS + 1)
+    knots = np.stack(np.meshgrid(lines, lines, indexing="ij"), -1)  # (y, x) of [row, column]
+    knots += rng.normal(0, _WARP * side, knots.shape)
+    edges = lines.round().astype(int).tolist()
+    mesh = []
+    for row in range(_CELLS):
+        for column in range(_CELLS):
+            box = edges[column], edges[row], edges[column + 1], edges[row + 1]
+            corners = ((0, 0), (1, 0), (1, 1), (0, 1))  # counter-clockwise from the upper left
+            pulled = [knots[row + down, column + right] for down, right in corners]
+            mesh.append((box, tuple(float(each) for y, x in pulled for each in (x, y))))
+    # Of straight RGBA the transform mixes premultiplied colours by itself.
+    return drawing.transform(drawing.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+
+
+def _simpler(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
+    """Without its smallest details, or in few colours; coverage as it was."""
+    coverage, colours = drawing.getchannel("A"), drawing.convert("RGB")
+    if rng.random() < _PLAIN:
+        colours = colours.filter(ImageFilter.MedianFilter(int(rng.choice(_BRUSHES))))
+    if rng.random() < _FLAT:
+        colours = colours.quantize(int(rng.integers(_COLOURS[0], _COLOURS[1] + 1))).convert("RGB")
+    colours.putalpha(coverage)
+    return colours
 
 
 def _tinted(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
