@@ -100,7 +100,7 @@ def longer(decoder_folder: Path) -> None:
     """Put a decoder that went on from the package's in its place."""
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
     assemble(nano.codec.vision, decoder_folder).save(HOME)
-    keep_log(decoder_folder, "longer")
+    keep_log(decoder_folder, decoder_folder.name)
 
 
 def moving(decoder_folder: Path, vision_folder: Path) -> None:

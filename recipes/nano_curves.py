@@ -19,28 +19,32 @@ def read(path: Path) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def append(log: dict[str, list[float]], later: dict[str, list[float]]) -> None:
-    """Put what a run that went on from another wrote down behind it, its steps counted on."""
-    last = log["step"][-1]
-    for name, column in log.items():
-        column += [last + step for step in later["step"]] if name == "step" else later[name]
+def one_after_another(logs: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
+    """Runs that went on from one another, the steps of each counted on."""
+    done = 0.0
+    for log in logs:
+        log["step"] = [done + step for step in log["step"]]
+        done = log["step"][-1]
+    return logs
 
 
 def main(folder: Path) -> None:
     """One figure, four panels: reconstruction twice, loss on vision tokens and on text tokens."""
-    vision, picture, decoder = (
-        read(folder / f"{name}.jsonl") for name in ("vision", "picture", "decoder")
+    vision, picture, *decoder = (
+        read(folder / f"{name}.jsonl")
+        for name in ("vision", "picture", "decoder", "longer", "surer")
     )
-    append(decoder, read(folder / "longer.jsonl"))
+    one_after_another(decoder)
     panels = [
-        (vision, "psnr", "vision tokenizer: PSNR of training batches, dB"),
-        (picture, "psnr", "the same, codes standing still"),
+        ([vision], "psnr", "vision tokenizer: PSNR of training batches, dB"),
+        ([picture], "psnr", "the same, codes standing still"),
         (decoder, "vision", "decoder: cross-entropy of codes, nats"),
         (decoder, "text", "decoder: cross-entropy of text, nats"),
     ]
     figure, axes = plt.subplots(1, 4, figsize=(16, 3.4), constrained_layout=True)
-    for axis, (log, name, title) in zip(axes, panels, strict=True):
-        axis.plot(log["step"], log[name], linewidth=1.5)
+    for axis, (logs, name, title) in zip(axes, panels, strict=True):
+        for log in logs:
+            axis.plot(log["step"], log[name], linewidth=1.5)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=9)
         axis.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""An icon as another hand might have drawn it: turned, bent, tinted, simpler, or half another style.
+"""An icon as another hand might have drawn it: bent, tinted, simpler, or half another style.
 
 Two drawings of a thing are few to learn from what it looks like in a third style. Variations keep
 what makes it that thing and change what a style would change.
