@@ -165,7 +165,7 @@ def test_extensions_refused(theatre: Server, case: str) -> None:
         ("GET", f"{VIDEOS}/{'x' * 5000}", 404, "no such video"),
         ("GET", f"{VIDEOS}/' OR 1=1 --".replace(" ", "%20"), 404, "no such video"),
         ("GET", f"{VIDEOS}/{NO_ID}/content?variant=../../x", 400, "variant"),
-        ("GET", f"{VIDEOS}/{NO_ID}/content?variant=spritesheet", 400, "variant"),
+        ("GET", f"{VIDEOS}/{NO_ID}/content?variant=poster", 400, "variant"),
         ("GET", f"{VIDEOS}?limit=0", 400, "1 to 100"),
         ("GET", f"{VIDEOS}?limit=many", 400, "integer"),
         ("GET", f"{VIDEOS}?limit={'9' * 5000}", 400, "limit"),

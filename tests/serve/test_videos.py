@@ -135,6 +135,11 @@ def test_a_video_is_that_of_the_pipeline(
     shown = client.videos.download_content(video.id, variant="thumbnail").read()
     with Image.open(io.BytesIO(shown)) as opened:
         assert (opened.format, opened.size) == ("WEBP", (24, 16))
+    sheet = client.videos.download_content(video.id, variant="spritesheet").read()
+    with Image.open(io.BytesIO(sheet)) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (3 * 24, 2 * 16))  # five frames
+        beside = np.asarray(opened.convert("RGB"), np.int64)[:16, 24:48]
+    assert np.abs(beside - frames[1]).mean() < 6
 
 
 def test_a_first_picture_comes_as_a_file_or_in_a_url(

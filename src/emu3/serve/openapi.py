@@ -171,7 +171,7 @@ def of_videos(engine: Engine, settings: Settings) -> Schema:
     }
     listed = [parameter(key, "query", value) for key, value in query.items()]
     variant = {"enum": list(videos.VARIANTS)}
-    clips: Schema = {"video/mp4": {}, "image/webp": {}}
+    clips: Schema = {"video/mp4": {}, "image/webp": {}, "image/jpeg": {}}
     return {
         "/v1/videos": {
             "post": work("Words to a job that makes a video", film, job, FORM),

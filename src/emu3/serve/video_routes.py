@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fastapi import Request, Response
 
 FILMS = "video"  # the task of a card
+SPRITES = 4  # frames along a side of a spritesheet, at most
 Endpoint = Callable[["Request"], Awaitable["Response"]]
 
 
@@ -100,7 +102,7 @@ class VideoRoutes:
         return await answered(lambda: videos.delete(films, name))
 
     async def content(self, request: Request) -> Response:
-        """The clip itself, or its first frame."""
+        """The clip itself, its first frame, or some of its frames side by side."""
         from starlette.responses import FileResponse, Response
 
         films, name = self.there(), request.path_params["name"]
@@ -110,8 +112,9 @@ class VideoRoutes:
         job = await asyncio.to_thread(videos.completed, films, name)
         path = films.jobs.clip(job.id)
         try:
-            if variant == "thumbnail":
-                return Response(await asyncio.to_thread(thumbnail, path), media_type="image/webp")
+            if variant != "video":
+                make, media = STILLS[variant]
+                return Response(await asyncio.to_thread(make, path), media_type=media)
             stat = await asyncio.to_thread(path.stat)
         except FileNotFoundError:
             raise Problem(404, "this video is gone", "video_id", "video_not_found") from None
@@ -138,6 +141,36 @@ async def answered(work: Callable[[], dict[str, Any]]) -> Response:
 def thumbnail(path: Path) -> bytes:
     """The first frame of a clip as WebP. Raises FileNotFoundError."""
     path.stat()
+    return saved(Image.fromarray(next(iter(read_frames(path)))), "WEBP")
+
+
+def spritesheet(path: Path) -> bytes:
+    """Frames from the first to the last, at even distances, row by row: JPEG, 4 by 4 at most.
+
+    Raises FileNotFoundError.
+    """
+    path.stat()
+    count = sum(1 for _ in read_frames(path))
+    shown = min(count, SPRITES**2)
+    wanted = {round(k * (count - 1) / max(1, shown - 1)) for k in range(shown)}
+    frames = [Image.fromarray(frame) for at, frame in enumerate(read_frames(path)) if at in wanted]
+    across, (width, height) = math.ceil(math.sqrt(shown)), frames[0].size
+    sheet = Image.new("RGB", (across * width, math.ceil(shown / across) * height))
+    for place, frame in enumerate(frames):
+        down, right = divmod(place, across)
+        sheet.paste(frame, (right * width, down * height))
+    return saved(sheet, "JPEG")
+
+
+def saved(picture: Image.Image, kind: str) -> bytes:
+    """A picture as a file of that kind."""
     out = io.BytesIO()
-    Image.fromarray(next(iter(read_frames(path)))).save(out, format="WEBP", quality=95)
+    picture.save(out, format=kind, quality=95)
     return out.getvalue()
+
+
+STILLS: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "thumbnail": (thumbnail, "image/webp"),
+    "spritesheet": (spritesheet, "image/jpeg"),
+}
+"""Variants of a clip that are pictures: how they are made, and what they are."""

@@ -34,7 +34,7 @@ REMIX = (
     "this model draws videos from words, and was not trained to change one; "
     "POST /v1/videos/{id}/extend goes on with it"
 )
-VARIANTS = ("video", "thumbnail")
+VARIANTS = ("video", "thumbnail", "spritesheet")
 
 
 def read_order(fields: Fields, engine: Engine, settings: Settings) -> VideoRequest:
