@@ -92,3 +92,18 @@ def test_a_document_is_what_a_conversation_reads_and_says() -> None:
     whole = [i for pair in zip(pieces, answers, strict=True) for part in pair for i in part]
     assert ids.tolist() == [*whole, V.eos]
     assert ids[answered].tolist() == [*(i for answer in answers for i in answer), V.eos]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"seed": -1}, "must lie in"),
+        ({"top_k": -1}, "top_k"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, int], says: str) -> None:
+    talk = Conversation(CHECKPOINT)
+    with pytest.raises(InputError, match=says):
+        talk.say("What?", **settings)  # type: ignore[arg-type]
+    assert talk.length == 0

@@ -22,6 +22,7 @@ from emu3.decoder.cache import Cache
 from emu3.errors import InputError
 from emu3.generate import generate_text
 from emu3.grammar import VideoCodes
+from emu3.limits import check_seed
 from emu3.sampling import Sampling
 
 
@@ -59,6 +60,7 @@ class Conversation:
         sampling = Sampling(top_k, top_p, temperature)
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
+        check_seed(seed)
         decoder, prompts = self.checkpoint.decoder, self.checkpoint.prompts
         shown: list[torch.Tensor | VideoCodes] = [
             *(self.checkpoint.codec.encode(image) for image in images),
