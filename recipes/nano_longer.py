@@ -22,7 +22,7 @@ from recipes.nano_decoder import MIX, Lessons
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=2150,
+    steps=2000,
     learning_rate=2.5e-3,
     warmup=60,
     hold=640,
