@@ -74,7 +74,7 @@ def losses(
     ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
     weights = pad_sequence([d.counted for d in documents], batch_first=True).to(model.device)
     read = pad_sequence([d.ids if d.read is None else d.read for d in documents], batch_first=True)
-    counts = weights[:, 1:] > 0
+    counts = weights[:, 1:] != 0  # what is not a number counts, too: it must be seen
     hidden = model.hidden(read[:, :-1].to(model.device), parts=_parts(documents, ids.shape[1] - 1))
     targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
     weights = weights * (share / weights.sum().clamp_min(torch.finfo(torch.float32).tiny))
