@@ -19,13 +19,12 @@ def read(path: Path) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def one_after_another(logs: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
-    """Runs that went on from one another, the steps of each counted on."""
+def count_on(logs: list[dict[str, list[float]]]) -> None:
+    """Count on the steps of runs that went on from one another, in their place."""
     done = 0.0
     for log in logs:
         log["step"] = [done + step for step in log["step"]]
         done = log["step"][-1]
-    return logs
 
 
 def main(folder: Path) -> None:
@@ -34,7 +33,7 @@ def main(folder: Path) -> None:
         read(folder / f"{name}.jsonl")
         for name in ("vision", "picture", "decoder", "longer", "surer")
     )
-    one_after_another(decoder)
+    count_on(decoder)
     panels = [
         ([vision], "psnr", "vision tokenizer: PSNR of training batches, dB"),
         ([picture], "psnr", "the same, codes standing still"),

@@ -1,8 +1,8 @@
-"""nano's decoder, longer: `python -m recipes.nano_longer runs/longer`.
+"""nano's decoder, longer: `python -m recipes.nano_longer runs/surer`.
 
 Goes on from the nano that comes with the package, up to the highest rate again and down to zero, on
 the same documents drawn anew. Kill it whenever you like: the same command goes on. Then
-`python -m recipes.nano runs/longer` puts the decoder in place of the package's.
+`python -m recipes.nano runs/surer` puts the decoder in place of the package's.
 """
 
 from __future__ import annotations
@@ -43,4 +43,4 @@ def main(folder: Path) -> Transformer:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/longer"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/surer"))
