@@ -21,9 +21,12 @@ from emu3.decoder.transformer import Transformer
 from emu3.emoji_world import (
     BACKGROUNDS,
     CODE,
+    GENTLY,
     QUESTIONS,
     RATIOS,
+    WIDELY,
     Icons,
+    Redrawn,
     Scene,
     answer,
     blank,
@@ -47,7 +50,7 @@ from emu3.text import RANKS_FILE, TextTokenizer
 from emu3.train.corruption import corrupt
 from emu3.train.decoder import DecoderTraining, Documents, fresh, train_decoder
 from emu3.train.documents import Document, weigh
-from emu3.train.embedding import start_alike
+from emu3.train.embedding import nearest_entries, start_alike
 from emu3.train.precision import has_bf16
 from emu3.train.text import train_text
 from emu3.vision.tokenizer import VisionTokenizer
@@ -59,6 +62,11 @@ DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
 USUAL = 0.9  # how many pictures to draw are composed the usual way
 CORRUPTED = 0.5  # how many pictures are read with some of their codes wrong, up to the share of
 MOST_WRONG = {"draw": 1.0, "answer": 0.5}
+ALIKE, MOST_ALIKE, NEAREST = (
+    0.7,
+    0.8,
+    8,
+)  # of those asked about, with codes much like the right ones
 CAPTION_WEIGHT = 0.1  # which object is asked for next is nothing to learn
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
@@ -87,6 +95,8 @@ class Mix:
     asked: int
     varied: int
 
+
+OFF = 3  # px that a drawing may be out of the middle of a picture composed the usual way
 
 MIX = Mix(drawn=30, asked=6, varied=12)
 
@@ -133,12 +143,18 @@ class Lessons:
     """The documents of a step: scenes drawn and scenes asked about."""
 
     def __init__(
-        self, mix: Mix, vision: VisionTokenizer, text: TextTokenizer, icons: Icons
+        self,
+        mix: Mix,
+        vision: VisionTokenizer,
+        text: TextTokenizer,
+        icons: Icons,
+        redrawn: Redrawn,
     ) -> None:
-        self.mix, self.vision, self.icons = mix, vision, icons
+        self.mix, self.vision, self.icons, self.redrawn = mix, vision, icons, redrawn
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
         self.visual = text.vocabulary.visual
+        self.alike = nearest_entries(vision.quantize.embedding.weight.detach(), NEAREST)
         self.pairs, self.seen = seen_pairs(), ~held_out()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
@@ -150,7 +166,7 @@ class Lessons:
         ]
         scenes = [self.scene(rng) for _ in range(self.mix.asked)]
         answered = [
-            self.answer(codes, dialogue(scene, rng))
+            self.answer(self.much_alike(codes, rng), dialogue(scene, rng))
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
         ]
         answered += self.varied(rng)
@@ -178,6 +194,14 @@ class Lessons:
         share = float(rng.uniform(0, most))
         return replace(document, read=corrupt(document.ids, self.visual, share, pool, rng))
 
+    def much_alike(self, codes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Most pictures with up to a share of their codes [h, w] replaced by near ones."""
+        if rng.random() >= ALIKE:
+            return codes
+        chosen = torch.from_numpy(rng.random(codes.shape) < rng.uniform(0, MOST_ALIKE))
+        others = self.alike[codes, torch.from_numpy(rng.integers(NEAREST, size=codes.shape))]
+        return torch.where(chosen, others, codes)
+
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.vision.encode(pixels)
@@ -201,18 +225,32 @@ class Lessons:
         for _ in range(self.mix.varied):
             scene = self.scene(rng)
             styles = np.flatnonzero(self.seen[scene.object]).tolist()
-            icon = vary(rng, self.icons, scene.object, styles)
+            usual = rng.random() < MOSTLY
+            bent = GENTLY if usual else WIDELY
+            icon = vary(rng, self.icons, scene.object, styles, self.redrawn, bent)
             icon.thumbnail((short, short))
             picture = blank(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], ratio)
-            room = picture.shape[0] - icon.height, picture.shape[1] - icon.width
-            y, x = (int(rng.integers(side + 1)) for side in room)
+            y, x = somewhere(rng, picture.shape[:2], icon.height, usual)
             paste(picture, np.asarray(icon), x, y)
             pictures.append(picture)
             answers.append(answer(scene, "object"))
         codes = self.encode(nano_vision.as_pixels(pictures))
         asked = [QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))] for _ in answers]
         turns = [[each] for each in zip(asked, answers, strict=True)]
-        return [self.answer(*each) for each in zip(codes, turns, strict=True)]
+        return [
+            self.answer(self.much_alike(each, rng), turn)
+            for each, turn in zip(codes, turns, strict=True)
+        ]
+
+
+def somewhere(
+    rng: np.random.Generator, shape: tuple[int, ...], side: int, usual: bool
+) -> tuple[int, int]:
+    """Top and left of a square in a picture: nearly its middle, or anywhere."""
+    if not usual:
+        return int(rng.integers(shape[0] - side + 1)), int(rng.integers(shape[1] - side + 1))
+    y, x = ((room - side) // 2 + int(rng.integers(-OFF, OFF + 1)) for room in shape)
+    return min(max(y, 0), shape[0] - side), min(max(x, 0), shape[1] - side)
 
 
 def main(vision_folder: Path, folder: Path) -> Transformer:
@@ -224,7 +262,8 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
     text = TextTokenizer.from_folder(folder)
     model = fresh(config_for(text), RUN.seed)
     start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
-    return learn(model, text, vision, RUN, folder, Lessons(MIX, vision, text, Icons.load()))
+    lessons = Lessons(MIX, vision, text, Icons.load(), Redrawn.load())
+    return learn(model, text, vision, RUN, folder, lessons)
 
 
 def learn(

@@ -1,8 +1,8 @@
-"""nano's decoder, longer: `python -m recipes.nano_longer runs/surer`.
+"""nano's decoder, longer: `python -m recipes.nano_longer runs/namer`.
 
 Goes on from the nano that comes with the package, up to the highest rate again and down to zero, on
 the same documents drawn anew. Kill it whenever you like: the same command goes on. Then
-`python -m recipes.nano runs/surer` puts the decoder in place of the package's.
+`python -m recipes.nano runs/namer` puts the decoder in place of the package's.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ import torch
 
 from emu3.checkpoint import Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import Icons
+from emu3.emoji_world import Icons, Redrawn
 from emu3.precision import FP32
+from emu3.train.precision import has_bf16
 from recipes import nano_decoder
-from recipes.nano_decoder import MIX, Lessons
+from recipes.nano_decoder import Lessons, Mix
+
+MIX = Mix(drawn=16, asked=4, varied=28)  # of these it can draw most, and names few in a new style
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=2000,
+    steps=3600,
     learning_rate=2.5e-3,
     warmup=60,
-    hold=640,
+    hold=1600,
     schedule="linear",
-    seed=2,  # other documents than before
+    compiled=has_bf16("cpu"),
+    seed=3,  # other documents than before
 )
 
 
@@ -38,9 +42,9 @@ def main(folder: Path) -> Transformer:
     nano.text.save(folder)
     decoder = nano.decoder.requires_grad_(True)
     vision = nano.codec.vision
-    lessons = Lessons(MIX, vision, nano.text, Icons.load())
+    lessons = Lessons(MIX, vision, nano.text, Icons.load(), Redrawn.load())
     return nano_decoder.learn(decoder, nano.text, vision, RUN, folder, lessons)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/surer"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/namer"))

@@ -21,6 +21,7 @@ from emu3.emoji_world import (
     CODE,
     Icons,
     MovingScene,
+    Redrawn,
     clip_answer,
     clip_caption,
     clip_question,
@@ -134,7 +135,7 @@ def main(folder: Path, motion: Path) -> Transformer:
     vision, icons = nano_vision.opened(motion / nano_vision.MODEL), Icons.load()
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
-    stills = nano_decoder.Lessons(STILLS, vision, nano.text, icons)
+    stills = nano_decoder.Lessons(STILLS, vision, nano.text, icons, Redrawn.load())
     clips = ClipLessons.of(vision, nano.text, icons, COURSES)
 
     def lessons(rng: np.random.Generator) -> list[Document]:

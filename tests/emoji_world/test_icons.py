@@ -70,7 +70,7 @@ def test_icons_are_cropped_fitted_and_cached(
 def test_shrinking_leaves_no_dark_fringe() -> None:
     picture = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
     picture.paste((255, 255, 255, 255), (3, 3, 125, 121))
-    out = module._fit(picture, 40)
+    out = module.fit(picture, 40)
     assert (out[out[..., 3] > 16][:, :3] > 240).all()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons, blank, paste, vary
+from emu3.emoji_world import GENTLY, OBJECTS, SIZES, STYLES, Icons, Redrawn, blank, paste, vary
+from emu3.emoji_world.redrawing import REDRAWN, SIDE
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,28 @@ def test_it_is_turned_scaled_and_tinted_but_all_there(discs: Icons) -> None:
         assert 0.6 < covered / (np.pi / 4) < 1.1
     reds = [colour(d)[0] for d in made]
     assert max(reds) - min(reds) > 10
+
+
+def test_drawings_made_anew_take_turns_with_those_that_are_known(discs: Icons) -> None:
+    """Black squares here; and the style that is not given must not show, in these either."""
+    squares = np.zeros((len(STYLES), REDRAWN, SIDE, SIDE, 4), np.uint8)
+    squares[..., 3] = 255
+    made = []
+    for unseen in (0, 99):
+        squares[2, ..., :3] = unseen
+        redrawn = Redrawn(np.broadcast_to(squares, (len(OBJECTS), *squares.shape)))
+        rng = np.random.default_rng(0)
+        made.append([vary(rng, discs, 0, [0, 1], redrawn) for _ in range(100)])
+    assert bytes_of(made[0]) == bytes_of(made[1])
+    black = sum(colour(each).max() < 1 for each in made[0])
+    assert 45 <= black <= 75
+
+
+def test_gently_it_stays_about_as_large_as_it_is_drawn(discs: Icons) -> None:
+    rng = np.random.default_rng(0)
+    sides = {vary(rng, discs, 0, [0], None, GENTLY).width for _ in range(60)}
+    assert min(sides) >= 44
+    assert max(sides) <= 52
 
 
 def test_pasting_draws_over_what_is_there(discs: Icons) -> None:

@@ -96,6 +96,15 @@ def test_many_small_passes_are_one_large_one() -> None:
             torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-6, rtol=1e-4)
 
 
+def test_padding_changes_nothing() -> None:
+    model = tiny_decoder()
+    rng = np.random.default_rng(0)
+    batch = [document(rng, int(rng.integers(1, 4)), int(rng.integers(1, 5))) for _ in range(5)]
+    plain, padded = (losses(model, batch, VISUAL, multiple=multiple) for multiple in (1, 16))
+    for name, value in plain.items():
+        torch.testing.assert_close(padded[name], value)
+
+
 def test_the_loss_goes_down_on_what_is_seen_again(tmp_path: Path) -> None:
     fixed = documents(np.random.default_rng(1))
     saved: list[tuple[int, bool]] = []

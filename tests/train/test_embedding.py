@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.train.embedding import SIZE, likeness_features, start_alike
+from emu3.train.embedding import SIZE, likeness_features, nearest_entries, start_alike
 
 V = byte_tokenizer().vocabulary
 
@@ -32,3 +32,8 @@ def test_only_codes_are_set_and_always_the_same_way() -> None:
     assert torch.equal(before[: V.visual_start], after[: V.visual_start])
     assert torch.equal(after, again.model.embed_tokens.weight)
     assert abs(after[V.visual].square().mean().sqrt() - SIZE) < 0.1 * SIZE
+
+
+def test_the_nearest_entries_are_the_nearest_and_never_the_entry_itself() -> None:
+    codebook = torch.tensor([[0.0], [1.0], [1.5], [10.0]])
+    assert nearest_entries(codebook, 2).tolist() == [[1, 2], [2, 0], [1, 0], [2, 1]]

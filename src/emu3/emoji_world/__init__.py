@@ -27,6 +27,7 @@ from emu3.emoji_world.clip_words import (
 from emu3.emoji_world.icons import SIZES, STYLES, Icons, default_folder, fetch_icons, rasterise
 from emu3.emoji_world.motion import MOTIONS, Pose, held_out_motions
 from emu3.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
+from emu3.emoji_world.redrawing import Redrawn
 from emu3.emoji_world.scene import (
     BACKGROUNDS,
     CODE,
@@ -40,7 +41,7 @@ from emu3.emoji_world.scene import (
     usual_scene,
 )
 from emu3.emoji_world.split import held_out, held_out_pairs, seen_pairs
-from emu3.emoji_world.variation import vary
+from emu3.emoji_world.variation import GENTLY, WIDELY, vary
 from emu3.emoji_world.words import (
     QUESTIONS,
     Kind,
@@ -54,16 +55,19 @@ from emu3.emoji_world.words import (
 __all__ = [
     "BACKGROUNDS",
     "CODE",
+    "GENTLY",
     "MOTIONS",
     "OBJECTS",
     "QUESTIONS",
     "RATIOS",
     "SIZES",
     "STYLES",
+    "WIDELY",
     "Icons",
     "Kind",
     "MovingScene",
     "Pose",
+    "Redrawn",
     "Scene",
     "answer",
     "blank",

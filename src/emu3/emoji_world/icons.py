@@ -19,7 +19,17 @@ from emu3.emoji_world.objects import OBJECTS
 from emu3.errors import MissingExtraError
 from emu3.progress import counting
 
-__all__ = ["SIZES", "STYLES", "Icons", "default_folder", "fetch_icons", "rasterise"]
+__all__ = [
+    "SIZES",
+    "STYLES",
+    "Icons",
+    "default_folder",
+    "fetch_icons",
+    "fit",
+    "rasterise",
+    "render",
+    "save_array",
+]
 
 SIZES = (40, 48, 56)
 """Sides of the squares, in pixels, that scenes draw icons in."""
@@ -77,7 +87,7 @@ def rasterise(folder: Path, size: int) -> NDArray[np.uint8]:
             for o, name in enumerate(OBJECTS):
                 out[o, s] = drawing(icon_set, name, size)
                 advance(1)
-    _save(path, out)
+    save_array(path, out)
     return out
 
 
@@ -86,7 +96,7 @@ def drawing(icon_set: dict[str, Any], name: str, size: int) -> NDArray[np.uint8]
 
     Raises MissingExtraError without resvg_py.
     """
-    return _fit(_render(svg(icon_set, name)), size)
+    return fit(render(svg(icon_set, name)), size)
 
 
 def svg(icon_set: dict[str, Any], name: str) -> str:
@@ -105,7 +115,8 @@ def svg(icon_set: dict[str, Any], name: str) -> str:
     return f'<svg {spaces} viewBox="{box}" {side}>{icon["body"]}</svg>'
 
 
-def _render(document: str) -> Image.Image:
+def render(document: str) -> Image.Image:
+    """An SVG document as RGBA; MissingExtraError without resvg_py."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:
@@ -114,8 +125,8 @@ def _render(document: str) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
-def _fit(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Crop to the visible box and centre in a square: uint8 [size, size, 4]."""
+def fit(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Crop to the visible box and centre in a square: uint8 [size, size, 4], straight RGBA."""
     visible = picture.getchannel("A").point([0] * _VISIBLE + [255] * (256 - _VISIBLE))
     picture = picture.crop(visible.getbbox())
     scale = size / max(picture.size)
@@ -128,7 +139,7 @@ def _fit(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     return out
 
 
-def _save(path: Path, array: NDArray[np.uint8]) -> None:
+def save_array(path: Path, array: NDArray[np.uint8]) -> None:
     """Write under a temporary name first, so that nobody ever reads half a file."""
     half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

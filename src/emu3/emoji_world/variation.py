@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from emu3.emoji_world.icons import Icons
+from emu3.emoji_world.redrawing import Redrawn
 
 RENDERED = 56
 """Side in pixels of the drawings that are varied: the largest there is."""
 
+
+class Bent(NamedTuple):
+    """How far a drawing may be bent as a whole."""
+
+    turn: float  # degrees at most, either way
+    stretch: float  # at most, along one axis
+    sides: tuple[int, int]  # px, smallest and largest
+
+
+WIDELY = Bent(15.0, 1.25, (36, RENDERED))
+GENTLY = Bent(8.0, 1.15, (44, 52))  # about as large as in a picture composed the usual way
+
 # Between its drawings in two styles a thing's mean colour differs by 0.25 nats in brightness and
 # 0.35 in each channel besides, the sides of its box by 0.07 nats, and in one thing of ten by 0.26.
 _BLENDED = 0.35  # how often the other style shows through
-_TURN = 15.0  # degrees at most, either way
-_STRETCH = 1.25  # at most, along one axis
-_SMALLEST = 36  # px; the largest is RENDERED
+_REDRAWN = 0.6  # how often its parts are drawn anew, where such drawings are given
 _CELLS, _WARP = 3, 0.035  # a net over it, and how far its knots move: of a side, a deviation
 _FLAT, _COLOURS = 0.25, (4, 12)  # how often it has so few colours
 _PLAIN, _BRUSHES = 0.25, (3, 5)  # how often details go that are smaller than so many pixels
@@ -31,27 +43,36 @@ _SHADE, _TINT = 0.25, 0.35  # nats, a standard deviation: of all channels, of ea
 _SATURATION = (0.4, 1.6)
 
 
-def vary(rng: np.random.Generator, icons: Icons, object: int, styles: Sequence[int]) -> Image.Image:
+def vary(
+    rng: np.random.Generator,
+    icons: Icons,
+    object: int,
+    styles: Sequence[int],
+    redrawn: Redrawn | None = None,
+    bent: Bent = WIDELY,
+) -> Image.Image:
     """A new drawing of an object, RGBA and square, from its drawings in `styles` alone."""
     order = rng.permutation(np.asarray(styles)).tolist()
-    drawing = _drawing(icons, object, order[0])
+    anew = redrawn if redrawn is not None and rng.random() < _REDRAWN else None
+
+    def drawn(style: int) -> Image.Image:
+        known = icons.get(object, style, RENDERED) if anew is None else anew.any(rng, object, style)
+        return Image.fromarray(known, "RGBA")
+
+    drawing = drawn(order[0])
     other, share = order[-1], rng.uniform(0.2, 0.5)
     if rng.random() < _BLENDED and len(order) > 1:
         # Premultiplied, or the colour of clear pixels would show.
-        layers = drawing.convert("RGBa"), _drawing(icons, object, other).convert("RGBa")
+        layers = drawing.convert("RGBa"), drawn(other).convert("RGBa")
         drawing = Image.blend(*layers, share).convert("RGBA")
-    return _tinted(rng, _simpler(rng, _warped(rng, _bent(rng, drawing))))
+    return _tinted(rng, _simpler(rng, _warped(rng, _bent(rng, drawing, bent))))
 
 
-def _drawing(icons: Icons, object: int, style: int) -> Image.Image:
-    return Image.fromarray(icons.get(object, style, RENDERED), "RGBA")
-
-
-def _bent(rng: np.random.Generator, drawing: Image.Image) -> Image.Image:
+def _bent(rng: np.random.Generator, drawing: Image.Image, most: Bent) -> Image.Image:
     """Turned and stretched about its middle, then scaled to a side of its own."""
-    side = int(rng.integers(_SMALLEST, RENDERED + 1))
-    angle = math.radians(rng.uniform(-_TURN, _TURN))
-    stretch = math.exp(rng.uniform(-1, 1) * math.log(_STRETCH))
+    side = int(rng.integers(most.sides[0], most.sides[1] + 1))
+    angle = math.radians(rng.uniform(-most.turn, most.turn))
+    stretch = math.exp(rng.uniform(-1, 1) * math.log(most.stretch))
     wide, high = RENDERED / side * stretch, RENDERED / side / stretch
     cos, sin = math.cos(angle), math.sin(angle)
     turn = np.array([[wide * cos, wide * sin], [-high * sin, high * cos]])  # new pixel to old

@@ -65,15 +65,20 @@ def weigh(ids: Tensor, visual: slice, text_weight: float, vision_weight: float) 
 
 
 def losses(
-    model: Transformer, documents: Sequence[Document], visual: slice, share: float = 1.0
+    model: Transformer,
+    documents: Sequence[Document],
+    visual: slice,
+    share: float = 1.0,
+    multiple: int = 1,
 ) -> dict[str, Tensor]:
     """`loss`, to be minimised, and the plain mean cross-entropies of `text` and `vision` tokens.
 
     `share` is how much of a batch these documents are; the loss is as much of their weighted mean.
+    The model reads rows of a `multiple` of so many ids.
     """
-    ids = pad_sequence([d.ids for d in documents], batch_first=True).to(model.device)
-    weights = pad_sequence([d.counted for d in documents], batch_first=True).to(model.device)
-    read = pad_sequence([d.ids if d.read is None else d.read for d in documents], batch_first=True)
+    ids = _padded([d.ids for d in documents], multiple).to(model.device)
+    weights = _padded([d.counted for d in documents], multiple).to(model.device)
+    read = _padded([d.ids if d.read is None else d.read for d in documents], multiple)
     counts = weights[:, 1:] != 0  # what is not a number counts, too: it must be seen
     hidden = model.hidden(read[:, :-1].to(model.device), parts=_parts(documents, ids.shape[1] - 1))
     targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
@@ -86,6 +91,12 @@ def losses(
         "text": (entropy * is_text).sum() / is_text.sum().clamp_min(1),
         "vision": (entropy * is_visual).sum() / is_visual.sum().clamp_min(1),
     }
+
+
+def _padded(rows: list[Tensor], multiple: int) -> Tensor:
+    """Rows of any length as one tensor [B, L], of which L - 1 is a multiple."""
+    together = pad_sequence(rows, batch_first=True)
+    return F.pad(together, (0, (1 - together.shape[1]) % multiple))
 
 
 def _parts(documents: Sequence[Document], length: int) -> list[tuple[int, ...]] | None:
@@ -121,6 +132,7 @@ def accumulate(
     micro_batch: int,
     bf16: bool = False,
     world: World | None = None,
+    multiple: int = 1,
 ) -> dict[str, float]:
     """Add the gradients of one big batch, some documents at a time; returns what `losses` would.
 
@@ -146,7 +158,7 @@ def accumulate(
         share = worth / total if total else 0.0  # context alone on all processes
         with products(model.device, bf16):
             # Several processes take the mean of their gradients, where the sum is meant.
-            values = losses(model, part, visual, share * world.size)
+            values = losses(model, part, visual, share * world.size, multiple)
         values["loss"].backward()
         means["loss"] += values["loss"].item() / world.size
         for name in ("text", "vision"):

@@ -34,3 +34,10 @@ def start_alike(model: Transformer, visual: slice, codebook: Tensor) -> None:
     """Set the embeddings of the ids of codes, `visual`, from the codebook [K, c]."""
     table = model.model.embed_tokens.weight
     table[visual] = SIZE * likeness_features(codebook.float(), table.shape[1]).to(table)
+
+
+def nearest_entries(codebook: Tensor, count: int) -> Tensor:
+    """Of each of the entries [K, c] the `count` others nearest to it, as indices [K, count]."""
+    entries = codebook.float()
+    apart = torch.cdist(entries, entries).fill_diagonal_(math.inf)
+    return apart.topk(count, largest=False).indices

@@ -1,0 +1,42 @@
+"""A decoder's blocks compiled for training: fewer trips to memory between products.
+
+Measured on two cores with units for bfloat16 (nano, 48 documents of 100 ids, forward and backward):
+81 documents a second instead of 59 to 72. Each length of a batch is compiled by itself, in ten
+seconds or so, which is why batches are padded to multiples of `MULTIPLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from emu3.decoder.transformer import Transformer
+
+MULTIPLE = 16
+"""Ids that the length of a compiled batch is a multiple of."""
+
+_LENGTHS = 64  # ways of one block that are kept before it runs as it is written
+
+
+def blocks_compiled(model: Transformer) -> Callable[[], AbstractContextManager[None]]:
+    """What to run a model's training passes in, again and again.
+
+    Outside, blocks run as they are written: generation's growing caches must not be compiled.
+    """
+    torch._dynamo.config.recompile_limit = _LENGTHS
+    blocks = list(model.model.layers)
+    forwards = [torch.compile(each.forward, dynamic=False) for each in blocks]
+
+    @contextmanager
+    def passes() -> Iterator[None]:
+        for block, forward in zip(blocks, forwards, strict=True):
+            block.forward = forward
+        try:
+            yield
+        finally:
+            for block in blocks:
+                del block.forward
+
+    return passes
