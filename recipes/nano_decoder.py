@@ -19,28 +19,18 @@ from PIL import Image
 from emu3.config import DecoderConfig
 from emu3.decoder.transformer import Transformer
 from emu3.emoji_world import (
-    BACKGROUNDS,
-    CODE,
-    GENTLY,
     QUESTIONS,
-    RATIOS,
-    WIDELY,
     Icons,
     Redrawn,
     Scene,
     answer,
-    blank,
     caption,
     dialogue,
     full_caption,
-    grid,
-    held_out,
     held_out_pairs,
-    paste,
     question_answer,
     random_scene,
     seen_pairs,
-    vary,
 )
 from emu3.emoji_world.scene import USUAL as MOSTLY
 from emu3.generate import generate_pictures
@@ -56,6 +46,7 @@ from emu3.train.text import train_text
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_vision
 from recipes.nano_codes import CodesOfScenes
+from recipes.nano_variations import variations
 
 RANKS = 1024
 DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
@@ -95,8 +86,6 @@ class Mix:
     asked: int
     varied: int
 
-
-OFF = 3  # px that a drawing may be out of the middle of a picture composed the usual way
 
 MIX = Mix(drawn=30, asked=6, varied=12)
 
@@ -148,14 +137,15 @@ class Lessons:
         vision: VisionTokenizer,
         text: TextTokenizer,
         icons: Icons,
-        redrawn: Redrawn,
+        variations: torch.Tensor,
     ) -> None:
-        self.mix, self.vision, self.icons, self.redrawn = mix, vision, icons, redrawn
+        """`variations` are codes [objects, any number, h, w] of pictures as no style has them."""
+        self.mix, self.variations = mix, variations
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
         self.visual = text.vocabulary.visual
         self.alike = nearest_entries(vision.quantize.embedding.weight.detach(), NEAREST)
-        self.pairs, self.seen = seen_pairs(), ~held_out()
+        self.pairs = seen_pairs()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
         """As many documents of each kind as the mix says."""
@@ -202,10 +192,6 @@ class Lessons:
         others = self.alike[codes, torch.from_numpy(rng.integers(NEAREST, size=codes.shape))]
         return torch.where(chosen, others, codes)
 
-    @torch.no_grad()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.vision.encode(pixels)
-
     def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         """Caption, picture; the caption is dropped now and then."""
         words = "" if rng.random() < DROPPED_CAPTIONS else caption(scene, rng)
@@ -218,39 +204,15 @@ class Lessons:
         return Document(ids, said * ANSWER_WEIGHT)
 
     def varied(self, rng: np.random.Generator) -> list[Document]:
-        """Objects as no style draws them, in pictures of one ratio, each with its name."""
-        ratio = RATIOS[rng.integers(len(RATIOS))] if rng.random() < 0.4 else RATIOS[0]
-        short = min(grid(ratio)) * CODE
-        pictures, answers = [], []
+        """Objects as no style draws them, each with its name."""
+        documents = []
         for _ in range(self.mix.varied):
             scene = self.scene(rng)
-            styles = np.flatnonzero(self.seen[scene.object]).tolist()
-            usual = rng.random() < MOSTLY
-            bent = GENTLY if usual else WIDELY
-            icon = vary(rng, self.icons, scene.object, styles, self.redrawn, bent)
-            icon.thumbnail((short, short))
-            picture = blank(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], ratio)
-            y, x = somewhere(rng, picture.shape[:2], icon.height, usual)
-            paste(picture, np.asarray(icon), x, y)
-            pictures.append(picture)
-            answers.append(answer(scene, "object"))
-        codes = self.encode(nano_vision.as_pixels(pictures))
-        asked = [QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))] for _ in answers]
-        turns = [[each] for each in zip(asked, answers, strict=True)]
-        return [
-            self.answer(self.much_alike(each, rng), turn)
-            for each, turn in zip(codes, turns, strict=True)
-        ]
-
-
-def somewhere(
-    rng: np.random.Generator, shape: tuple[int, ...], side: int, usual: bool
-) -> tuple[int, int]:
-    """Top and left of a square in a picture: nearly its middle, or anywhere."""
-    if not usual:
-        return int(rng.integers(shape[0] - side + 1)), int(rng.integers(shape[1] - side + 1))
-    y, x = ((room - side) // 2 + int(rng.integers(-OFF, OFF + 1)) for room in shape)
-    return min(max(y, 0), shape[0] - side), min(max(x, 0), shape[1] - side)
+            codes = self.variations[scene.object, rng.integers(self.variations.shape[1])].long()
+            question = QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))]
+            turns = [(question, answer(scene, "object"))]
+            documents.append(self.answer(self.much_alike(codes, rng), turns))
+        return documents
 
 
 def main(vision_folder: Path, folder: Path) -> Transformer:
@@ -262,7 +224,9 @@ def main(vision_folder: Path, folder: Path) -> Transformer:
     text = TextTokenizer.from_folder(folder)
     model = fresh(config_for(text), RUN.seed)
     start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
-    lessons = Lessons(MIX, vision, text, Icons.load(), Redrawn.load())
+    icons = Icons.load()
+    varied = variations(vision, icons, Redrawn.load(), folder)
+    lessons = Lessons(MIX, vision, text, icons, varied)
     return learn(model, text, vision, RUN, folder, lessons)
 
 

@@ -20,15 +20,17 @@ from emu3.precision import FP32
 from emu3.train.precision import has_bf16
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
+from recipes.nano_variations import variations
 
-MIX = Mix(drawn=16, asked=4, varied=28)  # of these it can draw most, and names few in a new style
+MIX = Mix(drawn=24, asked=4, varied=68)  # of these it can draw most, and names few in a new style
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=3600,
+    steps=1900,
+    micro_batch=48,
     learning_rate=2.5e-3,
     warmup=60,
-    hold=1600,
+    hold=600,
     schedule="linear",
     compiled=has_bf16("cpu"),
     seed=3,  # other documents than before
@@ -42,7 +44,9 @@ def main(folder: Path) -> Transformer:
     nano.text.save(folder)
     decoder = nano.decoder.requires_grad_(True)
     vision = nano.codec.vision
-    lessons = Lessons(MIX, vision, nano.text, Icons.load(), Redrawn.load())
+    icons = Icons.load()
+    varied = variations(vision, icons, Redrawn.load(), folder)
+    lessons = Lessons(MIX, vision, nano.text, icons, varied)
     return nano_decoder.learn(decoder, nano.text, vision, RUN, folder, lessons)
 
 

@@ -39,6 +39,7 @@ from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_decoder, nano_motion, nano_vision
 from recipes.clip_codes import GROUP, CodesOfClips
 from recipes.nano_decoder import ANSWER_WEIGHT, DROPPED_CAPTIONS, VISION_WEIGHT, Mix
+from recipes.nano_variations import variations
 
 RUN = replace(
     nano_decoder.RUN,
@@ -135,7 +136,8 @@ def main(folder: Path, motion: Path) -> Transformer:
     vision, icons = nano_vision.opened(motion / nano_vision.MODEL), Icons.load()
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
-    stills = nano_decoder.Lessons(STILLS, vision, nano.text, icons, Redrawn.load())
+    varied = variations(vision, icons, Redrawn.load(), folder)
+    stills = nano_decoder.Lessons(STILLS, vision, nano.text, icons, varied)
     clips = ClipLessons.of(vision, nano.text, icons, COURSES)
 
     def lessons(rng: np.random.Generator) -> list[Document]:

@@ -14,7 +14,7 @@ import torch
 
 from emu3.decoder.transformer import Transformer
 
-MULTIPLE = 16
+MULTIPLE = 8
 """Ids that the length of a compiled batch is a multiple of."""
 
 _LENGTHS = 64  # ways of one block that are kept before it runs as it is written
