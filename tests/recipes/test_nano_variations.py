@@ -28,11 +28,14 @@ def drawings(unseen: int) -> tuple[Icons, Redrawn]:
 
 
 def test_nothing_held_out_shows_and_they_are_made_once(tmp_path: Path) -> None:
-    made = [variations(Flat(), *drawings(light), tmp_path / str(light), 2) for light in (10, 250)]
+    folders = [tmp_path / str(light) for light in (10, 250)]
+    for folder in folders:
+        folder.mkdir()
+    made = [variations(Flat(), *drawings(int(each.name)), each, 2) for each in folders]
     assert made[0].shape == (400, 2, 8, 8)
     assert torch.equal(*made)
     assert len(made[0].flatten(2).unique(dim=1)) == 400
-    again = variations(Flat(), *drawings(99), tmp_path / "10", 2)
+    again = variations(Flat(), *drawings(99), folders[0], 2)
     assert torch.equal(again, made[0])
 
 
