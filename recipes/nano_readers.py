@@ -77,7 +77,7 @@ def trained(reader: nn.Module, codes: Tensor, table: Tensor, epochs: int = EPOCH
                 said = reader(_latents(pictures[chosen], table))
                 loss = F.cross_entropy(said, names[chosen], label_smoothing=SMOOTHING)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 advance(1)
