@@ -13,6 +13,7 @@ import pytest
 from emu3.engine.request import Filmed, Frames
 from emu3.engine.ticket import Ticket
 from emu3.errors import InputError
+from emu3.serve import film
 from emu3.serve.film import write_clip
 from emu3.serve.jobs import Asked, Job, Jobs, jobs_folder
 
@@ -95,6 +96,42 @@ def test_files_of_a_process_that_was_killed_are_swept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no id"):
         jobs.clip("../jobs")
     jobs.close()
+
+
+def test_what_is_done_for_long_enough_is_forgotten(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, "tiny")
+    made, failed, waiting = (queued(jobs) for _ in range(3))
+    jobs.complete(made.id, {})
+    jobs.fail(failed.id, "no")
+    jobs.clip(made.id).touch()
+    jobs.forget(time.time() - 60)
+    assert jobs.clip(made.id).exists()
+    jobs.forget(time.time() + 60)
+    assert jobs.page(9, None, newest_first=True) == [waiting]
+    assert list(jobs.clips.iterdir()) == []
+    jobs.close()
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked for", "by itself"])
+def test_a_kept_video_expires(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(film, "SWEEP", 1e9 if asked else 0.01)
+    limits = settings(tmp_path, keep_videos=0.5)
+    with serving(limits, moving_checkpoint()) as server, client_of(server) as client:
+        video = client.videos.create(prompt="a car", seconds="1")
+        assert video.expires_at is None
+        video = client.videos.poll(video.id, poll_interval_ms=5)
+        assert video.expires_at == video.completed_at + 1800
+        assert next(limits.jobs.glob("clips/*.mp4"))
+        now = time.time
+        monkeypatch.setattr(film.time, "time", lambda: now() + 1801)
+        if asked:
+            with pytest.raises(openai.NotFoundError, match="no such video"):
+                client.videos.download_content(video.id)
+        while list(limits.jobs.glob("clips/*.mp4")):
+            time.sleep(0.01)
+        assert list(client.videos.list()) == []
 
 
 def test_the_folder_is_where_state_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ Remote = Annotated[
 ]
 MaxFrames = Annotated[int, typer.Option(min=1, help="Frames of a video.", rich_help_panel=LIMITS)]
 MaxJobs = Annotated[int, typer.Option(min=1, help="Videos that may wait.", rich_help_panel=LIMITS)]
+KeepVideos = Annotated[
+    float | None,
+    typer.Option(
+        help="Hours that a finished video is kept.", show_default="until somebody deletes it"
+    ),
+]
 JobsFolder = Annotated[
     Path | None,
     typer.Option("--jobs", help="The folder of videos.", show_default="~/.local/state/emu3/jobs"),
@@ -90,6 +96,7 @@ def serve(
     remote_pictures: Remote = False,
     max_frames: MaxFrames = 512,
     max_jobs: MaxJobs = 64,
+    keep_videos: KeepVideos = None,
     jobs: JobsFolder = None,
     studio: StudioOption = None,
     quiet: Quiet = False,
@@ -115,6 +122,7 @@ def serve(
         remote_pictures=remote_pictures,
         max_frames=max_frames,
         max_jobs=max_jobs,
+        keep_videos=keep_videos,
         jobs=jobs_folder() if jobs is None else jobs,
     )
     m = open_model(model, vision, device, dtype, quiet=quiet)

@@ -39,6 +39,7 @@ from emu3.video import check_clip_path, writing
 
 LOG = logging.getLogger("emu3.serve.film")
 AGAIN = 0.5  # seconds until what had no room is tried again
+SWEEP = 60.0  # seconds until what is kept too long is looked for again
 OURS = "the server failed; its log says more"
 
 
@@ -91,6 +92,16 @@ class Films:
                 ticket.cancel()
         return gone
 
+    def expires(self, job: Job) -> int | None:
+        """When a finished one will be forgotten, in seconds since 1970."""
+        hours = self.settings.keep_videos
+        return None if hours is None or job.completed is None else int(job.completed + hours * 3600)
+
+    def forget(self) -> None:
+        """Delete what is kept for long enough."""
+        if (hours := self.settings.keep_videos) is not None:
+            self.jobs.forget(time.time() - hours * 3600)
+
     def made(self, job: Job) -> Coded:
         """A completed one in codes."""
         made = self.jobs.made(job.id)
@@ -138,7 +149,8 @@ class Films:
                 if (job := self.jobs.next(self._busy)) is not None:
                     self._busy[job.id] = None
                     return job
-                self._changed.wait()
+                self.forget()
+                self._changed.wait(None if self.settings.keep_videos is None else SWEEP)
         return None
 
     def _make(self, job: Job) -> None:

@@ -192,6 +192,14 @@ class Jobs:
         self.clip(name).unlink(missing_ok=True)
         return cursor.rowcount == 1
 
+    def forget(self, before: float) -> None:
+        """Delete those that were done by then, and their clips."""
+        done = "model = ? AND completed <= ?"
+        with self.lock:
+            found = self._rows(f"SELECT id FROM jobs WHERE {done}", self.model, before)
+            for (name,) in found:
+                self.delete(name)
+
     def clip(self, name: str) -> Path:
         """Where the clip of a job is. Raises ValueError on what is no id."""
         if ID.fullmatch(name) is None:

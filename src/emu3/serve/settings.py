@@ -36,6 +36,7 @@ class Settings:
     chat_fps: float = 8.0  # frames a second of a clip that is asked about
     max_jobs: int = 64  # videos that wait or are made
     film_slots: int = 4  # videos that are made at the same time
+    keep_videos: float | None = None  # hours from a video's end; None: until somebody deletes it
     jobs: Path = field(default_factory=jobs_folder)  # the folder of videos
 
     def __post_init__(self) -> None:

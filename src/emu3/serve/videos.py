@@ -168,6 +168,7 @@ def read_source(fields: Fields, screen: Screen) -> str | Reel:
 
 def found(films: Films, name: object) -> Job:
     """A job by its id. Raises Problem where there is none."""
+    films.forget()
     job = films.jobs.get(name) if isinstance(name, str) and ID.fullmatch(name) else None
     if job is None:
         raise Problem(404, "no such video", "video_id", "video_not_found")
@@ -210,6 +211,7 @@ def page(films: Films, query: Mapping[str, str]) -> dict[str, Any]:
     name = fields.text("after", 100)
     fields.done()
     after = None if name is None else found(films, name)
+    films.forget()
     jobs = films.jobs.page(most + 1, after, newest_first=order == "desc")
     shown = [described(films, job) for job in jobs[:most]]
     return {
@@ -240,7 +242,7 @@ def described(films: Films, job: Job) -> dict[str, Any]:
         "progress": progress,
         "created_at": job.created,
         "completed_at": job.completed if status == "completed" else None,
-        "expires_at": None,
+        "expires_at": films.expires(job),
         "prompt": job.prompt,
         "seconds": job.seconds,
         "size": job.size,
