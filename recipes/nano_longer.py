@@ -22,15 +22,15 @@ from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 from recipes.nano_variations import variations
 
-MIX = Mix(drawn=24, asked=4, varied=68)  # of these it can draw most, and names few in a new style
+MIX = Mix(drawn=12, asked=2, varied=34)  # of these it can draw most, and names few in a new style
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1900,
+    steps=4900,
     micro_batch=48,
     learning_rate=2.5e-3,
     warmup=60,
-    hold=600,
+    hold=1000,
     schedule="linear",
     compiled=has_bf16("cpu"),
     seed=3,  # other documents than before

@@ -1,19 +1,21 @@
 """Stores to packed rows, for as long as one likes, from any place on.
 
-A row is decided by lengths alone and read only when it is asked for. So every process of a run can
-walk through all rows and read its own, and where it is does not depend on how many there are.
+A row is decided by lengths, and by what is text alone, and read only when it is asked for. So every
+process of a run can walk through all rows and read its own, and where it is does not depend on how
+many there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from torch import Tensor
 
 from emu3.data.mixture import Mixture
 from emu3.data.packing import WAITING, Pack, Packer, Piece, Row, cut, join
-from emu3.data.roles import VISION
+from emu3.data.roles import TEXT, VISION
 from emu3.data.store import Store
 from emu3.errors import InputError
 
@@ -58,8 +60,9 @@ class Loader:
         while len(self.packer) < self.waiting:
             source, place = self.mixture.draw()
             number = int(self._usable[source][place])
-            length = self.stores[source].length(number)
-            for piece in cut(source, number, length, self.context):
+            store = self.stores[source]
+            length, whole = store.length(number), not store.only(number, TEXT)
+            for piece in cut(source, number, length, self.context, whole):
                 self.packer.add(piece)
         return self.packer.row()
 
@@ -73,7 +76,7 @@ class Loader:
             "mixture": self.mixture.state_dict(),
             "context": self.context,
             "waiting": self.waiting,
-            "pieces": [[p.source, p.number, p.start, p.stop] for p in self.packer.waiting],
+            "pieces": [list(astuple(piece)) for piece in self.packer.waiting],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,16 +1,17 @@
 """Documents packed into rows of at most one context, best fit first, pictures never split.
 
 A row begins with the piece that has waited longest, and then takes, as long as one fits, the
-longest waiting piece that does. So nothing waits for ever, and the room left is small as long as
-enough pieces wait. A text that is too long is cut into pieces; neighbours share an id, for the
-first id of a part is never a target. A document with a picture is whole or left out.
+longest waiting piece that does. So nothing waits for ever. Where much room is left, for pictures
+leave some that no other picture fits, the longest waiting text is cut to fill it and the rest of it
+waits on. A text that is longer than a row is cut too. Neighbours share an id, for the first id of a
+part is never a target. A document with a picture is whole or left out.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from emu3.errors import InputError
 
 WAITING = 512  # pieces that a row is chosen from
+TO_FILL = 64  # a text is cut rather than one part in so many of a row left empty
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,33 @@ class Piece:
     number: int
     start: int
     stop: int
+    whole: bool = True  # not to be cut to fill a row
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 Row = tuple[Piece, ...]
+Place = tuple[int, int]
+"""A piece that waits, by its length and minus when it came."""
 
 
-def cut(source: int, number: int, length: int, context: int) -> list[Piece]:
-    """A document of so many ids as pieces of at most `context`; each id but the first is a target.
+def cut(source: int, number: int, length: int, context: int, whole: bool = False) -> list[Piece]:
+    """A text of so many ids as pieces of at most `context`; each id but the first is a target.
 
-    Raises InputError on a context of less than two ids, which would teach nothing.
+    They may be cut further, unless they are to stay `whole`. Raises InputError on a context of less
+    than two ids, which would teach nothing.
     """
     if context < 2:
         raise InputError(f"a context of {context}: at least 2 ids")
     starts = range(0, max(1, length - 1), context - 1)
-    return [Piece(source, number, start, min(start + context, length)) for start in starts]
+    return [Piece(source, number, start, min(start + context, length), whole) for start in starts]
+
+
+def parted(piece: Piece, length: int) -> tuple[Piece, Piece]:
+    """The first so many ids of a longer piece, and the others behind the last of these."""
+    end = piece.start + length
+    return replace(piece, stop=end), replace(piece, start=end - 1)
 
 
 class Packer:
@@ -63,7 +75,8 @@ class Packer:
         self.context = context
         self._added = 0
         self._pieces: dict[int, Piece] = {}  # by when they came
-        self._sorted: list[tuple[int, int]] = []  # length and minus when; the older of equals last
+        self._sorted: list[Place] = []  # the older of equals last
+        self._texts: list[Place] = []  # those of them that may be cut
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -77,20 +90,34 @@ class Packer:
         """One more that waits."""
         assert 0 < len(piece) <= self.context
         self._pieces[self._added] = piece
-        insort(self._sorted, (len(piece), -self._added))
+        place = len(piece), -self._added
+        insort(self._sorted, place)
+        if not piece.whole:
+            insort(self._texts, place)
         self._added += 1
 
     def row(self) -> Row:
         """Take the pieces of the next row; there must be some."""
         oldest = next(iter(self._pieces))
-        at = self._sorted.index((len(self._pieces[oldest]), -oldest))
-        room, row = self.context, list[Piece]()
-        while at >= 0:
-            length, when = self._sorted.pop(at)
-            row.append(self._pieces.pop(-when))
-            room -= length
-            at = bisect_right(self._sorted, (room, 1)) - 1  # the longest that fits; none: -1
+        row = [self._take((len(self._pieces[oldest]), -oldest))]
+        room = self.context - len(row[0])
+        while at := bisect_right(self._sorted, (room, 1)):  # how many fit; the last is the longest
+            row.append(self._take(self._sorted[at - 1]))
+            room -= len(row[-1])
+        if room >= max(2, self.context / TO_FILL) and self._texts:
+            filling, rest = parted(
+                self._take(self._texts[-1]), room
+            )  # it is longer: it did not fit
+            row.append(filling)
+            self.add(rest)
         return tuple(row)
+
+    def _take(self, place: Place) -> Piece:
+        """Let a piece wait no longer."""
+        piece = self._pieces.pop(-place[1])
+        for places in (self._sorted, self._texts)[: 1 if piece.whole else 2]:
+            del places[bisect_left(places, place)]
+        return piece
 
 
 def pack_rows(pieces: Iterable[Piece], context: int, waiting: int = WAITING) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -46,6 +46,7 @@ class Store:
     folder: Path
     index: Mapping[str, Any]
     shards: Sequence[Mapping[str, Tensor]]
+    roles: Sequence[Set[int]]  # that there are in each shard
     firsts: Sequence[int]  # the number of each shard's first document, and their count
 
     @classmethod
@@ -61,26 +62,32 @@ class Store:
         if "shards" not in index:
             raise InputError(f"{folder}: not finished; run the same `emu3 prepare` again")
         digest = digest_of(index["request"])
-        shards = []
+        shards, roles = [], []
         for name, documents in index["shards"].items():
             summary = read_summary(folder / name)
             if summary.request != digest or summary.samples != documents:
                 raise InputError(f"{folder / name}: made by another request than its index")
             shards.append(map_shard(folder / name))
+            roles.append({role for role, name in enumerate(NAMES) if summary.ids[name]})
         firsts = [0, *accumulate(len(shard["ends"]) for shard in shards)]
-        return cls(folder, index, shards, firsts)
+        return cls(folder, index, shards, roles, firsts)
 
     def __len__(self) -> int:
         return self.firsts[-1]
 
     def __getitem__(self, number: int) -> Encoded:
-        shard, start, stop = self._place(number)
+        _, shard, start, stop = self._place(number)
         return Encoded(shard["ids"][start:stop].long(), shard["roles"][start:stop].clone())
 
     def length(self, number: int) -> int:
         """Ids of a document, without reading them."""
-        _, start, stop = self._place(number)
+        *_, start, stop = self._place(number)
         return stop - start
+
+    def only(self, number: int, role: int) -> bool:
+        """Whether a document has no other role; of a shard that has no other, no page is read."""
+        at, shard, start, stop = self._place(number)
+        return self.roles[at] == {role} or bool((shard["roles"][start:stop] == role).all())
 
     @property
     def lengths(self) -> Tensor:
@@ -93,14 +100,14 @@ class Store:
         """Ids by the name of their role."""
         return {name: self.index["ids"][name] for name in NAMES}
 
-    def _place(self, number: int) -> tuple[Mapping[str, Tensor], int, int]:
-        """The shard of a document, and where it begins and ends in it."""
+    def _place(self, number: int) -> tuple[int, Mapping[str, Tensor], int, int]:
+        """The shard of a document by number and itself, and where it begins and ends in it."""
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of {len(self)}")
         at = bisect_right(self.firsts, number) - 1
         shard, place = self.shards[at], number - self.firsts[at]
         start = int(shard["ends"][place - 1]) if place else 0
-        return shard, start, int(shard["ends"][place])
+        return at, shard, start, int(shard["ends"][place])
 
 
 def _lengths(ends: Tensor) -> Tensor:
