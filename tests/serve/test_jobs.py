@@ -113,9 +113,7 @@ def test_what_is_done_for_long_enough_is_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked for", "by itself"])
-def test_a_kept_video_expires(
-    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kept_video_expires(asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film, "SWEEP", 1e9 if asked else 0.01)
     limits = settings(tmp_path, keep_videos=0.5)
     with serving(limits, moving_checkpoint()) as server, client_of(server) as client:
