@@ -10,6 +10,7 @@ import torch
 from emu3.data.packing import Pack
 from emu3.data.roles import ANSWER, CONTEXT, TEXT, VISION
 from emu3.errors import InputError
+from emu3.grammar import Grammar
 from emu3.train.stages import (
     BAAI,
     INSTRUCTION,
@@ -67,6 +68,12 @@ def test_the_paper_is_quoted_rightly() -> None:
         assert (stage.betas, stage.eps, stage.decay, stage.clip) == ((0.9, 0.95), 1e-6, 0.1, 5.0)
         assert stage.dropout == 0.1
         assert {"betas", "eps", "decay", "clip"} <= set(stage.script)
+
+
+@pytest.mark.parametrize("stage", [*BAAI, *NANO], ids=lambda stage: f"{stage.name}")
+def test_its_largest_picture_fits_a_row(stage: Stage) -> None:
+    side = round(stage.areas[1] ** 0.5) // 8  # codes
+    assert Grammar.length(side, side) + 100 <= stage.context
 
 
 @pytest.mark.parametrize("stage", [*BAAI, *NANO], ids=lambda stage: f"{stage.name}")

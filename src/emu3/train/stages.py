@@ -228,8 +228,10 @@ INSTRUCTION = replace(
     name="instruction tuning",
     starts_from=UNDERSTANDING.name,
     weights=Weights(text=0.0, vision=0.0, answer=1.0),
+    context=20_480,  # a picture of 1024 by 1024 is 16,600 ids
     areas=(SIDE_512, SIDE_1024),  # native sizes between these, others clamped
     paper=("starts_from", "areas"),
+    script=tuple(name for name in UNDERSTANDING.script if name != "context"),
 )
 
 PREFERENCES = replace(
