@@ -6,6 +6,7 @@ float32 weights. Every case in a process of its own:
 * `packed`: ours, rows of 2,048 ids packed from documents of a caption and a picture;
 * `whole`: ours, every row one document, which is what transformers' model makes of it: the pair
   to compare;
+* `compiled`: the same, blocks by `torch.compile`;
 * `transformers`: its Trainer with what it is given by default, but for the numbers above.
 
 `ids_per_s` is over all steps but the first; memory is the process's greatest resident set, on a GPU
@@ -74,22 +75,34 @@ def whole(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     return ours(config, asked, (asked.context,))
 
 
+def compiled(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
+    """This package's step with compiled blocks, over rows that are one document each."""
+    return ours(config, asked, (asked.context,), by_compiler=True)
+
+
 def ours(
-    config: DecoderConfig, asked: argparse.Namespace, parts: tuple[int, ...]
+    config: DecoderConfig,
+    asked: argparse.Namespace,
+    parts: tuple[int, ...],
+    by_compiler: bool = False,
 ) -> dict[str, Any]:
     """This package's step."""
     from emu3.train.adamw import PlainAdamW
+    from emu3.train.compiled import compile_blocks
     from emu3.train.documents import Document, accumulate
     from emu3.train.flops import ceiling, flops_per_id
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = fresh(config).to(device).train()
+    if by_compiler:
+        compile_blocks(model)
     optimizer = PlainAdamW(model.parameters(), DECAY)
     seconds, losses = [], []
     for batch in rows(config, asked):
         documents = [Document(ids, torch.ones(len(ids)), parts) for ids in batch]
         start = time.perf_counter()
-        means = accumulate(model, documents, slice(0, 0), 1, bf16=True)
+        multiple = asked.context if by_compiler else 1
+        means = accumulate(model, documents, slice(0, 0), 1, bf16=True, multiple=multiple)
         torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
         optimizer.step(LEARNING_RATE)
         wait()
@@ -172,7 +185,12 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     return told(seconds, losses, asked)
 
 
-CASES: dict[str, Case] = {"packed": packed, "whole": whole, "transformers": theirs}
+CASES: dict[str, Case] = {
+    "packed": packed,
+    "whole": whole,
+    "compiled": compiled,
+    "transformers": theirs,
+}
 
 
 def mean(seconds: list[float]) -> float:

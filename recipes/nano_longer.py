@@ -17,7 +17,7 @@ from emu3.checkpoint import Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
 from emu3.emoji_world import Icons, Redrawn
 from emu3.precision import FP32
-from emu3.train.precision import has_bf16
+from emu3.train.compiled import MULTIPLE, compile_blocks
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 from recipes.nano_variations import variations
@@ -32,7 +32,7 @@ RUN = replace(
     warmup=60,
     hold=1000,
     schedule="linear",
-    compiled=has_bf16("cpu"),
+    multiple=MULTIPLE,
     seed=3,  # other documents than before
 )
 
@@ -43,6 +43,8 @@ def main(folder: Path) -> Transformer:
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
     decoder = nano.decoder.requires_grad_(True)
+    if RUN.bf16:
+        compile_blocks(decoder)
     vision = nano.codec.vision
     icons = Icons.load()
     varied = variations(vision, icons, Redrawn.load(), folder)

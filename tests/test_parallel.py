@@ -23,6 +23,7 @@ import torch
 from emu3.parallel import World, shard_model
 from emu3.testing import tiny_decoder
 from emu3.train.adamw import PlainAdamW
+from emu3.train.compiled import compile_blocks
 from emu3.train.documents import Document, accumulate
 from emu3.train.dpo import Pair, Preference, accumulate_pairs, with_reference
 from emu3.train.optim import MuonAndAdamW
@@ -36,8 +37,11 @@ def told(model, steps):
     norms = {name: whole(p).norm().item() for name, p in model.named_parameters()}
     return {"steps": steps, "norms": norms}
 
-def learn(world, muon=False, **how):
-    model, bf16 = shard_model(tiny_decoder(), world, **how), how.get("bf16", False)
+def learn(world, muon=False, compiled=False, **how):
+    model, bf16 = tiny_decoder(), how.get("bf16", False)
+    if compiled:
+        compile_blocks(model)
+    shard_model(model, world, **how)
     optimizer = PlainAdamW(model.parameters(), decay=0.1)
     if muon:
         optimizer = MuonAndAdamW(model.named_parameters(), 0.1, ("embed_tokens", "lm_head"))
@@ -49,7 +53,8 @@ def learn(world, muon=False, **how):
             ids = torch.randint(300, (n,), generator=generator)
             batch.append(Document(ids, torch.rand(n, generator=generator)))
         batch.append(Document(torch.arange(9), torch.ones(9), (4, 5)))
-        means = accumulate(model, world.share(batch), VISUAL, 2, bf16, world)
+        multiple = 16 if compiled else 1
+        means = accumulate(model, world.share(batch), VISUAL, 2, bf16, world, multiple)
         norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, 0.5)
         steps.append([means["loss"], means["text"], float(whole(norm))])
         optimizer.step(1e-2)
@@ -78,6 +83,7 @@ said = {
     "plain": learn(world),
     "recompute": learn(world, recompute=True),
     "bf16": learn(world, bf16=True),
+    "compiled": learn(world, compiled=True, recompute=True),
     "muon": learn(world, muon=True),
     "rows": learn(world, vocab_parallel=True),
     "bf16 rows": learn(world, vocab_parallel=True, bf16=True),
@@ -88,7 +94,7 @@ if world.first:
 if world.size > 1:
     torch.distributed.destroy_process_group()
 """
-NEAR = {"plain": 1e-4, "recompute": 1e-4, "muon": 1e-3, "dpo": 1e-4, "rows": 1e-4}
+NEAR = {"plain": 1e-4, "recompute": 1e-4, "compiled": 1e-4, "muon": 1e-3, "dpo": 1e-4, "rows": 1e-4}
 NEAR |= {"bf16": 2e-2, "bf16 rows": 2e-2}  # sharded states are bf16 too
 
 
@@ -106,10 +112,12 @@ def learn(folder: Path, processes: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Losses and gradient norms step by step, with accumulation and clipping; then the weights."""
     one, two = learn(tmp_path, 1), learn(tmp_path, 2)
     assert (one["size"], two["size"]) == (1, 2)
+    assert one["compiled"]["norms"] == pytest.approx(one["plain"]["norms"], rel=1e-4)
     for way, near in NEAR.items():
         ours, alone = two[way], one[way]
         assert set(ours["norms"]) == set(tiny_decoder().state_dict())  # the checkpoint's names

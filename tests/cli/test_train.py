@@ -70,7 +70,7 @@ def test_weights_of_data_new_weights_and_an_adapter(
     pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
     more = ("--from", tiny, "--fresh", "--seed", 1, "--lora", 2, "--optimizer", "adamw")
     sources = (f"{data}:3", data)
-    numbers = (*SMALL, "--learning-rate", 0.01, "--recompute", "--device", "cpu")
+    numbers = (*SMALL, "--learning-rate", 0.01, "--recompute", "--compile", "--device", "cpu")
     done = emu3("train", "nano-instruct", *sources, "-o", "run", *more, *numbers)
     assert done.exit_code == 0, done.output
     request = json.loads((here / "run" / "request.json").read_text())

@@ -2,59 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from emu3.errors import InputError
-from emu3.parallel import World
+from emu3.decoder.transformer import Transformer
+from emu3.parallel import recompute_blocks
 from emu3.testing import tiny_decoder
-from emu3.train.compiled import MULTIPLE, blocks_compiled
-from emu3.train.decoder import fresh, train_decoder
+from emu3.train.compiled import MULTIPLE, compile_blocks
 from emu3.train.documents import Document, accumulate
-from tests.train.test_decoder import CONFIG, RUN
 from tests.train.test_documents import VISUAL, documents
 
 
-def test_compiled_is_written() -> None:
-    """The same loss and gradients; and outside of `passes` nothing is compiled."""
-    model = tiny_decoder()
-    batch = documents([5, 17, 9, 16])
-    expected = accumulate(model, batch, VISUAL, 2)
-    wanted = [parameter.grad for parameter in model.parameters()]
+def gradients(model: Transformer, batch: list[Document], multiple: int = 1) -> list[torch.Tensor]:
+    """Of a step, the loss before them."""
     model.zero_grad()
-    passes = blocks_compiled(model)
-    for _ in range(2):
-        with passes():
-            assert all("forward" in vars(block) for block in model.model.layers)
-            found = accumulate(model, batch, VISUAL, 2, multiple=MULTIPLE)
-        assert not any("forward" in vars(block) for block in model.model.layers)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    for parameter, one in zip(model.parameters(), wanted, strict=True):
-        assert one is not None
-        torch.testing.assert_close(parameter.grad, 2 * one, atol=1e-5, rtol=1e-3)
+    loss = accumulate(model, batch, VISUAL, 2, multiple=multiple)["loss"]
+    found = [parameter.grad for parameter in model.parameters()]
+    return [torch.tensor(loss), *(each.clone() for each in found if each is not None)]
 
 
-def test_a_run_may_be_compiled(tmp_path: Path) -> None:
-    def same(rng: np.random.Generator) -> Sequence[Document]:
-        return documents([5, 9])
-
-    run = replace(RUN, steps=3, optimizer="adamw")
-    ends = []
-    for compiled in (False, True):
-        model = fresh(replace(CONFIG, attention_dropout=0.0), 0)  # which has another randomness
-        folder = tmp_path / str(compiled)
-        train_decoder(model, replace(run, compiled=compiled), same, VISUAL, folder)
-        ends.append(model.lm_head.weight.detach())
-    torch.testing.assert_close(ends[1], ends[0], atol=1e-4, rtol=1e-3)
+def packed(lengths: list[tuple[int, ...]]) -> list[Document]:
+    """Rows that are packed from documents of these lengths."""
+    rows = documents([sum(parts) for parts in lengths])
+    return [Document(row.ids, row.weights, parts) for row, parts in zip(rows, lengths, strict=True)]
 
 
-def test_several_processes_are_not_compiled(tmp_path: Path) -> None:
-    world = replace(World.alone(), size=2)
-    run = replace(RUN, compiled=True)
-    with pytest.raises(InputError, match="one process"):
-        train_decoder(tiny_decoder(), run, lambda rng: [], VISUAL, tmp_path, world=world)
+BATCHES = {
+    "alone": documents([5, 17, 9, 16]),
+    "packed": packed([(5, 9, 3), (17,), (4, 12), (1, 1, 15)]),
+}
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["", "recomputed"])
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_compiled_is_written(batch: list[Document], recompute: bool) -> None:
+    """The same loss and gradients, in rows of one length that are compiled once."""
+    model = tiny_decoder()
+    expected = gradients(model, batch)
+    compile_blocks(model)
+    if recompute:
+        recompute_blocks(model)
+    for found, wanted in zip(gradients(model, batch, 24), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_other_parts_are_not_compiled_anew() -> None:
+    model = tiny_decoder()
+    compile_blocks(model)
+    gradients(model, packed([(5, 9, 3)]), 24)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        gradients(model, packed([(2, 2, 2, 7)]), 24)
+        with pytest.raises(Exception, match=r"[Rr]ecompil"):
+            gradients(model, packed([(20, 8)]), 24)  # a longer row, to see that the test can fail
+
+
+def test_what_has_a_cache_runs_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = tiny_decoder(), torch.arange(6)[None]
+    expected = model(ids, model.new_cache(1, 6))
+    compile_blocks(model)
+    with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
+        cache = model.new_cache(1, 6)
+        pieces = [model(ids[:, at : at + 1], cache) for at in range(6)]
+    torch.testing.assert_close(torch.cat(pieces, 1), expected, atol=1e-5, rtol=1e-3)
+    assert MULTIPLE > 1

@@ -50,6 +50,9 @@ Bf16 = Annotated[
 VocabParallel = Annotated[
     bool, typer.Option("--vocab-parallel", help="Under torchrun, never gather the head.")
 ]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="torch.compile for blocks; rows padded to the context.")
+]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Less memory, one more pass forward.")]
 
 
@@ -74,6 +77,7 @@ def train(
     lora: Rank = None,
     bf16: Bf16 = None,
     recompute: Recompute = False,
+    compiled: Compiled = False,
     vocab_parallel: VocabParallel = False,
     seed: Annotated[int, typer.Option(help="Of rows, new weights and dropout.", min=0)] = 0,
     report_every: Every = 10,
@@ -92,6 +96,7 @@ def train(
         lora=None if lora is None else Lora(rank=lora, alpha=2.0 * lora),
         micro_batch=micro_batch,
         recompute=recompute,
+        compiled=compiled,
         vocab_parallel=vocab_parallel,
         report_every=report_every,
         save_every=save_every,

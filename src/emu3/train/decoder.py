@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,6 @@ from emu3.errors import InputError
 from emu3.parallel import World
 from emu3.train.adamw import BETAS, EPS, PlainAdamW
 from emu3.train.checkpoints import Kept, Optimizer
-from emu3.train.compiled import MULTIPLE, blocks_compiled
 from emu3.train.documents import Document, accumulate
 from emu3.train.flops import flops_per_id
 from emu3.train.loop import Job, Learned, Run, train
@@ -42,16 +40,15 @@ class DecoderTraining(Run):
     optimizer: Literal["muon", "adamw"] = "muon"  # muon: AdamW for embeddings, head and norms
     betas: tuple[float, float] = BETAS  # of "adamw"
     eps: float = EPS  # of "adamw"
-    compiled: bool = (
-        False  # blocks by torch.compile, of one process, documents in rows of their own
-    )
+    multiple: int = 1  # of ids, that the rows of a pass are padded to
     spike: float = 4.0  # next-token losses fall from log(vocabulary) and do not come back
 
     def __post_init__(self) -> None:
         """Refuse what no run could mean."""
         super().__post_init__()
-        if self.micro_batch < 1:
-            raise InputError(f"micro_batch = {self.micro_batch}; it must be at least 1")
+        for name in ("micro_batch", "multiple"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}; it must be at least 1")
         if self.optimizer not in ("muon", "adamw"):
             raise InputError(f"optimizer = {self.optimizer!r}; it must be 'muon' or 'adamw'")
 
@@ -82,11 +79,7 @@ def train_decoder(
     Raises InputError on a run that cannot be; TrainingError and Stopped as `loop.train` does.
     """
     world = world or World.alone(model.device)
-    if run.compiled and world.size > 1:
-        raise InputError("a compiled run is one process; leave `compiled` out for several")
     optimizer = _optimizer(model, run)
-    passes = blocks_compiled(model) if run.compiled else nullcontext
-    multiple = MULTIPLE if run.compiled else 1
 
     def gradients(rng: np.random.Generator, step: int) -> Learned:
         model.train()
@@ -94,8 +87,7 @@ def train_decoder(
         if world.size > 1:  # each process its own dropout
             torch.manual_seed(torch.initial_seed() + (world.rank << 32))
         mine = world.share(batch)
-        with passes():
-            means = accumulate(model, mine, visual, run.micro_batch, run.bf16, world, multiple)
+        means = accumulate(model, mine, visual, run.micro_batch, run.bf16, world, run.multiple)
         return _learned(means, mine, model.config, world)
 
     kept: dict[str, Kept] = {"documents": documents} if isinstance(documents, Kept) else {}

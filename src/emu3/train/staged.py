@@ -38,6 +38,7 @@ from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.hub import find_model
 from emu3.parallel import World, shard_model
+from emu3.train.compiled import compile_blocks
 from emu3.train.decoder import fresh, train_decoder
 from emu3.train.export import Provenance, export
 from emu3.train.lora import Adapted, Lora, adapt
@@ -55,8 +56,8 @@ Weighted = tuple[Store, float]
 class Settings:
     """How a stage is run, where the stage leaves it open.
 
-    `micro_batch`, `recompute` and what follows them change no arithmetic, so a run may go on with
-    others.
+    `micro_batch`, `recompute` and what follows them change no arithmetic but its rounding, so a run
+    may go on with others.
     """
 
     seed: int = 0
@@ -64,6 +65,7 @@ class Settings:
     lora: Lora | None = None  # train an adapter, and merge it at the end
     micro_batch: int = 1  # rows in one pass
     recompute: bool = False  # of a block, keep only what enters it
+    compiled: bool = False  # blocks by torch.compile, rows padded to the context
     vocab_parallel: bool = False  # never gather the head: tokens go to each process's rows of it
     report_every: int = 10  # steps
     save_every: int = 100  # steps
@@ -109,6 +111,7 @@ def train_stage(
     rows = RowsOfStage(loader, stage, vocabulary.sov, settings.seed)
     run = stage.training(
         micro_batch=settings.micro_batch,
+        multiple=stage.context if settings.compiled else 1,
         bf16=settings.bf16,
         report_every=min(settings.report_every, max(1, stage.steps)),  # one report at least
         save_every=settings.save_every,
@@ -196,6 +199,8 @@ def _learning(model: Transformer, settings: Settings) -> Transformer:
     """What is to be trained, an adapter if asked for, requires a gradient; in its place."""
     model.requires_grad_(True)
     _adapted(model, settings.lora, settings.seed)
+    if settings.compiled:
+        compile_blocks(model)
     return model
 
 

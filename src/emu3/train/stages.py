@@ -114,7 +114,14 @@ class Stage:
         )
 
     def training(
-        self, *, micro_batch: int, bf16: bool, report_every: int, save_every: int, seed: int
+        self,
+        *,
+        micro_batch: int,
+        bf16: bool,
+        report_every: int,
+        save_every: int,
+        seed: int,
+        multiple: int = 1,
     ) -> DecoderTraining:
         """What `train_decoder` is told; what is asked for here changes no arithmetic but `bf16`.
 
@@ -132,6 +139,7 @@ class Stage:
             betas=self.betas,
             eps=self.eps,
             micro_batch=micro_batch,
+            multiple=multiple,
             bf16=bf16,
             report_every=report_every,
             save_every=save_every,
