@@ -26,7 +26,7 @@ MIX = Mix(drawn=12, asked=2, varied=34)  # of these it can draw most, and names 
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=4900,
+    steps=4700,
     micro_batch=48,
     learning_rate=2.5e-3,
     warmup=60,

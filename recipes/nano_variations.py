@@ -34,7 +34,7 @@ from emu3.progress import counting
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes.nano_vision import as_pixels
 
-EACH = 64
+EACH = 128
 OFF = 3  # px that a drawing may be out of the middle of a picture composed the usual way
 FILE = "variations.safetensors"
 

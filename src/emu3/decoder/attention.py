@@ -119,7 +119,7 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(rows, k, v, attn_mask=bias, dropout_p=dropout)
         return out.unflatten(2, (-1, q.shape[2])).flatten(1, 2)
 
-    @torch.compiler.disable  # each row has its own lengths: compiled blocks leave it as it is
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # each row has its own lengths: compiled blocks leave it as it is
     def _attend_parts(self, q: Tensor, k: Tensor, v: Tensor, parts: Parts) -> Tensor:
         """Part by part, causally: the work is that of the documents alone."""
         rows = []
