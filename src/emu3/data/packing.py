@@ -115,8 +115,9 @@ class Packer:
     def _take(self, place: Place) -> Piece:
         """Let a piece wait no longer."""
         piece = self._pieces.pop(-place[1])
-        for places in (self._sorted, self._texts)[: 1 if piece.whole else 2]:
-            del places[bisect_left(places, place)]
+        del self._sorted[bisect_left(self._sorted, place)]
+        if not piece.whole:
+            del self._texts[bisect_left(self._texts, place)]
         return piece
 
 
