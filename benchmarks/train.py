@@ -88,11 +88,14 @@ def ours(
 ) -> dict[str, Any]:
     """This package's step."""
     from emu3.train.adamw import PlainAdamW
+    from emu3.train.allocator import keep_freed_memory
     from emu3.train.compiled import compile_blocks
     from emu3.train.documents import Document, accumulate
     from emu3.train.flops import ceiling, flops_per_id
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()  # as `emu3 train` does
     model = fresh(config).to(device).train()
     if by_compiler:
         compile_blocks(model)

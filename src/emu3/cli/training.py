@@ -85,11 +85,14 @@ def train(
 ) -> None:
     """Train a model through one stage, on one process or under torchrun."""
     chosen = _stage(stage, steps, rows, context, learning_rate, optimizer)
+    from emu3.train.allocator import keep_freed_memory
     from emu3.train.lora import Lora
     from emu3.train.precision import has_bf16
     from emu3.train.staged import Settings, train_stage
 
     world = _world(device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     settings = Settings(
         seed=seed,
         bf16=has_bf16(world.device) if bf16 is None else bf16,
