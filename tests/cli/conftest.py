@@ -13,8 +13,17 @@ from typer.testing import CliRunner, Result
 from emu3.checkpoint import Checkpoint
 from emu3.cli.app import build
 from emu3.testing import tiny_checkpoint
+from emu3.train import allocator
 
 Emu3Command = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def kept_memory(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Commands share this process, which goes on giving memory back; who would not is noted."""
+    asked = list[bool]()
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: asked.append(True))
+    return asked
 
 
 @pytest.fixture(scope="session")

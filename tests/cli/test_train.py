@@ -48,12 +48,16 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return open_checkpoint(folder, None, Place(torch.device("cpu"), None)).decoder.state_dict()
 
 
-def test_from_samples_to_a_model(data: Path, tiny: Path, here: Path, emu3: Emu3Command) -> None:
+def test_from_samples_to_a_model(
+    data: Path, tiny: Path, here: Path, emu3: Emu3Command, kept_memory: list[bool]
+) -> None:
+    assert not kept_memory
     command = ("train", "nano-pretrain", "data", "-o", "run", "--from", tiny, *SMALL)
     for _ in range(2):  # the second time there is nothing left to do
         done = emu3(*command, "--device", "cpu")
         assert done.exit_code == 0, done.output
         assert done.stdout.splitlines()[-1] == "run/model"
+    assert len(kept_memory) == 2
     assert emu3("info", "run/model/baai").exit_code == 0
     drawing = ("a glow", "-o", "glow.png", "--model", "run/model/transformers", "--device", "cpu")
     assert emu3("image", *drawing).exit_code == 0

@@ -66,7 +66,8 @@ def test_numbers(server: Server) -> None:
 
 
 def test_settings_that_let_nothing_through_are_refused() -> None:
-    for change in ({"max_n": 0}, {"timeout": -1.0}, {"api_key": " "}, {"model": ""}):
+    forever = {"keep_videos": float("inf")}
+    for change in ({"max_n": 0}, {"timeout": -1.0}, {"api_key": " "}, {"model": ""}, forever):
         with pytest.raises(InputError):
             Settings(**change)  # type: ignore[arg-type]
     assert "hush" not in repr(Settings(api_key="hush"))

@@ -20,10 +20,13 @@ from emu3.data.packing import Row, join
 from emu3.data.roles import ANSWER, CONTEXT, NAMES, TEXT
 from emu3.data.shard import write_shard
 from emu3.data.store import INDEX, VERSION, Store, digest_of, shard_name
+from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.parallel import World
 from emu3.pipeline import Emu3
 from emu3.testing import tiny_checkpoint
+from emu3.train import staged
+from emu3.train.decoder import DecoderTraining
 from emu3.train.documents import Document, losses
 from emu3.train.lora import Lora
 from emu3.train.rows import RowsOfStage, without_captions
@@ -98,6 +101,23 @@ def dying(after: int) -> Callable[[Loader], Row]:
         return draw(self)
 
     return until
+
+
+def test_a_compiled_run_has_rows_of_one_length(
+    tmp_path: Path, data: list[Weighted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = list[tuple[Transformer, DecoderTraining]]()
+
+    def note(model: Transformer, run: DecoderTraining, *_: Any, **__: Any) -> None:
+        trained.append((model, run))
+
+    monkeypatch.setattr(staged, "train_decoder", note)
+    for compiled in (False, True):
+        settings = replace(SETTINGS, compiled=compiled)
+        train_stage(STAGE, tiny_checkpoint(), data, tmp_path / str(compiled), settings)
+    for (model, run), compiled in zip(trained, (False, True), strict=True):
+        assert run.multiple == (STAGE.context if compiled else 1)
+        assert all(("forward" in vars(block)) == compiled for block in model.model.layers)
 
 
 @pytest.mark.parametrize("kills", [[3], [4], [5, 3]])

@@ -105,9 +105,8 @@ class Packer:
             row.append(self._take(self._sorted[at - 1]))
             room -= len(row[-1])
         if room >= max(2, self.context / TO_FILL) and self._texts:
-            filling, rest = parted(
-                self._take(self._texts[-1]), room
-            )  # it is longer: it did not fit
+            longest = self._take(self._texts[-1])  # longer than the room, or it would be in it
+            filling, rest = parted(longest, room)
             row.append(filling)
             self.add(rest)
         return tuple(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Settings:
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise InputError(f"{each.name} = {value} must be above 0")
+        if self.keep_videos == math.inf:
+            raise InputError("keep_videos = inf; leave it out to keep all until they are deleted")
         check_fps(self.chat_fps)
         if not self.model:
             raise InputError("the model needs a name to be asked for")

@@ -2,8 +2,8 @@
 
 glibc gives large blocks back to the system as soon as they are freed. A step frees and takes the
 same gigabytes again and again, and each time the system has to clear every page of them. Measured
-(`python -m benchmarks.train --case compiled`, two cores, huge pages for everybody): 97 ids a second
-instead of 77, for 0.8 GB more at most. Source: mallopt(3).
+(`python -m benchmarks.train --case compiled`, two cores, huge pages for everybody): 97 ids a
+second, and 77 before this was there, for 0.8 GB more at most. Source: mallopt(3).
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ Weighted = tuple[Store, float]
 class Settings:
     """How a stage is run, where the stage leaves it open.
 
-    `micro_batch`, `recompute` and what follows them change no arithmetic but its rounding, so a run
-    may go on with others.
+    `micro_batch`, `recompute` and what follows them change no arithmetic but its rounding, and with
+    `compiled` the draws of dropout; so a run may go on with others.
     """
 
     seed: int = 0
