@@ -9,6 +9,7 @@ like: the same command goes on.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +59,7 @@ ALIKE, MOST_ALIKE, NEAREST = (
     0.8,
     8,
 )  # of those asked about, with codes much like the right ones
+FREELY = "{}, free style"  # what is asked for where a drawing is of no style
 CAPTION_WEIGHT = 0.1  # which object is asked for next is nothing to learn
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
@@ -79,12 +81,13 @@ RUN = DecoderTraining(
 @dataclass(frozen=True)
 class Mix:
     """Documents of a step: pictures to draw, some questions each about pictures of the world, and
-    *what is it* about drawings as no style has them.
+    drawings as no style has them, to be named or drawn.
     """
 
     drawn: int
     asked: int
     varied: int
+    freely: int = 0
 
 
 MIX = Mix(drawn=30, asked=6, varied=12)
@@ -137,9 +140,9 @@ class Lessons:
         vision: VisionTokenizer,
         text: TextTokenizer,
         icons: Icons,
-        variations: torch.Tensor,
+        variations: Mapping[str, torch.Tensor],
     ) -> None:
-        """`variations` are codes [objects, any number, h, w] of pictures as no style has them."""
+        """`variations` by ratio: codes [objects, any number, h, w] of drawings of no style."""
         self.mix, self.variations = mix, variations
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
@@ -159,7 +162,8 @@ class Lessons:
             self.answer(self.much_alike(codes, rng), dialogue(scene, rng))
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
         ]
-        answered += self.varied(rng)
+        answered += [self.named(rng) for _ in range(self.mix.varied)]
+        drawn += [self.freely(rng) for _ in range(self.mix.freely)]
         pool = self.codes_in(drawn)
         return [
             *(self.corrupted(each, MOST_WRONG["draw"], pool, rng) for each in drawn),
@@ -195,6 +199,10 @@ class Lessons:
     def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         """Caption, picture; the caption is dropped now and then."""
         words = "" if rng.random() < DROPPED_CAPTIONS else caption(scene, rng)
+        return self.picture(words, codes)
+
+    def picture(self, words: str, codes: torch.Tensor) -> Document:
+        """A caption and codes [h, w]; of both every id counts."""
         ids = self.prompts.document(words, codes)
         return Document(ids, weigh(ids, self.visual, CAPTION_WEIGHT, VISION_WEIGHT))
 
@@ -203,16 +211,22 @@ class Lessons:
         ids, said = self.prompts.chat_document(codes, turns)
         return Document(ids, said * ANSWER_WEIGHT)
 
-    def varied(self, rng: np.random.Generator) -> list[Document]:
-        """Objects as no style draws them, each with its name."""
-        documents = []
-        for _ in range(self.mix.varied):
-            scene = self.scene(rng)
-            codes = self.variations[scene.object, rng.integers(self.variations.shape[1])].long()
-            question = QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))]
-            turns = [(question, answer(scene, "object"))]
-            documents.append(self.answer(self.much_alike(codes, rng), turns))
-        return documents
+    def variation(self, rng: np.random.Generator) -> tuple[str, torch.Tensor]:
+        """An object as no style draws it: its name and codes [h, w]."""
+        scene = self.scene(rng)
+        made = self.variations[scene.ratio][scene.object]
+        return answer(scene, "object"), made[rng.integers(len(made))].long()
+
+    def named(self, rng: np.random.Generator) -> Document:
+        """Such a drawing, and what it shows."""
+        name, codes = self.variation(rng)
+        question = QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))]
+        return self.answer(self.much_alike(codes, rng), [(question, name)])
+
+    def freely(self, rng: np.random.Generator) -> Document:
+        """Such a drawing, to be drawn."""
+        name, codes = self.variation(rng)
+        return self.picture(FREELY.format(name), codes)
 
 
 def main(vision_folder: Path, folder: Path) -> Transformer:

@@ -20,6 +20,7 @@ from emu3.checkpoint import Place, open_checkpoint
 from emu3.emoji_world import (
     BACKGROUNDS,
     OBJECTS,
+    RATIOS,
     Icons,
     Redrawn,
     held_out_pairs,
@@ -111,7 +112,7 @@ def main(folder: Path) -> None:
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
     vision, icons = nano.codec.vision, Icons.load()
     folder.mkdir(parents=True, exist_ok=True)
-    codes = variations(vision, icons, Redrawn.load(), folder)
+    codes = variations(vision, icons, Redrawn.load(), folder)[RATIOS[0]]
     table = entries(vision)
     seen, held = (true_pictures(vision, icons, p) for p in (seen_pairs()[::9], held_out_pairs()))
     for name, reader in READERS.items():

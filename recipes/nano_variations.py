@@ -1,12 +1,13 @@
 """Pictures of things as no style draws them, as codes: what nano is asked about most.
 
 Made once, `EACH` of every object from its seen drawings alone, and kept in the run's folder; the
-same ones every time. A square each: nearly in its middle and about as large as in a picture
-composed the usual way for most, anywhere and of any size for the others.
+same ones every time. In most pictures a drawing stands nearly in the middle and is about as large
+as in one composed the usual way; in the others anywhere and of any size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from emu3.emoji_world import (
     BACKGROUNDS,
+    CODE,
     GENTLY,
     OBJECTS,
     RATIOS,
@@ -24,50 +26,87 @@ from emu3.emoji_world import (
     Icons,
     Redrawn,
     blank,
+    grid,
     held_out,
     paste,
     vary,
 )
-from emu3.emoji_world.scene import USUAL
+from emu3.emoji_world.scene import USUAL, USUAL_SIZE, icon_sizes
+from emu3.emoji_world.variation import Bent
 from emu3.files import replacing
 from emu3.progress import counting
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes.nano_vision import as_pixels
 
-EACH = 128
+EACH = {ratio: 256 if ratio == RATIOS[0] else 40 for ratio in RATIOS}
+"""Pictures of an object in each ratio; Emoji World has three squares to two others."""
+
 OFF = 3  # px that a drawing may be out of the middle of a picture composed the usual way
+LIKE = 4  # px that it may be larger or smaller there
+PART = 64  # pictures encoded at a time
 FILE = "variations.safetensors"
 
 
 def variations(
-    vision: VisionTokenizer, icons: Icons, redrawn: Redrawn, folder: Path, each: int = EACH
-) -> Tensor:
-    """Codes [400, each, 8, 8] int16, from the folder if they are there."""
+    vision: VisionTokenizer,
+    icons: Icons,
+    redrawn: Redrawn,
+    folder: Path,
+    each: Mapping[str, int] = EACH,
+) -> dict[str, Tensor]:
+    """Codes [400, each, h, w] int16 by ratio, from the folder if they are there."""
     path = folder / FILE
     if not path.is_file():
-        seen, codes = ~held_out(), []
-        with counting("variations of objects", len(OBJECTS)) as advance:
-            for thing in range(len(OBJECTS)):
-                rng, styles = np.random.default_rng((thing, 1)), np.flatnonzero(seen[thing])
-                made = [varied(rng, icons, redrawn, thing, styles) for _ in range(each)]
-                with torch.no_grad():
-                    codes.append(vision.encode(as_pixels(made)).short())
-                advance(1)
+        seen, made = ~held_out(), {}
+        with counting("variations of objects", len(each) * len(OBJECTS)) as advance:
+            for ratio, count in each.items():
+                codes = []
+                for thing in range(len(OBJECTS)):
+                    rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio)))
+                    styles = np.flatnonzero(seen[thing])
+                    pictures = [
+                        varied(rng, icons, redrawn, thing, styles, ratio) for _ in range(count)
+                    ]
+                    codes.append(encoded(vision, pictures))
+                    advance(1)
+                made[ratio] = torch.stack(codes)
         with replacing(path) as temporary:
-            save_file({"codes": torch.stack(codes)}, temporary)
-    return load_file(path)["codes"]
+            save_file(made, temporary)
+    return load_file(path)
+
+
+@torch.no_grad()
+def encoded(vision: VisionTokenizer, pictures: list[NDArray[np.uint8]]) -> Tensor:
+    """Codes [N, h, w] int16 of pictures of one shape."""
+    parts = [pictures[at : at + PART] for at in range(0, len(pictures), PART)]
+    return torch.cat([vision.encode(as_pixels(part)).short() for part in parts])
 
 
 def varied(
-    rng: np.random.Generator, icons: Icons, redrawn: Redrawn, thing: int, styles: NDArray[np.int64]
+    rng: np.random.Generator,
+    icons: Icons,
+    redrawn: Redrawn,
+    thing: int,
+    styles: NDArray[np.int64],
+    ratio: str = RATIOS[0],
 ) -> NDArray[np.uint8]:
-    """One such picture, uint8 [64, 64, 3]."""
+    """One such picture, uint8 [h, w, 3]."""
     usual = bool(rng.random() < USUAL)
-    icon = vary(rng, icons, thing, styles.tolist(), redrawn, GENTLY if usual else WIDELY)
-    picture = blank(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], RATIOS[0])
-    x, y = (somewhere(rng, picture.shape[0], icon.width, usual) for _ in range(2))
+    icon = vary(rng, icons, thing, styles.tolist(), redrawn, bent(ratio, usual))
+    picture = blank(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], ratio)
+    high, wide, _ = picture.shape
+    x, y = (somewhere(rng, room, icon.width, usual) for room in (wide, high))
     paste(picture, np.asarray(icon), x, y)
     return picture
+
+
+def bent(ratio: str, usual: bool) -> Bent:
+    """How far a drawing may be bent, and how large it is: what fits a picture of this ratio."""
+    if usual:
+        side = min(USUAL_SIZE, icon_sizes(ratio)[0])
+        return GENTLY._replace(sides=(side - LIKE, side + LIKE))
+    short = min(grid(ratio)) * CODE
+    return WIDELY._replace(sides=(short * 9 // 16, short * 7 // 8))
 
 
 def somewhere(rng: np.random.Generator, room: int, side: int, usual: bool) -> int:

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons, held_out_pairs
+from emu3.emoji_world import OBJECTS, RATIOS, SIZES, STYLES, Icons, grid, held_out_pairs
+from emu3.emoji_world.objects import with_article
 from emu3.testing import byte_tokenizer
 from emu3.train.documents import Document
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 
-MIX = Mix(drawn=20, asked=6, varied=8)
+MIX = Mix(drawn=20, asked=6, varied=8, freely=3)
 TEXT = byte_tokenizer(2048)
 
 
@@ -41,7 +42,11 @@ def icons() -> Icons:
     )
 
 
-VARIATIONS = torch.arange(400 * 3 * 64).view(400, 3, 8, 8).remainder(2048).short()
+VARIATIONS = {
+    ratio: torch.arange(400 * 3 * h * w).view(400, 3, h, w).remainder(2048).short()
+    for ratio in RATIOS
+    for h, w in [grid(ratio)]
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,19 @@ def said(document: Document) -> str:
 def test_the_mix_is_as_stated(steps: list[Sequence[Document]]) -> None:
     for step in steps:
         assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.varied
-        assert len(step) == MIX.drawn + MIX.asked + MIX.varied
+        assert sum(said(each).count("free style") for each in step) == MIX.freely
+        assert len(step) == MIX.drawn + MIX.asked + MIX.varied + MIX.freely
+
+
+def test_drawings_of_no_style_come_in_every_ratio(icons: Icons) -> None:
+    lessons, rng = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS), np.random.default_rng(0)
+    made = [lessons.variation(rng) for _ in range(100)]
+    assert {tuple(codes.shape) for _, codes in made} == {grid(ratio) for ratio in RATIOS}
+    names = [with_article(each) for each in OBJECTS]
+    for name, codes in made:
+        (ratio,) = (each for each in RATIOS if grid(each) == tuple(codes.shape))
+        known = VARIATIONS[ratio][names.index(name)].long()
+        assert any(torch.equal(codes, each) for each in known)
 
 
 def test_the_seed_decides(icons: Icons, steps: list[Sequence[Document]]) -> None:

@@ -8,10 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons, Redrawn, held_out
+from emu3.emoji_world import (
+    CODE,
+    OBJECTS,
+    RATIOS,
+    SIZES,
+    STYLES,
+    Icons,
+    Redrawn,
+    grid,
+    held_out,
+    usual_scene,
+)
 from emu3.emoji_world.redrawing import REDRAWN, SIDE
-from recipes.nano_variations import OFF, somewhere, variations
+from recipes.nano_variations import LIKE, OFF, bent, somewhere, variations
 from tests.recipes.test_nano_decoder import Flat
+
+FEW = {"1:1": 2, "16:9": 1}  # pictures of an object
 
 
 def drawings(unseen: int) -> tuple[Icons, Redrawn]:
@@ -31,12 +44,25 @@ def test_nothing_held_out_shows_and_they_are_made_once(tmp_path: Path) -> None:
     folders = [tmp_path / str(light) for light in (10, 250)]
     for folder in folders:
         folder.mkdir()
-    made = [variations(Flat(), *drawings(int(each.name)), each, 2) for each in folders]
-    assert made[0].shape == (400, 2, 8, 8)
-    assert torch.equal(*made)
-    assert len(made[0].flatten(2).unique(dim=1)) == 400
-    again = variations(Flat(), *drawings(99), folders[0], 2)
-    assert torch.equal(again, made[0])
+    made = [variations(Flat(), *drawings(int(each.name)), each, FEW) for each in folders]
+    again = variations(Flat(), *drawings(99), folders[0], FEW)
+    assert set(made[0]) == set(FEW)
+    for ratio, count in FEW.items():
+        first, second = (each[ratio] for each in made)
+        assert first.shape == (400, count, *grid(ratio))
+        assert torch.equal(first, second)
+        assert len(first.flatten(2).unique(dim=1)) == 400
+        assert torch.equal(again[ratio], first)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_largest_drawing_fits_and_the_usual_one_is_of_usual_size(ratio: str) -> None:
+    largest = min(grid(ratio)) * CODE
+    for usual in (True, False):
+        smallest, most = bent(ratio, usual).sides
+        assert 0 < smallest < most <= largest
+    side = usual_scene(0, 0, "white", ratio).size
+    assert bent(ratio, True).sides == (side - LIKE, side + LIKE)
 
 
 @pytest.mark.parametrize("usual", [True, False])
