@@ -26,7 +26,7 @@ MIX = Mix(drawn=12, asked=6, varied=32, freely=6)  # it draws well what it knows
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=4200,
+    steps=3800,
     micro_batch=28,
     learning_rate=2.5e-3,
     warmup=60,

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from emu3.emoji_world import BACKGROUNDS, OBJECTS, Scene, compose, seen_pairs, usual_scene
+from emu3.emoji_world import (
+    BACKGROUNDS,
+    CODE,
+    OBJECTS,
+    RATIOS,
+    Icons,
+    Redrawn,
+    Scene,
+    compose,
+    grid,
+    seen_pairs,
+    usual_scene,
+    with_article,
+)
 from emu3.evaluate.judge import Judge
 from recipes.dpo_nano import asked
 from recipes.drawing import Wanted, background_voter, interval, object_voter
 from recipes.fourth_style import HELD_OUT, NUMBER, FourthStyle, caption
+from recipes.instruct_nano import samples, write_samples
+from tests.recipes.test_nano_variations import drawings
 
 
 class NearestTo:
@@ -89,3 +105,27 @@ def test_the_judge_never_takes_an_object_that_has_no_drawing(
     blank = compose(Scene(399, 0, "white", "1:1", 48, 8, 8, False), style.icons)
     assert judge.nearest(blank, NUMBER) < 50
     assert judge.style_of(blank) == NUMBER
+
+
+def test_samples_to_learn_answers_from_show_nothing_held_out() -> None:
+    made = list(samples(60, *drawings(250)))
+    assert all(
+        picture[picture.shape[0] // 2, picture.shape[1] // 2].max() < 200
+        for picture, _ in made[1::2]
+    )
+    names = {with_article(each) for each in OBJECTS}
+    for picture, turns in made:
+        assert picture.shape[:2] in {(h * CODE, w * CODE) for h, w in map(grid, RATIOS)}
+        assert 1 <= len(turns) <= 3
+    assert all(turns[0][1] in names for _, turns in made[::2])
+
+
+def test_samples_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    icons, redrawn = drawings(250)
+    monkeypatch.setattr(Icons, "load", lambda: icons)
+    monkeypatch.setattr(Redrawn, "load", lambda: redrawn)
+    path = write_samples(tmp_path, 4)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [Image.open(tmp_path / each["image"]).mode for each in lines] == ["RGB"] * 4
+    before = path.stat().st_mtime_ns
+    assert write_samples(tmp_path, 4).stat().st_mtime_ns == before
