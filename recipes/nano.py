@@ -9,8 +9,8 @@ The whole of nano, from nothing, on a laptop:
 
 And longer, from the nano that is there:
 
-    python -m recipes.nano_longer runs/namer       # the decoder alone
-    python -m recipes.nano runs/namer              # in place of the package's; a log by that name
+    python -m recipes.nano_longer runs/freer       # the decoder alone
+    python -m recipes.nano runs/freer              # in place of the package's; a log by that name
 
 And with clips besides:
 
