@@ -43,7 +43,7 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_variations import variations
 
 SEED = 11
-MIX = Mix(drawn=14, asked=4, varied=6)
+MIX = Mix(drawn=14, asked=4, named=6)
 DROPOUT = (0.0, 0.1)
 RATES: dict[Literal["muon", "adamw"], float] = {"muon": 4e-3, "adamw": 1e-3}
 LOG, MEASURED = "log.jsonl", "measured.jsonl"

@@ -54,11 +54,9 @@ DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
 USUAL = 0.9  # how many pictures to draw are composed the usual way
 CORRUPTED = 0.5  # how many pictures are read with some of their codes wrong, up to the share of
 MOST_WRONG = {"draw": 1.0, "answer": 0.5}
-ALIKE, MOST_ALIKE, NEAREST = (
-    0.7,
-    0.8,
-    8,
-)  # of those asked about, with codes much like the right ones
+ALIKE = 0.7  # how many pictures asked about have codes much like the right ones,
+MOST_ALIKE = 0.8  # up to what share of their codes,
+NEAREST = 8  # and among how many they are chosen
 FREELY = "{}, free style"  # what is asked for where a drawing is of no style
 CAPTION_WEIGHT = 0.1  # which object is asked for next is nothing to learn
 VISION_WEIGHT = 0.5
@@ -80,17 +78,15 @@ RUN = DecoderTraining(
 
 @dataclass(frozen=True)
 class Mix:
-    """Documents of a step: pictures to draw, some questions each about pictures of the world, and
-    drawings as no style has them, to be named or drawn.
-    """
+    """Documents of a step."""
 
-    drawn: int
-    asked: int
-    varied: int
-    freely: int = 0
+    drawn: int  # pictures of the world, from their captions
+    asked: int  # some questions each about pictures of the world
+    named: int  # drawings as no style has them, and what they show
+    freely: int = 0  # such drawings, to be drawn
 
 
-MIX = Mix(drawn=30, asked=6, varied=12)
+MIX = Mix(drawn=30, asked=6, named=12)
 
 
 def config_for(text: TextTokenizer) -> DecoderConfig:
@@ -162,7 +158,7 @@ class Lessons:
             self.answer(self.much_alike(codes, rng), dialogue(scene, rng))
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
         ]
-        answered += [self.named(rng) for _ in range(self.mix.varied)]
+        answered += [self.named(rng) for _ in range(self.mix.named)]
         drawn += [self.freely(rng) for _ in range(self.mix.freely)]
         pool = self.codes_in(drawn)
         return [

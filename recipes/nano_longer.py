@@ -22,7 +22,7 @@ from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 from recipes.nano_variations import variations
 
-MIX = Mix(drawn=12, asked=6, varied=32, freely=6)  # it draws well what it knows by heart
+MIX = Mix(drawn=12, asked=6, named=32, freely=6)  # it draws well what it knows by heart
 
 RUN = replace(
     nano_decoder.RUN,

@@ -53,7 +53,7 @@ RUN = replace(
     seed=2,
 )
 
-STILLS = Mix(drawn=16, asked=4, varied=8)
+STILLS = Mix(drawn=16, asked=4, named=8)
 CLIPS_DRAWN, CLIPS_ASKED = 10, 4  # of a step
 
 COURSES = 2500

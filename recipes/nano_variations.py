@@ -7,7 +7,9 @@ as in one composed the usual way; in the others anywhere and of any size.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,21 +59,16 @@ def variations(
     """Codes [400, each, h, w] int16 by ratio, from the folder if they are there."""
     path = folder / FILE
     if not path.is_file():
-        seen, made = ~held_out(), {}
-        with counting("variations of objects", len(each) * len(OBJECTS)) as advance:
-            for ratio, count in each.items():
-                codes = []
-                for thing in range(len(OBJECTS)):
-                    rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio)))
-                    styles = np.flatnonzero(seen[thing])
-                    pictures = [
-                        varied(rng, icons, redrawn, thing, styles, ratio) for _ in range(count)
-                    ]
-                    codes.append(encoded(vision, pictures))
-                    advance(1)
-                made[ratio] = torch.stack(codes)
+        seen, codes = ~held_out(), defaultdict[str, list[Tensor]](list)
+        every = [(ratio, thing) for ratio in each for thing in range(len(OBJECTS))]
+        with counting("variations of objects", len(every)) as advance:
+            for ratio, thing in every:
+                rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio)))
+                drawn = partial(varied, rng, icons, redrawn, thing, np.flatnonzero(seen[thing]))
+                codes[ratio].append(encoded(vision, [drawn(ratio) for _ in range(each[ratio])]))
+                advance(1)
         with replacing(path) as temporary:
-            save_file(made, temporary)
+            save_file({ratio: torch.stack(of) for ratio, of in codes.items()}, temporary)
     return load_file(path)
 
 

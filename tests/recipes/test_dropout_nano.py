@@ -8,9 +8,7 @@ from pathlib import Path
 from emu3.emoji_world import OBJECTS, STYLES, Icons, held_out_pairs, with_article
 from recipes.dropout_nano import LOG, MEASURED, MIX, told, unlearnt
 from recipes.nano_decoder import Lessons
-from tests.recipes.test_nano_decoder import TEXT, VARIATIONS, Flat, icons, said
-
-__all__ = ["icons"]
+from tests.recipes.test_nano_decoder import TEXT, VARIATIONS, Flat, said
 
 
 def test_a_pair_is_drawn_and_named(icons: Icons) -> None:

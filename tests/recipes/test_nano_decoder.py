@@ -8,15 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.emoji_world import OBJECTS, RATIOS, SIZES, STYLES, Icons, grid, held_out_pairs
-from emu3.emoji_world.objects import with_article
+from emu3.emoji_world import (
+    OBJECTS,
+    RATIOS,
+    STYLES,
+    Icons,
+    grid,
+    held_out_pairs,
+    with_article,
+)
 from emu3.testing import byte_tokenizer
 from emu3.train.documents import Document
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 
-MIX = Mix(drawn=20, asked=6, varied=8, freely=3)
+MIX = Mix(drawn=20, asked=6, named=8, freely=3)
 TEXT = byte_tokenizer(2048)
 
 
@@ -31,15 +38,6 @@ class Flat(VisionTokenizer):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(pixels, 8).mean(1).add(1).mul(1000).long()
-
-
-@pytest.fixture(scope="module")
-def icons() -> Icons:
-    rng = np.random.default_rng(0)
-    shape = (len(OBJECTS), len(STYLES))
-    return Icons(
-        {s: rng.integers(256, size=(*shape, s, s, 4), dtype=np.uint8) for s in SIZES},
-    )
 
 
 VARIATIONS = {
@@ -62,9 +60,9 @@ def said(document: Document) -> str:
 
 def test_the_mix_is_as_stated(steps: list[Sequence[Document]]) -> None:
     for step in steps:
-        assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.varied
+        assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.named
         assert sum(said(each).count("free style") for each in step) == MIX.freely
-        assert len(step) == MIX.drawn + MIX.asked + MIX.varied + MIX.freely
+        assert len(step) == MIX.drawn + MIX.asked + MIX.named + MIX.freely
 
 
 def test_drawings_of_no_style_come_in_every_ratio(icons: Icons) -> None:
