@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +96,7 @@ def unlearnt(lessons: Lessons, pairs: np.ndarray, count: int) -> list[Document]:
 def train_one(
     nano: Checkpoint,
     lessons: Lessons,
-    measures: dict[str, Sequence[Document]],
+    measures: Mapping[str, Sequence[Document]],
     run: DecoderTraining,
     dropout: float,
     folder: Path,
