@@ -109,25 +109,15 @@ def write_samples(folder: Path, count: int) -> Path:
 def stored(folder: Path, size: Size, workers: int) -> Path:
     """The samples as ids of nano, made or gone on with."""
     sources = find_sources([write_samples(folder, size.samples)])
-    done = 0
     with counting("preparing", sum(source.slices for source in sources)) as advance:
-
-        def on_slices(now: int, _total: int) -> None:
-            nonlocal done
-            advance(now - done)
-            done = now
-
-        prepare(sources, folder / STORE, Model("nano"), workers, on_slices)
+        prepare(sources, folder / STORE, Model("nano"), workers, advance)
     return folder / STORE
 
 
 def measured(model: str | Path, pairs: int) -> dict[str, Any]:
     """What `emu3 eval nano --model MODEL` finds."""
     opened = Emu3.from_pretrained(model, device="cpu", dtype="fp32")
-    card = opened.checkpoint.card
-    drawing = DrawingSettings(
-        guidance_scale=card.guidance_scale, top_k=card.top_k, temperature=card.temperature
-    )
+    drawing = DrawingSettings.of(opened.checkpoint.card)
     return evaluate_nano(opened, samples=pairs, drawing=drawing).to_dict()
 
 

@@ -24,7 +24,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, patience: float) -> Terminal:
 
 
 def work(title: str = "working", *, quiet: bool = False) -> None:
-    with progress.counting(title, 3) as advance:
+    with progress.counting(title, 3, quiet=quiet) as advance:
         for _ in range(3):
             advance(1)
     with progress.transferring(title, quiet=quiet) as report:

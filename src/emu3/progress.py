@@ -37,8 +37,11 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def counting(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Give a function to call with how many of `total` steps are newly done."""
+    if quiet:
+        yield lambda count: None
+        return
     with _shown_if_slow(MofNCompleteColumn(), Rate()) as (bar, look):
         task = bar.add_task(title, total=total)
 

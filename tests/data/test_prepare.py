@@ -74,6 +74,17 @@ def test_the_number_of_workers_changes_nothing(
     assert files(tmp_path / "store") == files(whole)
 
 
+def test_every_slice_is_told_once(samples: Path, model: Model, tmp_path: Path) -> None:
+    sources, told = find_sources([samples], per_slice=8), list[int]()
+    count = sum(source.slices for source in sources)
+    prepare(sources, tmp_path / "store", model, on_slices=told.append)
+    assert told == [0] + [1] * count
+    next((tmp_path / "store").glob("0*.safetensors")).unlink()
+    told.clear()
+    prepare(sources, tmp_path / "store", model, on_slices=told.append)
+    assert told == [count - 1, 1]
+
+
 def test_killed_and_run_again_is_never_killed(
     samples: Path, whole: Path, model: Model, tmp_path: Path
 ) -> None:

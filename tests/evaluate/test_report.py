@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from emu3.card import Card
 from emu3.errors import InputError
 from emu3.evaluate import DrawingSettings, Figures, NanoReport, Share, wilson
 from emu3.evaluate.report import save_report
@@ -35,6 +36,11 @@ def test_a_report_can_be_saved_and_read(report: NanoReport, tmp_path: Path) -> N
     assert (naming["hits"], naming["n"], naming["share"], naming["low"]) == (0, 8, 0, 0)
     assert naming["high"] == pytest.approx(0.3244, abs=1e-4)
     assert (naming["chance"], naming["ceiling"]) == (1 / 400, 1)
+
+
+def test_pictures_are_drawn_as_the_card_says() -> None:
+    card = Card(guidance_scale=1.5, top_k=7, temperature=0.5)
+    assert DrawingSettings.of(card) == DrawingSettings(1.5, 7, 1.0, 0.5)
 
 
 def test_a_report_is_not_saved_into_a_missing_folder(tmp_path: Path) -> None:

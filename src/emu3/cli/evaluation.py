@@ -101,9 +101,7 @@ def _measured(
     from emu3.evaluate.report import DrawingSettings
 
     card = m.checkpoint.card
-    drawing = DrawingSettings(
-        guidance_scale=card.guidance_scale, top_k=card.top_k, temperature=card.temperature
-    )
+    drawing = DrawingSettings.of(card)
     pictures = only is not Part.video
     clips = only is not Part.pictures and "video" in card.tasks
     # Made once where two need it; one alone makes its own.

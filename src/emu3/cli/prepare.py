@@ -66,16 +66,8 @@ def prepare(
     chosen = Chosen(model, vision, device, fps)
     total = sum(source.slices for source in found)
     try:
-        with counting(f"preparing {output}", 0 if quiet else total) as advance:
-            so_far = 0
-
-            def on_slices(done: int, _total: int) -> None:
-                nonlocal so_far
-                if not quiet:
-                    advance(done - so_far)
-                so_far = done
-
-            counts = write(found, output, chosen, workers, on_slices)
+        with counting(f"preparing {output}", total, quiet=quiet) as advance:
+            counts = write(found, output, chosen, workers, advance)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished shards stay; the same command goes on") from None
     typer.echo(output)

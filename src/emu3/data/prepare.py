@@ -41,11 +41,12 @@ def prepare(
     folder: Path,
     model: Model,
     workers: int = 1,
-    on_slices: Callable[[int, int], None] = lambda done, total: None,
+    on_slices: Callable[[int], None] = lambda newly_done: None,
 ) -> Counts:
-    """Write the store of some sources, or go on with it. `on_slices` hears slices done, and all.
+    """Write the store of some sources, or go on with it.
 
-    With one worker the work is done in this process. Samples that cannot be used are skipped; the
+    `on_slices` hears how many slices are newly done, first of all how many an earlier run did. With
+    one worker the work is done in this process. Samples that cannot be used are skipped; the
     store's `skipped.jsonl` says which and why. Raises InputError on a folder that holds something
     else, or a store of another request, and where a worker dies.
     """
@@ -60,11 +61,9 @@ def prepare(
     job = Job(tuple(sources), folder, model, digest_of(request))
     parts = [(at, index) for at, source in enumerate(sources) for index in range(source.slices)]
     left = [part for part in parts if not _is_done(job, part)]
-    done = len(parts) - len(left)
-    on_slices(done, len(parts))
+    on_slices(len(parts) - len(left))
     for _ in alone(job, writer, left) if workers == 1 else together(job, left, workers):
-        done += 1
-        on_slices(done, len(parts))
+        on_slices(1)
     return _finish(job, read_index(folder), parts)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from emu3.card import Card
 from emu3.evaluate.shares import Share
 from emu3.files import check_writable, replacing
 
@@ -21,6 +22,12 @@ class DrawingSettings:
     top_k: int = 2048
     top_p: float = 1.0
     temperature: float = 1.0
+
+    @classmethod
+    def of(cls, card: Card) -> DrawingSettings:
+        """As a checkpoint's own card says."""
+        manner = card.manner()
+        return cls(manner.guidance_scale, manner.top_k, manner.top_p, manner.temperature)
 
 
 @dataclass(frozen=True)
