@@ -21,10 +21,12 @@ from benchmarks.serve import HOST, prompt
 Outcome = Literal["answered", "refused", "corrected", "gone", "broken"]
 """Answered; refused for want of room; told what was wrong; the client went; or none of these."""
 
-DRAW, CHAT = "/v1/images/generations", "/v1/chat/completions"
+DRAW, CHAT, FILM = "/v1/images/generations", "/v1/chat/completions", "/v1/videos"
 JSON = {"Content-Type": "application/json"}
 PATIENCE = 600  # seconds
 SIP, PAUSE = 256, 0.05  # bytes that a slow client reads at a time, and its rest in between
+LOOK = 0.5  # seconds between two looks at a video
+LEAVES, REGRETS = 0.15, 0.15  # how many never come back for a video, and how many give it up
 
 
 def asks_for_a_picture(seed: int, stream: bool) -> dict[str, Any]:
@@ -54,6 +56,7 @@ WRONG: tuple[tuple[str, bytes], ...] = (
     (DRAW, b'{"prompt": NaN}'),
     (DRAW, b"\xff" * 1000),
     (DRAW, b"[" * 100_000),
+    (FILM, b'{"prompt": "a fox", "seconds": "for ever"}'),
     (CHAT, b'{"messages": []}'),
     (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url", '
            b'"image_url": {"url": "data:image/png;base64,AAAA"}}]}]}'),
@@ -66,6 +69,14 @@ def post(port: int, path: str, body: bytes) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
     connection.request("POST", path, body, JSON | {"Connection": "close"})
     return connection.getresponse()
+
+
+def told(port: int, method: str, path: str) -> dict[str, Any]:
+    """What the server says in JSON."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    connection.request(method, path, headers={"Connection": "close"})
+    said: dict[str, Any] = json.loads(connection.getresponse().read())
+    return said
 
 
 def refusal(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
@@ -122,6 +133,45 @@ def wrong(port: int, seed: int) -> tuple[Outcome, str]:
     return (outcome, reason) if outcome == "corrected" else ("broken", f"{outcome} {reason}")
 
 
+def film(port: int, seed: int) -> tuple[Outcome, str]:
+    """Ask for a video of a second; leave it, give it up, or come for it and have it forgotten."""
+    chance = random.Random(seed)
+    body = {"prompt": prompt(seed % 1000), "seed": seed, "seconds": "1"}
+    answer = post(port, FILM, json.dumps(body).encode())
+    if answer.status != 200:
+        return refusal(answer)
+    path = f"{FILM}/{json.loads(answer.read())['id']}"
+    if (fate := chance.random()) < LEAVES:
+        return "gone", ""
+    if fate < LEAVES + REGRETS:
+        time.sleep(4 * chance.random())
+        return ("gone", "") if told(port, "DELETE", path).get("deleted") else ("broken", path)
+    end = time.monotonic() + PATIENCE
+    while (status := told(port, "GET", path)["status"]) in ("queued", "in_progress"):
+        if time.monotonic() > end:
+            return "broken", f"{path} is {status} still"
+        time.sleep(LOOK)
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    connection.request("GET", f"{path}/content", headers={"Connection": "close"})
+    clip = connection.getresponse().read()
+    told(port, "DELETE", path)
+    whole_clip = status == "completed" and clip[4:8] == b"ftyp"
+    return ("answered", "") if whole_clip else ("broken", f"{status}: {clip[:200]!r}")
+
+
+def unfinished(port: int) -> int:
+    """Videos that are not made yet. Raises ValueError where one failed."""
+    page, count = told(port, "GET", f"{FILM}?limit=100"), 0
+    while True:
+        statuses = [each["status"] for each in page["data"]]
+        if "failed" in statuses:
+            raise ValueError("a video failed")
+        count += sum(status != "completed" for status in statuses)
+        if not page["has_more"]:
+            return count
+        page = told(port, "GET", f"{FILM}?limit=100&after={page['last_id']}")
+
+
 @dataclass(frozen=True)
 class Kind:
     """How often a kind of client comes, beside the others, and what it does with port and seed."""
@@ -136,6 +186,7 @@ KINDS = {
     "stream": Kind(3, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, True))),
     "question": Kind(2, lambda port, seed: whole(port, CHAT, asks_a_question(seed, False))),
     "chat": Kind(2, lambda port, seed: whole(port, CHAT, asks_a_question(seed, True))),
+    "video": Kind(1, film),
     "slow": Kind(1, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, True), SIP)),
     "vanish": Kind(2, vanish),
     "wrong": Kind(2, wrong, works=False),

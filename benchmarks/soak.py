@@ -1,16 +1,19 @@
 """The server under more than it can do: `python -m benchmarks.soak --minutes 10`.
 
-A server process of its own on the loopback, nano. First its capacity is measured, with as many
-clients as it has slots; then comes twice as much, in an open loop: a request is sent when its time
-has come, whether or not others were answered. Clients are of many kinds, good and bad:
+A server process of its own on the loopback, with nano, whose card is made to say that it knows
+videos: it does not, and they show nothing, but the work is that of videos. First its capacity is
+measured, with as many clients as it has slots; then comes twice as much, in an open loop: a request
+is sent when its time has come, whether or not others were answered. Clients are of many kinds:
 
 * pictures, whole and as streams with partial ones; questions with a picture, in a stream or not;
+* videos of a second: waited for, fetched and deleted, or given up, or never come back for;
 * clients that vanish halfway, and slow ones that read a few bytes a second;
 * bodies that are no JSON, half a body, fields nobody knows, pictures that are none.
 
 At the end every promise is counted: each request accepted was answered or its client had gone, each
-refused one was told why, nothing answered 5xx, the engine holds nothing, and the server's memory
-was flat. Exits with 1 if one is broken. `--json FILE` keeps the figures. Needs the extra `serve`.
+refused one was told why, nothing answered 5xx, the engine holds nothing and no video waits, and the
+server's memory was flat. Exits with 1 if one is broken. `--json FILE` keeps the figures. Needs the
+extras `serve` and `video`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,14 +35,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.clients import KINDS, PATIENCE, Outcome, numbers
+from benchmarks.clients import KINDS, PATIENCE, Outcome, numbers, unfinished
 from benchmarks.serve import load, server
 from emu3.bench.machine import about
+from emu3.card import CARD_FILE
+from emu3.hub import find_model
 
 SLOTS, QUEUE = 16, 16
 MOST_CLIENTS = 400  # at a time; a request for which there is none is not sent, and counted
 FLAT = 0.05  # by how much memory may grow after the first quarter
 WARM = 0.25  # of the time, which does not count for memory
+WORK = ("waiting", "pictures", "videos", "answers")  # gauges of the engine
 
 
 @dataclass
@@ -122,56 +130,74 @@ def capacity(port: int) -> float:
     return float(load(port, SLOTS, 3 * SLOTS)["pictures_per_minute"]) / 60
 
 
-def settled(port: int) -> dict[str, float]:
-    """The server's numbers once nobody is at work, or as they are after a minute."""
+def settled(port: int) -> tuple[dict[str, float], int]:
+    """The server's numbers and its unfinished videos once nobody is at work, or after a minute."""
     for _ in range(120):
-        told = numbers(port)
-        if not any(told[f"emu3_engine_{name}"] for name in ("waiting", "pictures", "answers")):
+        told, videos = numbers(port), unfinished(port)
+        if not videos and not any(told[f"emu3_engine_{name}"] for name in WORK):
             break
         time.sleep(0.5)
-    return told
+    return told, videos
 
 
 def promises(
-    counts: Counts, before: dict[str, float], after: dict[str, float], growth: float
+    counts: Counts,
+    before: dict[str, float],
+    after: dict[str, float],
+    videos: int,
+    growth: float,
 ) -> dict[str, bool]:
-    """Each promise, and whether it was kept."""
+    """Each promise, and whether it was kept; `videos` are unfinished at the end."""
     new = {name: value - before.get(name, 0.0) for name, value in after.items()}
     ended = {
         name: new[f"emu3_engine_{name}_total"]
-        for name in ("drawn", "said", "failed", "cancelled", "refused")
+        for name in ("drawn", "filmed", "said", "failed", "cancelled", "refused")
     }
-    server_errors = sum(
-        count for name, count in new.items()
-        if name.startswith("emu3_http_requests") and 'status="5' in name
-    )  # fmt: skip
-    taken = ended["drawn"] + ended["said"] + ended["cancelled"]
+
+    def statuses(first: str) -> float:
+        """HTTP answers whose status begins so."""
+        return sum(n for name, n in new.items() if "_http_requests" in name and first in name)
+
+    done = ended["drawn"] + ended["filmed"] + ended["said"]
     answered, gone = counts.of("answered"), counts.of("gone")
     return {
         "every client heard what it should": not counts.of("broken") and not counts.broken,
-        "no status of 5xx": server_errors == 0 and ended["failed"] == 0,
+        "no status of 5xx": statuses('status="5') == 0 and ended["failed"] == 0,
         "every request accepted was answered, or its client had gone": (
-            answered <= ended["drawn"] + ended["said"] and taken <= answered + gone
+            answered <= done and done + ended["cancelled"] <= answered + gone
         ),
         "it was asked for more than it can do": ended["refused"] > 0,
-        "every one refused was told why": counts.of("refused") <= ended["refused"],
+        "every one refused was told why": counts.of("refused") <= statuses('status="429'),
         "the engine holds nothing at the end": not any(
-            after[f"emu3_engine_{name}"] for name in ("waiting", "pictures", "answers", "places")
+            after[f"emu3_engine_{name}"] for name in (*WORK, "places")
         ),
+        "every video that was not given up is made": videos == 0,
         f"memory flat within {FLAT:.0%}": growth <= FLAT,
     }
 
 
-def soak(minutes: float) -> dict[str, Any]:
-    """One run; its figures."""
-    command = ("emu3", "serve", "--quiet", "--slots", str(SLOTS), "--queue", str(QUEUE), "--port")
+def knowing_videos(folder: Path) -> Path:
+    """A copy of nano whose card says that it knows videos."""
+    shutil.copytree(find_model("nano"), folder)
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    card["tasks"].append("video")
+    (folder / CARD_FILE).write_text(json.dumps(card), encoding="utf-8")
+    return folder
+
+
+def soak(minutes: float, folder: Path) -> dict[str, Any]:
+    """One run in an empty folder; its figures."""
+    model, jobs = knowing_videos(folder / "nano"), folder / "jobs"
+    bounds = ("--slots", str(SLOTS), "--queue", str(QUEUE), "--jobs", str(jobs))
+    command = ("emu3", "serve", "--quiet", "--model", str(model), *bounds, "--port")
     with server(*command) as running:
         found = capacity(running.port)
         works = sum(kind.weight for kind in KINDS.values() if kind.works)
         rate = 2 * found * sum(kind.weight for kind in KINDS.values()) / works
         memory, before = Memory(running.process), numbers(running.port)
         counts = drive(running.port, rate, 60 * minutes, memory)
-        after, growth = settled(running.port), memory.growth(60 * minutes)
+        after, videos = settled(running.port)
+        growth = memory.growth(60 * minutes)
     return {
         "machine": about(torch.device("cpu")),
         "minutes": minutes,
@@ -183,7 +209,7 @@ def soak(minutes: float) -> dict[str, Any]:
         "server": {name: after[name] - before.get(name, 0.0) for name in sorted(after)},
         "memory_mib": memory.told,
         "memory_growth": growth,
-        "promises": promises(counts, before, after, growth),
+        "promises": promises(counts, before, after, videos, growth),
     }
 
 
@@ -193,7 +219,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    figures = soak(asked.minutes)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = soak(asked.minutes, Path(folder))
     for name in ("capacity_pictures_a_second", "requests_a_second", "memory_growth"):
         print(f"{name}: {figures[name]:.3g}")
     for name, count in figures["outcomes"].items():

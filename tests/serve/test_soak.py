@@ -9,25 +9,27 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.clients import KINDS, WRONG, numbers, vanish, wrong
-from benchmarks.soak import Counts, Memory, promises
+from benchmarks.clients import FILM, KINDS, WRONG, numbers, told, unfinished, vanish, wrong
+from benchmarks.soak import WORK, Counts, Memory, promises
 from emu3.serve.settings import Settings
 
-from .conftest import serving
+from .conftest import moving_checkpoint, serving
 
-ENGINE = ("waiting", "pictures", "answers", "places")
+ENGINE = (*WORK, "places")
+TOO_MANY = 'emu3_http_requests_total{route="/v1/videos",status="429"}'
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A server without a key."""
-    with serving(Settings(model="tiny", max_tokens=16), queue=8, slots=4) as server:
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server without a key, of a model that knows videos."""
+    settings = Settings(model="tiny", max_tokens=16, jobs=tmp_path_factory.mktemp("jobs"))
+    with serving(settings, moving_checkpoint(), queue=8, slots=4) as server:
         yield urlsplit(server.url).port or 0
 
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if name not in ("vanish", "wrong")])
 def test_each_kind_is_answered(port: int, kind: str) -> None:
-    assert KINDS[kind].act(port, 3) == ("answered", "")
+    assert KINDS[kind].act(port, 7) == ("answered", "")
 
 
 def test_each_wrong_body_is_told_so(port: int) -> None:
@@ -60,9 +62,18 @@ def test_whoever_vanishes_leaves_nothing(port: int) -> None:
     assert not any('status="5' in name for name in statuses(port))
 
 
-def told(**changes: float) -> dict[str, float]:
-    names = ("drawn", "said", "failed", "cancelled", "refused")
-    numbers = {f"emu3_engine_{name}_total": 0.0 for name in names}
+@pytest.mark.parametrize(("seed", "kept"), [(1, 1), (3, 0)])
+def test_a_video_is_left_or_given_up(port: int, seed: int, kept: int) -> None:
+    before = len(told(port, "GET", FILM)["data"])
+    assert KINDS["video"].act(port, seed) == ("gone", "")
+    while unfinished(port):
+        time.sleep(0.01)
+    assert len(told(port, "GET", FILM)["data"]) == before + kept
+
+
+def figures(refused: float = 2, **changes: float) -> dict[str, float]:
+    names = ("drawn", "filmed", "said", "failed", "cancelled", "refused")
+    numbers = {f"emu3_engine_{name}_total": 0.0 for name in names} | {TOO_MANY: refused}
     numbers |= {f"emu3_engine_{name}": 0.0 for name in ENGINE}
     return numbers | {f"emu3_engine_{name}": value for name, value in changes.items()}
 
@@ -70,12 +81,13 @@ def told(**changes: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("after", "broken"),
     [
-        (told(drawn_total=3, cancelled_total=1, refused_total=2), None),
-        (told(drawn_total=2, cancelled_total=1, refused_total=2), "accepted"),
-        (told(drawn_total=3, cancelled_total=3, refused_total=2), "accepted"),
-        (told(drawn_total=3, cancelled_total=1, refused_total=1), "refused"),
-        (told(drawn_total=3, cancelled_total=1, refused_total=2, failed_total=1), "5xx"),
-        (told(drawn_total=3, cancelled_total=1, refused_total=2, places=9), "holds nothing"),
+        (figures(drawn_total=3, cancelled_total=1, refused_total=2), None),
+        (figures(drawn_total=2, filmed_total=1, cancelled_total=1, refused_total=2), None),
+        (figures(drawn_total=2, cancelled_total=1, refused_total=2), "accepted"),
+        (figures(drawn_total=3, cancelled_total=3, refused_total=2), "accepted"),
+        (figures(drawn_total=3, cancelled_total=1, refused_total=2, refused=1), "refused"),
+        (figures(drawn_total=3, cancelled_total=1, refused_total=2, failed_total=1), "5xx"),
+        (figures(drawn_total=3, cancelled_total=1, refused_total=2, places=9), "holds nothing"),
     ],
 )
 def test_a_promise_can_be_broken(after: dict[str, float], broken: str | None) -> None:
@@ -83,7 +95,7 @@ def test_a_promise_can_be_broken(after: dict[str, float], broken: str | None) ->
     for outcome, times in (("answered", 3), ("gone", 1), ("refused", 2)):
         for _ in range(times):
             counts.count("x", lambda outcome=outcome: (outcome, ""))
-    kept = promises(counts, told(), after, 0.01)
+    kept = promises(counts, figures(0), after, 0, 0.01)
     assert [name for name, how in kept.items() if not how and (not broken or broken in name)] == [
         name for name in kept if broken and broken in name
     ]
