@@ -34,7 +34,7 @@ from emu3.evaluate import judge as judge_module
 from emu3.evaluate.nano import BATCH, _choose
 
 Pixels = NDArray[np.uint8]
-SHARES = {"drawing", "drawing_style", "drawing_pair", "drawing_background"}
+SHARES = {"drawing", "drawing_style", "drawing_copied", "drawing_pair", "drawing_background"}
 SHARES |= {"naming", "question_style", "question_background"}
 
 
@@ -166,6 +166,8 @@ def test_a_perfect_model_scores_all(icons: Icons, judge: Judge) -> None:
     for figures in (report.seen, report.held_out):
         assert (figures.reconstructed, figures.psnr, figures.ssim) == (30, 100, 1)
         assert set(figures.shares) == SHARES
+        copied = figures.shares.pop("drawing_copied")
+        assert (copied.hits, copied.n) == (0, 60), "no fake icon is like that of another style"
         for share in figures.shares.values():
             assert (share.hits, share.n, share.ceiling) == (30, 30, 1)
     assert max(model.batches) == BATCH
@@ -180,6 +182,8 @@ def test_wrong_is_wrong_and_sloppy_is_right(
     icons: Icons, judge: Judge, kind: type[Oracle], hits: int
 ) -> None:
     report = evaluate_nano(kind(icons), samples=10, icons=icons, judge=judge)
+    for figures in (report.seen, report.held_out):
+        figures.shares.pop("drawing_copied")  # true pictures, whatever the model draws
     for share in (*report.seen.shares.values(), *report.held_out.shares.values()):
         assert (share.hits, share.n, share.ceiling) == (hits, 10, 1)
 
@@ -199,6 +203,7 @@ def test_a_true_icon_in_another_style_is_not_the_pair(icons: Icons, judge: Judge
     report = evaluate_nano(Restyled(icons), samples=5, icons=icons, judge=lenient)
     hits = {name: share.hits for name, share in report.held_out.shares.items()}
     assert (hits["drawing"], hits["drawing_style"], hits["drawing_pair"]) == (5, 0, 0)
+    assert hits["drawing_copied"] == 5, "of the two other styles the judge takes one"
 
 
 def test_a_random_model_scores_what_luck_gives(icons: Icons, judge: Judge) -> None:

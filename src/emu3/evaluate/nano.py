@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,7 +50,8 @@ ASKED: dict[str, tuple[Kind, str, float]] = {
 }
 """Each question about a picture: its kind, its wording, and the share that guessing gets."""
 
-_STEPS = 4 + len(ASKED)  # what is done for each pair: reconstruct twice, draw twice, ask
+# For each pair: reconstruct a scene and a square of each style, draw twice, ask.
+_STEPS = 1 + len(STYLES) + 2 + len(ASKED)
 
 
 def evaluate_nano(
@@ -128,10 +129,21 @@ class _Run:
         return {
             "drawing": _share(objects, best_objects, len(OBJECTS)),
             "drawing_style": _share(styles, best_styles, len(STYLES)),
-            # The strictest: a true icon in another style often passes for the right object.
+            # What one would get who draws as well as can be, and never in the style asked for.
+            "drawing_copied": _share(self._copied(squares), best_objects, len(OBJECTS)),
+            # The strictest of all.
             "drawing_pair": _share(pairs, best_pairs, len(OBJECTS) * len(STYLES)),
             "drawing_background": _share(colours, best_colours, len(BACKGROUNDS)),
         }
+
+    def _copied(self, squares: list[Scene]) -> list[bool]:
+        """Which true pictures in the other styles pass for their object in the style asked for."""
+        right: list[bool] = []
+        for turn in range(1, len(STYLES)):
+            turned = [replace(s, style=(s.style + turn) % len(STYLES)) for s in squares]
+            pictures = [again for _, again in self._reconstruct(turned)]
+            right += self._right(pictures, [(s.object, s.style) for s in squares])[0]
+        return right
 
     def _reconstruct(self, scenes: list[Scene]) -> list[tuple[Pixels, Pixels]]:
         """Each scene and what the tokenizer makes of it, both uint8 [H, W, 3]."""
