@@ -3,8 +3,10 @@
 Instruction tuning as anybody would do it with data of their own: pictures and a JSONL of questions
 and answers go through `emu3 prepare` and `emu3 train nano-instruct`. Half of the pictures are
 scenes of Emoji World without its held-out pairs, half are drawings as no style has them.
-`figures.json` says what `emu3 eval nano` found before and after. Kill it whenever you like: the
-same command goes on. `--quick` is a rehearsal: its figures mean nothing.
+`figures.json` says what `emu3 eval nano` found before and after. With `--unasked` the stage starts
+not from nano, which was asked since its first step, but from a decoder of nano's shape that has
+only drawn; it is trained first, and the figures are `figures-unasked.json`. Kill it whenever you
+like: the same command goes on. `--quick` is a rehearsal: its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emu3 import Emu3
-from emu3.checkpoint import Place, open_checkpoint
+from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.data.finding import find_sources
 from emu3.data.prepare import prepare
 from emu3.data.store import Store
@@ -44,12 +46,16 @@ from emu3.evaluate.report import DrawingSettings
 from emu3.files import replacing
 from emu3.precision import FP32
 from emu3.progress import counting
+from emu3.train.decoder import fresh
+from emu3.train.embedding import start_alike
 from emu3.train.precision import has_bf16
 from emu3.train.staged import Settings, train_stage
 from emu3.train.stages import NANO_INSTRUCTION
+from recipes import nano_decoder
+from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_variations import varied
 
-SAMPLES, STORE, RUN = "samples.jsonl", "store", "run"
+SAMPLES, STORE = "samples.jsonl", "store"
 SEED = 7  # no run of nano's decoder had it
 
 Turns = list[tuple[str, str]]
@@ -62,10 +68,12 @@ class Size:
     samples: int
     steps: int
     pairs: int  # of each kind in a measurement, at most 120
+    drawing: int  # steps in which the unasked decoder learns to draw
 
 
-FULL = Size(samples=20_000, steps=NANO_INSTRUCTION.steps, pairs=120)
-QUICK = Size(samples=24, steps=2, pairs=1)
+FULL = Size(samples=20_000, steps=NANO_INSTRUCTION.steps, pairs=120, drawing=1000)
+QUICK = Size(samples=24, steps=2, pairs=1, drawing=2)
+ONLY_DRAWN = Mix(drawn=24, asked=0, named=0)
 
 
 def samples(
@@ -114,27 +122,40 @@ def stored(folder: Path, size: Size, workers: int) -> Path:
     return folder / STORE
 
 
-def measured(model: str | Path, pairs: int) -> dict[str, Any]:
-    """What `emu3 eval nano --model MODEL` finds."""
-    opened = Emu3.from_pretrained(model, device="cpu", dtype="fp32")
-    drawing = DrawingSettings.of(opened.checkpoint.card)
-    return evaluate_nano(opened, samples=pairs, drawing=drawing).to_dict()
+def unasked(nano: Checkpoint, folder: Path, steps: int) -> Checkpoint:
+    """A decoder of nano's shape that has only drawn, over nano's tokenizers."""
+    text, vision = nano.text, nano.codec.vision
+    model = fresh(config_for(text), SEED)
+    start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
+    lessons = Lessons(ONLY_DRAWN, vision, text, Icons.load(), {})
+    run = replace(nano_decoder.RUN, steps=steps, warmup=min(nano_decoder.RUN.warmup, steps))
+    run = replace(run, micro_batch=12, seed=SEED)
+    nano_decoder.learn(model, text, vision, run, folder, lessons)
+    return replace(nano, name="nano-unasked", decoder=model.eval().requires_grad_(False))
 
 
-def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
+def measured(checkpoint: Checkpoint, pairs: int) -> dict[str, Any]:
+    """What `emu3 eval nano` finds of a model."""
+    drawing = DrawingSettings.of(checkpoint.card)
+    return evaluate_nano(Emu3(checkpoint), samples=pairs, drawing=drawing).to_dict()
+
+
+def main(folder: Path, size: Size = FULL, *, only_drawn: bool = False) -> dict[str, Any]:
     """Measure, tune, measure again; everything goes to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    mark, place = "-unasked" if only_drawn else "", Place(torch.device("cpu"), FP32)
+    checkpoint = open_checkpoint("nano", None, place)
+    if only_drawn:
+        checkpoint = unasked(checkpoint, folder / "unasked", size.drawing)
+    before = measured(checkpoint, size.pairs)
     store = Store.open(stored(folder, size, workers=2), checkpoint.text)
     warmup = min(NANO_INSTRUCTION.warmup, size.steps)
-    stage = NANO_INSTRUCTION.changed(starts_from="nano", steps=size.steps, warmup=warmup)
+    stage = NANO_INSTRUCTION.changed(starts_from=checkpoint.name, steps=size.steps, warmup=warmup)
     settings = Settings(seed=SEED, bf16=has_bf16("cpu"))
-    model = train_stage(stage, checkpoint, [(store, 1.0)], folder / RUN, settings)
-    report = {
-        "before": measured("nano", size.pairs),
-        "after": measured(model / "baai", size.pairs),
-    }
-    with replacing(folder / "figures.json") as temporary:
+    model = train_stage(stage, checkpoint, [(store, 1.0)], folder / f"run{mark}", settings)
+    after = measured(open_checkpoint(model / "baai", None, place), size.pairs)
+    report = {"before": before, "after": after}
+    with replacing(folder / f"figures{mark}.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for kind in ("seen", "held_out"):
         for name, share in report["before"][kind].items():
@@ -146,6 +167,7 @@ def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
 
 if __name__ == "__main__":
     quick = "--quick" in sys.argv
-    named = [word for word in sys.argv[1:] if word != "--quick"]
-    usual = "runs/instruct-quick" if quick else "runs/instruct"
-    main(Path(named[0] if named else usual), QUICK if quick else FULL)
+    named = [word for word in sys.argv[1:] if not word.startswith("--")]
+    usual = Path("runs/instruct-quick" if quick else "runs/instruct")
+    chosen = Path(named[0]) if named else usual
+    main(chosen, QUICK if quick else FULL, only_drawn="--unasked" in sys.argv)
