@@ -59,7 +59,7 @@ class Size:
     variations: int  # of an object, in each ratio
 
 
-FULL = Size(steps=700, every=100, pairs=60, variations=8)
+FULL = Size(steps=500, every=100, pairs=60, variations=8)
 QUICK = Size(steps=2, every=1, pairs=2, variations=1)
 
 

@@ -71,7 +71,7 @@ class Size:
     drawing: int  # steps in which the unasked decoder learns to draw
 
 
-FULL = Size(samples=20_000, steps=NANO_INSTRUCTION.steps, pairs=120, drawing=1000)
+FULL = Size(samples=20_000, steps=NANO_INSTRUCTION.steps, pairs=120, drawing=600)
 QUICK = Size(samples=24, steps=2, pairs=1, drawing=2)
 ONLY_DRAWN = Mix(drawn=24, asked=0, named=0)
 
