@@ -24,11 +24,11 @@ from emu3.emoji_world import (
 )
 from emu3.emoji_world.clip_words import ClipKind, direction
 from emu3.emoji_world.motion import BEHIND, SLIDES
-from emu3.errors import InputError
 from emu3.evaluate.clip_sheets import save_clips
 from emu3.evaluate.judge import Judge
 from emu3.evaluate.model import Emu3Films
 from emu3.evaluate.moving_report import MovingFigures, MovingReport
+from emu3.evaluate.opening import check_asked, opened
 from emu3.evaluate.pictures import psnr
 from emu3.evaluate.report import DrawingSettings
 from emu3.evaluate.shares import Share, same_answer
@@ -71,15 +71,9 @@ def evaluate_moving(
     there. Raises InputError, and MissingExtraError without scikit-image.
     """
     hidden = held_out_motions()
-    if not 1 <= samples <= int(hidden.sum()):
-        raise InputError(f"samples must be 1 to {hidden.sum()}, the held-out pairs, not {samples}")
-    if seed < 0:
-        raise InputError(f"seed must be 0 or more, not {seed}")
-    icons = Icons.load() if icons is None else icons
-    judge = Judge.build(icons) if judge is None else judge
+    check_asked(samples, int(hidden.sum()), seed)
+    icons, judge = opened(icons, judge, sheets)
     drawing = DrawingSettings() if drawing is None else drawing
-    if sheets is not None:
-        sheets.mkdir(parents=True, exist_ok=True)
     figures = []
     with counting("evaluating clips", 2 * samples * _STEPS) as advance:
         for place, pairs in enumerate((~hidden, hidden)):

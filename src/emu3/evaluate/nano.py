@@ -32,6 +32,7 @@ from emu3.errors import InputError
 from emu3.evaluate.features import Pixels
 from emu3.evaluate.judge import Judge, background_of
 from emu3.evaluate.model import Emu3Like
+from emu3.evaluate.opening import check_asked, opened
 from emu3.evaluate.pictures import pixels_of, quality, square_scene
 from emu3.evaluate.report import DrawingSettings, Figures, NanoReport
 from emu3.evaluate.shares import Share, same_answer
@@ -70,15 +71,9 @@ def evaluate_nano(
     judge are made if not given. Raises InputError, and MissingExtraError without scikit-image.
     """
     held, seen = held_out_pairs(), seen_pairs()
-    if not 1 <= samples <= len(held):
-        raise InputError(f"samples must be 1 to {len(held)}, the held-out pairs, not {samples}")
-    if seed < 0:
-        raise InputError(f"seed must be 0 or more, not {seed}")
-    icons = Icons.load() if icons is None else icons
-    judge = Judge.build(icons) if judge is None else judge
+    check_asked(samples, len(held), seed)
+    icons, judge = opened(icons, judge, sheets)
     drawing = DrawingSettings() if drawing is None else drawing
-    if sheets is not None:
-        sheets.mkdir(parents=True, exist_ok=True)
     figures = []
     with counting("evaluating", 2 * samples * _STEPS) as advance:
         for place, (name, pairs) in enumerate({"seen": seen, "held_out": held}.items()):
