@@ -7,6 +7,7 @@ float32 weights. Every case in a process of its own:
 * `whole`: ours, every row one document, which is what transformers' model makes of it: the pair
   to compare;
 * `compiled`: the same, blocks by `torch.compile`;
+* `recomputed`: the same as `whole`, keeping of each block only what enters it;
 * `transformers`: its Trainer with what it is given by default, but for the numbers above.
 
 `ids_per_s` is over all steps but the first; memory is the process's greatest resident set, on a GPU
@@ -14,8 +15,8 @@ the greatest that was allocated. `share_of_ceiling` counts the FLOP of the docum
 (`emu3.train.flops`) against the best of some products in bfloat16 in the same process. Losses are
 told so that one sees that `whole` and `transformers` learn the same. Dropout is off: with it, a CPU
 has no fast attention, and both would measure that and hold all attention weights; `--dropout 0.1`
-is the paper's. Needs the extra `reference`. It is written for one GPU too, and was not yet run on
-one.
+is the paper's. `--case whole --profile` also tells where the last step's time goes, by operation.
+Needs the extra `reference`. It is written for one GPU too, and was not yet run on one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -80,13 +82,20 @@ def compiled(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]
     return ours(config, asked, (asked.context,), by_compiler=True)
 
 
+def recomputed(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
+    """This package's step with blocks computed again for their gradients."""
+    return ours(config, asked, (asked.context,), again=True)
+
+
 def ours(
     config: DecoderConfig,
     asked: argparse.Namespace,
     parts: tuple[int, ...],
     by_compiler: bool = False,
+    again: bool = False,
 ) -> dict[str, Any]:
     """This package's step."""
+    from emu3.parallel import recompute_blocks
     from emu3.train.adamw import PlainAdamW
     from emu3.train.allocator import keep_freed_memory
     from emu3.train.compiled import compile_blocks
@@ -99,22 +108,37 @@ def ours(
     model = fresh(config).to(device).train()
     if by_compiler:
         compile_blocks(model)
+    if again:
+        recompute_blocks(model)
     optimizer = PlainAdamW(model.parameters(), DECAY)
     seconds, losses = [], []
-    for batch in rows(config, asked):
+    for number, batch in enumerate(rows(config, asked)):
         documents = [Document(ids, torch.ones(len(ids)), parts) for ids in batch]
         start = time.perf_counter()
         multiple = asked.context if by_compiler else 1
-        means = accumulate(model, documents, slice(0, 0), 1, bf16=True, multiple=multiple)
-        torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
-        optimizer.step(LEARNING_RATE)
-        wait()
+        with profiled(asked.profile and number == asked.steps - 1):
+            means = accumulate(model, documents, slice(0, 0), 1, bf16=True, multiple=multiple)
+            torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
+            optimizer.step(LEARNING_RATE)
+            wait()
         seconds.append(time.perf_counter() - start)
         losses.append(means["loss"])
     flops = asked.rows * sum(n * flops_per_id(config, n) for n in parts)
     said = told(seconds, losses, asked)  # before the ceiling is measured, which takes memory
     share = flops / mean(seconds) / ceiling(device, bf16=True)
     return {**said, "share_of_ceiling": round(share, 3)}
+
+
+@contextmanager
+def profiled(wanted: bool) -> Iterator[None]:
+    """Tell on stderr where the time of a piece of work goes, by operation."""
+    if not wanted:
+        yield
+        return
+    with torch.profiler.profile() as profile:
+        yield
+    table = profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=16)
+    print(table, file=sys.stderr)
 
 
 def wait() -> None:
@@ -192,6 +216,7 @@ CASES: dict[str, Case] = {
     "packed": packed,
     "whole": whole,
     "compiled": compiled,
+    "recomputed": recomputed,
     "transformers": theirs,
 }
 
@@ -225,6 +250,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--tiny", action="store_true", help="a toy decoder, to try this script")
     parser.add_argument("--case", choices=list(CASES), help="this one, in this process")
+    parser.add_argument("--profile", action="store_true", help="of a case of ours")
     return parser.parse_args()
 
 
