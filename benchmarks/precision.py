@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,25 +84,12 @@ def on_nano(
 def full_width_folder(folder: Path) -> Tensor:
     """One block of the published width and a head over 32,768 codes, as noise; ids to read."""
     text = byte_tokenizer(32_768)
-    v = text.vocabulary
-    config = replace(
-        DecoderConfig(),
-        vocab_size=v.size,
-        num_hidden_layers=1,
-        pad_token_id=v.pad,
-        bos_token_id=v.bos,
-        eos_token_id=v.eos,
-        img_token_id=v.sot,
-        boi_token_id=v.sov,
-        eoi_token_id=v.eov,
-        eol_token_id=v.eol,
-        eof_token_id=v.eof,
-    )
+    config = DecoderConfig(num_hidden_layers=1, **text.vocabulary.config_keys())
     torch.manual_seed(0)
     model = Transformer(config)
     initialise(model)
     save_decoder(model, text, folder)
-    return torch.randint(0, v.size, (2, 32))
+    return torch.randint(0, config.vocab_size, (2, 32))
 
 
 @torch.inference_mode()

@@ -91,9 +91,8 @@ MIX = Mix(drawn=30, asked=6, named=12)
 
 def config_for(text: TextTokenizer) -> DecoderConfig:
     """The published architecture, small, over this vocabulary."""
-    v = text.vocabulary
     return DecoderConfig(
-        vocab_size=v.size,
+        **text.vocabulary.config_keys(),
         hidden_size=384,
         intermediate_size=1152,
         num_hidden_layers=4,
@@ -103,14 +102,6 @@ def config_for(text: TextTokenizer) -> DecoderConfig:
         rope_theta=10_000.0,
         attention_dropout=0.0,  # every picture is seen about once; the paper's 0.1 slows it here
         image_area=64 * 64,
-        pad_token_id=v.pad,
-        bos_token_id=v.bos,
-        eos_token_id=v.eos,
-        img_token_id=v.sot,
-        boi_token_id=v.sov,
-        eoi_token_id=v.eov,
-        eol_token_id=v.eol,
-        eof_token_id=v.eof,
     )
 
 

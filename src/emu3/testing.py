@@ -26,7 +26,7 @@ def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
     """A decoder over the vocabulary of `byte_tokenizer()`, in eval mode."""
     v = byte_tokenizer().vocabulary
     settings: dict[str, Any] = {
-        "vocab_size": v.size,
+        **v.config_keys(),
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
@@ -35,14 +35,6 @@ def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
         "max_position_embeddings": 512,
         "initializer_range": 0.2,
         "image_area": 16 * 16,
-        "pad_token_id": v.pad,
-        "bos_token_id": v.bos,
-        "eos_token_id": v.eos,
-        "img_token_id": v.sot,
-        "boi_token_id": v.sov,
-        "eoi_token_id": v.eov,
-        "eol_token_id": v.eol,
-        "eof_token_id": v.eof,
     }
     torch.manual_seed(seed)
     model = Transformer(DecoderConfig(**{**settings, **changes}))

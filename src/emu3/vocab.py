@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
@@ -33,6 +34,20 @@ SOT, SOV, EOV = "<|image token|>", "<|image start|>", "<|image end|>"
 def visual_token(code: int) -> str:
     """The name of a code in the special-token file, as published: six digits."""
     return f"<|visual token {code:0>6d}|>"
+
+
+class VocabularyKeys(TypedDict):
+    """What a decoder's config says of its vocabulary, by the published names."""
+
+    vocab_size: int
+    pad_token_id: int
+    bos_token_id: int
+    eos_token_id: int
+    img_token_id: int
+    boi_token_id: int
+    eoi_token_id: int
+    eol_token_id: int
+    eof_token_id: int
 
 
 @dataclass(frozen=True)
@@ -94,21 +109,24 @@ class Vocabulary:
             codebook_size=len(codes),
         )
 
+    def config_keys(self) -> VocabularyKeys:
+        """For the config of a decoder over this vocabulary."""
+        return {
+            "vocab_size": self.size,
+            "pad_token_id": self.pad,
+            "bos_token_id": self.bos,
+            "eos_token_id": self.eos,
+            "img_token_id": self.sot,
+            "boi_token_id": self.sov,
+            "eoi_token_id": self.eov,
+            "eol_token_id": self.eol,
+            "eof_token_id": self.eof,
+        }
+
     def check(self, config: DecoderConfig) -> None:
         """Raise InputError where a decoder's config and the vocabulary files disagree."""
-        pairs = {
-            "vocab_size": (config.vocab_size, self.size),
-            "pad_token_id": (config.pad_token_id, self.pad),
-            "bos_token_id": (config.bos_token_id, self.bos),
-            "eos_token_id": (config.eos_token_id, self.eos),
-            "img_token_id": (config.img_token_id, self.sot),
-            "boi_token_id": (config.boi_token_id, self.sov),
-            "eoi_token_id": (config.eoi_token_id, self.eov),
-            "eol_token_id": (config.eol_token_id, self.eol),
-            "eof_token_id": (config.eof_token_id, self.eof),
-        }
-        for key, (said, found) in pairs.items():
-            if said != found:
+        for key, found in self.config_keys().items():
+            if (said := getattr(config, key)) != found:
                 raise InputError(
                     f"config.json says {key} = {said}, the vocabulary files say {found}"
                 )

@@ -55,12 +55,7 @@ def trained_tokenizer(codebook_size: int = 64) -> TextTokenizer:
 
 
 def decoder_over(text: TextTokenizer) -> DecoderConfig:
-    v = text.vocabulary
-    ids = {
-        "pad_token_id": v.pad, "bos_token_id": v.bos, "eos_token_id": v.eos, "img_token_id": v.sot,
-        "boi_token_id": v.sov, "eoi_token_id": v.eov, "eol_token_id": v.eol, "eof_token_id": v.eof,
-    }  # fmt: skip
-    return DecoderConfig(vocab_size=v.size, **ids)
+    return DecoderConfig(**text.vocabulary.config_keys())
 
 
 def write(folder: Path, text: TextTokenizer | None = None, **changes: Any) -> Path:
