@@ -101,6 +101,13 @@ def test_a_promise_can_be_broken(after: dict[str, float], broken: str | None) ->
     ]
 
 
+def test_a_video_left_unmade_breaks_a_promise() -> None:
+    kept = promises(Counts(), figures(0), figures(refused_total=1), 1, 0)
+    assert [name for name, how in kept.items() if not how] == [
+        name for name in kept if "video" in name
+    ]
+
+
 def test_memory_is_looked_at_after_the_warm_up() -> None:
     flat = Memory(0, [(at, 100.0 + 50 * (at < 10)) for at in range(100)])
     assert flat.growth(100) == 0
