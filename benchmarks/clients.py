@@ -71,11 +71,16 @@ def post(port: int, path: str, body: bytes) -> http.client.HTTPResponse:
     return connection.getresponse()
 
 
-def told(port: int, method: str, path: str) -> dict[str, Any]:
-    """What the server says in JSON."""
+def heard(port: int, method: str, path: str) -> bytes:
+    """The body of an answer to a request without one."""
     connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
     connection.request(method, path, headers={"Connection": "close"})
-    said: dict[str, Any] = json.loads(connection.getresponse().read())
+    return connection.getresponse().read()
+
+
+def told(port: int, method: str, path: str) -> dict[str, Any]:
+    """What the server says in JSON."""
+    said: dict[str, Any] = json.loads(heard(port, method, path))
     return said
 
 
@@ -151,9 +156,7 @@ def film(port: int, seed: int) -> tuple[Outcome, str]:
         if time.monotonic() > end:
             return "broken", f"{path} is {status} still"
         time.sleep(LOOK)
-    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
-    connection.request("GET", f"{path}/content", headers={"Connection": "close"})
-    clip = connection.getresponse().read()
+    clip = heard(port, "GET", f"{path}/content")
     told(port, "DELETE", path)
     whole_clip = status == "completed" and clip[4:8] == b"ftyp"
     return ("answered", "") if whole_clip else ("broken", f"{status}: {clip[:200]!r}")
@@ -195,9 +198,6 @@ KINDS = {
 
 def numbers(port: int) -> dict[str, float]:
     """What `GET /metrics` says."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    connection.close()
+    lines = heard(port, "GET", "/metrics").decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}

@@ -251,7 +251,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="a toy decoder, to try this script")
     parser.add_argument("--case", choices=list(CASES), help="this one, in this process")
     parser.add_argument("--profile", action="store_true", help="of a case of ours")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.profile and asked.case in (None, "transformers"):
+        parser.error("--profile needs --case, and one of ours")
+    return asked
 
 
 def main() -> None:

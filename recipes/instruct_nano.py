@@ -128,8 +128,8 @@ def unasked(nano: Checkpoint, folder: Path, steps: int) -> Checkpoint:
     model = fresh(config_for(text), SEED)
     start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
     lessons = Lessons(ONLY_DRAWN, vision, text, Icons.load(), {})
-    run = replace(nano_decoder.RUN, steps=steps, warmup=min(nano_decoder.RUN.warmup, steps))
-    run = replace(run, micro_batch=12, seed=SEED)
+    warmup = min(nano_decoder.RUN.warmup, steps)
+    run = replace(nano_decoder.RUN, steps=steps, warmup=warmup, micro_batch=12, seed=SEED)
     nano_decoder.learn(model, text, vision, run, folder, lessons)
     return replace(nano, name="nano-unasked", decoder=model.eval().requires_grad_(False))
 
