@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from emu3.config import DecoderConfig
@@ -84,6 +85,7 @@ class Mix:
     asked: int  # some questions each about pictures of the world
     named: int  # drawings as no style has them, and what they show
     freely: int = 0  # such drawings, to be drawn
+    others: int = 0  # pictures by other hands, from their captions
 
 
 MIX = Mix(drawn=30, asked=6, named=12)
@@ -127,10 +129,16 @@ class Lessons:
         vision: VisionTokenizer,
         text: TextTokenizer,
         icons: Icons,
-        variations: Mapping[str, torch.Tensor],
+        *variations: Mapping[str, torch.Tensor],
+        others: NDArray[np.int64] | None = None,
     ) -> None:
-        """`variations` by ratio: codes [objects, any number, h, w] of drawings of no style."""
-        self.mix, self.variations = mix, variations
+        """What there is to teach with.
+
+        `variations`, each as often as another, by ratio: codes [objects, any number, h, w] of
+        drawings of no style. `others`: rows (object, hand) of pictures by other hands; `icons`
+        has their drawings, too.
+        """
+        self.mix, self.variations, self.others = mix, variations, others
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
         self.visual = text.vocabulary.visual
@@ -140,6 +148,7 @@ class Lessons:
     def __call__(self, rng: np.random.Generator) -> list[Document]:
         """As many documents of each kind as the mix says."""
         scenes = [self.scene(rng, usual=USUAL) for _ in range(self.mix.drawn)]
+        scenes += [self.by_another(rng) for _ in range(self.mix.others)]
         drawn = [
             self.draw(scene, codes, rng)
             for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
@@ -160,6 +169,12 @@ class Lessons:
     def scene(self, rng: np.random.Generator, usual: float = MOSTLY) -> Scene:
         thing, style = self.pairs[rng.integers(len(self.pairs))]
         return random_scene(rng, int(thing), int(style), usual=usual)
+
+    def by_another(self, rng: np.random.Generator) -> Scene:
+        if self.others is None:
+            raise ValueError("a mix with pictures by other hands needs their pairs")
+        thing, hand = self.others[rng.integers(len(self.others))]
+        return random_scene(rng, int(thing), int(hand), usual=USUAL)
 
     def codes_in(self, documents: list[Document]) -> torch.Tensor:
         """Every visual id of these documents [N]."""
@@ -201,7 +216,8 @@ class Lessons:
     def variation(self, rng: np.random.Generator) -> tuple[str, torch.Tensor]:
         """An object as no style draws it: its name and codes [h, w]."""
         scene = self.scene(rng)
-        made = self.variations[scene.ratio][scene.object]
+        source = self.variations[rng.integers(len(self.variations))]
+        made = source[scene.ratio][scene.object]
         return answer(scene, "object"), made[rng.integers(len(made))].long()
 
     def named(self, rng: np.random.Generator) -> Document:

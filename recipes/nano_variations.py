@@ -24,7 +24,9 @@ from emu3.emoji_world import (
     GENTLY,
     OBJECTS,
     RATIOS,
+    STYLES,
     WIDELY,
+    Hands,
     Icons,
     Redrawn,
     blank,
@@ -43,10 +45,13 @@ from recipes.nano_vision import as_pixels
 EACH = {ratio: 256 if ratio == RATIOS[0] else 40 for ratio in RATIOS}
 """Pictures of an object in each ratio; Emoji World has three squares to two others."""
 
+BY_OTHERS = {ratio: 128 if ratio == RATIOS[0] else 20 for ratio in RATIOS}
+"""The same, of drawings by other hands."""
+
 OFF = 3  # px that a drawing may be out of the middle of a picture composed the usual way
 LIKE = 4  # px that it may be larger or smaller there
 PART = 64  # pictures encoded at a time
-FILE = "variations.safetensors"
+FILE, FILE_BY_OTHERS = "variations.safetensors", "by_others.safetensors"
 
 
 def variations(
@@ -57,14 +62,36 @@ def variations(
     each: Mapping[str, int] = EACH,
 ) -> dict[str, Tensor]:
     """Codes [400, each, h, w] int16 by ratio, from the folder if they are there."""
-    path = folder / FILE
+    return _kept(folder / FILE, vision, icons, redrawn, each, ~held_out(), stream=())
+
+
+def by_others(
+    vision: VisionTokenizer, hands: Hands, folder: Path, each: Mapping[str, int] = BY_OTHERS
+) -> dict[str, Tensor]:
+    """The same from drawings by other hands alone; what only the styles show from these."""
+    learnt, styles = hands.learnt.copy(), len(STYLES)
+    learnt[learnt[:, styles:].any(1), :styles] = False
+    path = folder / FILE_BY_OTHERS
+    return _kept(path, vision, hands.icons, hands.redrawn, each, learnt, stream=(1,))
+
+
+def _kept(
+    path: Path,
+    vision: VisionTokenizer,
+    icons: Icons,
+    redrawn: Redrawn,
+    each: Mapping[str, int],
+    learnt: NDArray[np.bool_],
+    stream: tuple[int, ...],
+) -> dict[str, Tensor]:
+    """Codes in the file, made of the drawings in `learnt` [400, hands] unless it is there."""
     if not path.is_file():
-        seen, codes = ~held_out(), defaultdict[str, list[Tensor]](list)
+        codes = defaultdict[str, list[Tensor]](list)
         every = [(ratio, thing) for ratio in each for thing in range(len(OBJECTS))]
         with counting("variations of objects", len(every)) as advance:
             for ratio, thing in every:
-                rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio)))
-                drawn = partial(varied, rng, icons, redrawn, thing, np.flatnonzero(seen[thing]))
+                rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio), *stream))
+                drawn = partial(varied, rng, icons, redrawn, thing, np.flatnonzero(learnt[thing]))
                 codes[ratio].append(encoded(vision, [drawn(ratio) for _ in range(each[ratio])]))
                 advance(1)
         with replacing(path) as temporary:

@@ -105,7 +105,7 @@ def test_composing_leaves_the_icons_alone(fake_icons: Icons) -> None:
     "change",
     [
         {"object": 400},
-        {"style": 3},
+        {"style": 7},
         {"background": "mauve"},
         {"ratio": "2:1"},
         {"size": 41},

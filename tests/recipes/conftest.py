@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons
+from emu3.emoji_world import HANDS, OBJECTS, SIZES, Icons
 
 
 @pytest.fixture(scope="session")
 def icons() -> Icons:
-    """All objects in all styles and sizes."""
+    """All objects by all hands in all sizes."""
     rng = np.random.default_rng(0)
-    shape = (len(OBJECTS), len(STYLES))
+    shape = (len(OBJECTS), len(HANDS))
     return Icons({s: rng.integers(256, size=(*shape, s, s, 4), dtype=np.uint8) for s in SIZES})

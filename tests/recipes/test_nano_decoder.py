@@ -10,6 +10,7 @@ import torch
 
 from emu3.card import Card
 from emu3.emoji_world import (
+    HANDS,
     OBJECTS,
     RATIOS,
     STYLES,
@@ -24,7 +25,8 @@ from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano, nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 
-MIX = Mix(drawn=20, asked=6, named=8, freely=3)
+MIX = Mix(drawn=20, asked=6, named=8, freely=3, others=4)
+OTHERS = np.array([(5, 3), (6, 5), (7, 6)])  # an object and a hand
 TEXT = byte_tokenizer(2048)
 
 
@@ -50,7 +52,7 @@ VARIATIONS = {
 
 @pytest.fixture(scope="module")
 def steps(icons: Icons) -> list[Sequence[Document]]:
-    lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS)
+    lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS, others=OTHERS)
     return [lessons(np.random.default_rng(seed)) for seed in range(12)]
 
 
@@ -63,7 +65,24 @@ def test_the_mix_is_as_stated(steps: list[Sequence[Document]]) -> None:
     for step in steps:
         assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.named
         assert sum(said(each).count("free style") for each in step) == MIX.freely
-        assert len(step) == MIX.drawn + MIX.asked + MIX.named + MIX.freely
+        assert len(step) == MIX.drawn + MIX.asked + MIX.named + MIX.freely + MIX.others
+
+
+def test_pictures_by_other_hands_are_asked_for_by_their_name(icons: Icons) -> None:
+    lessons = Lessons(Mix(0, 0, 0, others=60), Flat(), TEXT, icons, others=OTHERS)
+    words = [said(each) for each in lessons(np.random.default_rng(0))]
+    for thing, hand in OTHERS:
+        named = [each for each in words if OBJECTS[thing].replace("-", " ") in each]
+        assert any(f"{HANDS[hand]} style" in each for each in named)
+        assert not any(f"{style} style" in each for style in STYLES for each in named)
+
+
+def test_every_collection_of_variations_is_used(icons: Icons) -> None:
+    light, dark = ({ratio: codes * 0 + of for ratio, codes in VARIATIONS.items()} for of in (9, 3))
+    lessons, rng = Lessons(MIX, Flat(), TEXT, icons, light, dark), np.random.default_rng(0)
+    found = [int(lessons.variation(rng)[1].float().mean()) for _ in range(100)]
+    assert set(found) == {3, 9}
+    assert 30 < found.count(3) < 70
 
 
 def test_drawings_of_no_style_come_in_every_ratio(icons: Icons) -> None:
@@ -78,7 +97,8 @@ def test_drawings_of_no_style_come_in_every_ratio(icons: Icons) -> None:
 
 
 def test_the_seed_decides(icons: Icons, steps: list[Sequence[Document]]) -> None:
-    again = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS)(np.random.default_rng(3))
+    lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS, others=OTHERS)
+    again = lessons(np.random.default_rng(3))
     for a, b in zip(steps[3], again, strict=True):
         assert torch.equal(a.ids, b.ids)
         assert (a.read is None) == (b.read is None)

@@ -10,18 +10,21 @@ import torch
 
 from emu3.emoji_world import (
     CODE,
+    HANDS,
     OBJECTS,
     RATIOS,
     SIZES,
     STYLES,
+    Hands,
     Icons,
     Redrawn,
     grid,
     held_out,
     usual_scene,
 )
+from emu3.emoji_world.hands import learnt
 from emu3.emoji_world.redrawing import REDRAWN, SIDE
-from recipes.nano_variations import LIKE, OFF, bent, somewhere, variations
+from recipes.nano_variations import LIKE, OFF, bent, by_others, somewhere, variations
 from tests.recipes.test_nano_decoder import Flat
 
 FEW = {"1:1": 2, "16:9": 1}  # pictures of an object
@@ -53,6 +56,29 @@ def test_nothing_held_out_shows_and_they_are_made_once(tmp_path: Path) -> None:
         assert torch.equal(first, second)
         assert len(first.flatten(2).unique(dim=1)) == 400
         assert torch.equal(again[ratio], first)
+
+
+def test_other_hands_show_themselves_alone_where_there_are_any(tmp_path: Path) -> None:
+    """Object 1 was drawn by none of them, all others by the first one."""
+    more = len(HANDS) - len(STYLES)
+    arrays = {}
+    for size, array in drawings(250)[0].arrays.items():
+        theirs = np.repeat(array[:, :1], more, 1) * 0
+        theirs[:, 0] = (200, 200, 200, 255)
+        theirs[1] = 0
+        arrays[size] = np.concatenate((array, theirs), 1)
+    anew = np.broadcast_to(
+        arrays[SIDE][:, :, None], (*arrays[SIDE].shape[:2], REDRAWN, SIDE, SIDE, 4)
+    )
+    hands = Hands(Icons(arrays), Redrawn(anew), learnt(arrays[SIDE]))
+    seen = []
+    for name, change in (("as it is", 0), ("styles changed", 60)):
+        for array in arrays.values():
+            array[2:, : len(STYLES), ..., :3] += np.uint8(change)
+        (tmp_path / name).mkdir()
+        seen.append(by_others(Flat(), hands, tmp_path / name, {"1:1": 3})["1:1"])
+    assert torch.equal(*seen)  # the styles of all but object 1 do not show
+    assert (seen[0][1].float().mean() < seen[0][2].float().mean()).all()  # 90 beside 200
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

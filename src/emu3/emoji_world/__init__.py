@@ -24,6 +24,7 @@ from emu3.emoji_world.clip_words import (
     clip_question,
     full_clip_caption,
 )
+from emu3.emoji_world.hands import HANDS, Hands
 from emu3.emoji_world.icons import SIZES, STYLES, Icons, default_folder, fetch_icons, rasterise
 from emu3.emoji_world.motion import MOTIONS, Pose, held_out_motions
 from emu3.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
@@ -56,6 +57,7 @@ __all__ = [
     "BACKGROUNDS",
     "CODE",
     "GENTLY",
+    "HANDS",
     "MOTIONS",
     "OBJECTS",
     "QUESTIONS",
@@ -63,6 +65,7 @@ __all__ = [
     "SIZES",
     "STYLES",
     "WIDELY",
+    "Hands",
     "Icons",
     "Kind",
     "MovingScene",

@@ -1,4 +1,4 @@
-"""Getting the three icon sets from the npm registry, as Iconify packs them."""
+"""Getting icon sets from the npm registry, as Iconify packs them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from emu3.errors import InputError
@@ -21,25 +22,34 @@ PACKAGES = {
 }
 """npm package of each style, version pinned so that everybody gets the same pictures."""
 
+OTHERS = {
+    "emojione": "@iconify-json/emojione@1.2.3",  # CC BY 4.0
+    "streamline": "@iconify-json/streamline-emojis@1.2.4",  # CC BY 4.0
+    "blob": "@iconify-json/noto-v1@1.2.5",  # Apache-2.0: what Noto Emoji was before
+    "shaded": "@iconify-json/fluent-emoji@1.2.7",  # MIT: Fluent Emoji before it was made flat
+}
+"""npm packages of other hands' drawings of the same things, as far as they drew them."""
+
 _MEMBER = "package/icons.json"
 
 
-def fetch_icons(folder: Path) -> dict[str, Path]:
-    """Put `noto.json`, `fluent.json` and `twemoji.json` into `folder` and return their paths.
+def fetch_icons(folder: Path, packages: Mapping[str, str] = PACKAGES) -> dict[str, Path]:
+    """Put `noto.json`, `fluent.json` and so on into `folder` and return their paths by style.
 
     Files already there are kept. Raises InputError if npm is missing or cannot download.
     """
-    paths = {style: folder / f"{style}.json" for style in STYLES}
-    missing = [style for style in STYLES if not paths[style].is_file()]
+    paths = {style: folder / f"{style}.json" for style in packages}
+    missing = [style for style in packages if not paths[style].is_file()]
     if not missing:
         return paths
     folder.mkdir(parents=True, exist_ok=True)
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(_advice(folder, missing, "npm was not found"))
+        raise InputError(_advice(folder, packages, missing, "npm was not found"))
     for style in missing:
-        if not _fetch(npm, PACKAGES[style], paths[style]):
-            raise InputError(_advice(folder, [style], f"npm pack {PACKAGES[style]} failed"))
+        if not _fetch(npm, packages[style], paths[style]):
+            trouble = f"npm pack {packages[style]} failed"
+            raise InputError(_advice(folder, packages, [style], trouble))
     return paths
 
 
@@ -75,6 +85,6 @@ def _fetch(npm: str, package: str, path: Path) -> bool:
     return True
 
 
-def _advice(folder: Path, styles: list[str], trouble: str) -> str:
-    wanted = ", ".join(f"icons.json of {PACKAGES[s]} as {s}.json" for s in styles)
+def _advice(folder: Path, packages: Mapping[str, str], styles: list[str], trouble: str) -> str:
+    wanted = ", ".join(f"icons.json of {packages[s]} as {s}.json" for s in styles)
     return f"{trouble}: install Node.js with npm, or put into {folder}: {wanted}"

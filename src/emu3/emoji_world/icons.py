@@ -1,4 +1,4 @@
-"""The drawings of the 400 objects in three styles, as RGBA arrays ready to be pasted."""
+"""Drawings of the 400 objects in some styles, as RGBA arrays ready to be pasted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,15 +47,15 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class Icons:
-    """Rasterised icons: `arrays[size]` is uint8 [400, 3, size, size, 4], straight RGBA."""
+    """Rasterised icons: `arrays[size]` is uint8 [400, styles, size, size, 4], straight RGBA."""
 
     arrays: dict[int, NDArray[np.uint8]]
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> Icons:
+    def load(cls, folder: Path | None = None, packages: Mapping[str, str] = PACKAGES) -> Icons:
         """Read the icons of all `SIZES`, fetching and rasterising what the folder lacks."""
         where = default_folder() if folder is None else folder
-        return cls({size: rasterise(where, size) for size in SIZES})
+        return cls({size: rasterise(where, size, packages) for size in SIZES})
 
     def get(self, object: int, style: int, size: int) -> NDArray[np.uint8]:
         """One icon, uint8 [size, size, 4]; KeyError for a size that was not rasterised."""
@@ -62,33 +63,40 @@ class Icons:
         return icon
 
 
-def cache_path(folder: Path, size: int) -> Path:
+def cache_path(folder: Path, size: int, packages: Mapping[str, str] = PACKAGES) -> Path:
     """Where `rasterise` keeps its result; the name changes with the objects and versions."""
-    facts = json.dumps([OBJECTS, PACKAGES, _RENDER, _VISIBLE])
+    facts = json.dumps([OBJECTS, packages, _RENDER, _VISIBLE])
     digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
     return folder / f"icons-{size}-{digest}.npy"
 
 
-def rasterise(folder: Path, size: int) -> NDArray[np.uint8]:
-    """All icons as uint8 [400, 3, size, size, 4], straight RGBA, from the cache if it is there.
+def rasterise(folder: Path, size: int, packages: Mapping[str, str] = PACKAGES) -> NDArray[np.uint8]:
+    """All icons as uint8 [400, styles, size, size, 4], from the cache if it is there.
 
-    Each drawing is cropped to what can be seen of it, scaled with its aspect kept until the
-    longer side fills the square, and centred.
+    Straight RGBA. Each drawing is cropped to what can be seen of it, scaled with its aspect kept
+    until the longer side fills the square, and centred. What a set does not have is clear.
     """
-    path = cache_path(folder, size)
+    path = cache_path(folder, size, packages)
     if path.is_file():
         cached: NDArray[np.uint8] = np.load(path)
         return cached
-    sets = fetch_icons(folder)
-    out = np.zeros((len(OBJECTS), len(STYLES), size, size, 4), np.uint8)
-    with counting(f"drawing icons at {size} px", len(OBJECTS) * len(STYLES)) as advance:
-        for s, style in enumerate(STYLES):
+    sets = fetch_icons(folder, packages)
+    out = np.zeros((len(OBJECTS), len(packages), size, size, 4), np.uint8)
+    with counting(f"drawing icons at {size} px", len(OBJECTS) * len(packages)) as advance:
+        for s, style in enumerate(packages):
             icon_set = json.loads(sets[style].read_text(encoding="utf-8"))
             for o, name in enumerate(OBJECTS):
-                out[o, s] = drawing(icon_set, name, size)
+                if known := name_in(icon_set, name):
+                    out[o, s] = drawing(icon_set, known, size)
                 advance(1)
     save_array(path, out)
     return out
+
+
+def name_in(icon_set: dict[str, Any], name: str) -> str | None:
+    """What an Iconify set calls an object; None where it has no drawing of it."""
+    known = {**icon_set["icons"], **icon_set.get("aliases", {})}
+    return next((each for each in (name, name.replace("-", "")) if each in known), None)
 
 
 def drawing(icon_set: dict[str, Any], name: str, size: int) -> NDArray[np.uint8]:

@@ -11,14 +11,15 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu3.emoji_world.download import PACKAGES, STYLES, fetch_icons
-from emu3.emoji_world.icons import default_folder, fit, render, save_array, svg
+from emu3.emoji_world.download import PACKAGES, fetch_icons
+from emu3.emoji_world.icons import default_folder, fit, name_in, render, save_array, svg
 from emu3.emoji_world.objects import OBJECTS
 from emu3.progress import counting
 
@@ -49,19 +50,19 @@ _OUTLINE, _DARKER = 0.02, 0.6  # its width of the side, its colour of the shape'
 
 @dataclass(frozen=True)
 class Redrawn:
-    """`array` is uint8 [400, 3, REDRAWN, SIDE, SIDE, 4], straight RGBA."""
+    """`array` is uint8 [400, styles, REDRAWN, SIDE, SIDE, 4], straight RGBA."""
 
     array: NDArray[np.uint8]
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> Redrawn:
+    def load(cls, folder: Path | None = None, packages: Mapping[str, str] = PACKAGES) -> Redrawn:
         """Read the drawings, or make them in a minute or two where the folder lacks them."""
         where = default_folder() if folder is None else folder
-        facts = [OBJECTS, PACKAGES, REDRAWN, SIDE, Path(__file__).read_text(encoding="utf-8")]
+        facts = [OBJECTS, packages, REDRAWN, SIDE, Path(__file__).read_text(encoding="utf-8")]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
         path = where / f"redrawn-{digest}.npy"
         if not path.is_file():
-            save_array(path, _all(where))
+            save_array(path, _all(where, packages))
         return cls(np.load(path, mmap_mode="r"))
 
     def any(self, rng: np.random.Generator, object: int, style: int) -> NDArray[np.uint8]:
@@ -70,17 +71,18 @@ class Redrawn:
         return drawing
 
 
-def _all(folder: Path) -> NDArray[np.uint8]:
-    """Every icon redrawn, always the same way."""
-    sets = fetch_icons(folder)
-    icon_sets = [json.loads(sets[style].read_text(encoding="utf-8")) for style in STYLES]
-    out = np.zeros((len(OBJECTS), len(STYLES), REDRAWN, SIDE, SIDE, 4), np.uint8)
-    with counting("redrawing icons", len(OBJECTS) * len(STYLES)) as advance:
+def _all(folder: Path, packages: Mapping[str, str]) -> NDArray[np.uint8]:
+    """Every icon redrawn, always the same way; clear where there is none."""
+    sets = fetch_icons(folder, packages)
+    icon_sets = [json.loads(sets[style].read_text(encoding="utf-8")) for style in packages]
+    out = np.zeros((len(OBJECTS), len(packages), REDRAWN, SIDE, SIDE, 4), np.uint8)
+    with counting("redrawing icons", len(OBJECTS) * len(packages)) as advance:
         for o, name in enumerate(OBJECTS):
             for s, icon_set in enumerate(icon_sets):
-                document, rng = svg(icon_set, name), np.random.default_rng((o, s))
-                for k in range(REDRAWN):
-                    out[o, s, k] = fit(render(redraw(rng, document)), SIDE)
+                if known := name_in(icon_set, name):
+                    rng, document = np.random.default_rng((o, s)), svg(icon_set, known)
+                    for k in range(REDRAWN):
+                        out[o, s, k] = fit(render(redraw(rng, document)), SIDE)
                 advance(1)
     return out
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emu3.emoji_world.icons import SIZES, STYLES, Icons
+from emu3.emoji_world.hands import HANDS
+from emu3.emoji_world.icons import SIZES, Icons
 from emu3.emoji_world.objects import OBJECTS, mirrorable
 from emu3.errors import InputError
 
@@ -57,6 +58,8 @@ def grid(ratio: str) -> tuple[int, int]:
 class Scene:
     """What a picture shows. `size`, `x` and `y` (left and top of the icon) are in pixels.
 
+    `style` is an index into `HANDS`: the three styles, then the other hands.
+
     Raises InputError for anything unknown and for an icon that would leave the picture.
     """
 
@@ -71,7 +74,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         h, w = self.shape
-        if not (0 <= self.object < len(OBJECTS) and 0 <= self.style < len(STYLES)):
+        if not (0 <= self.object < len(OBJECTS) and 0 <= self.style < len(HANDS)):
             raise InputError(f"there is no object {self.object} in style {self.style}")
         if self.background not in BACKGROUNDS:
             raise InputError(f"background {self.background!r} is not one of {', '.join(_NAMES)}")

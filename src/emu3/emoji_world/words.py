@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from emu3.emoji_world.icons import STYLES
+from emu3.emoji_world.hands import HANDS
 from emu3.emoji_world.objects import OBJECTS, with_article
 from emu3.emoji_world.scene import Scene
 
@@ -106,7 +106,7 @@ def _wording(kind: Kind, rng: np.random.Generator) -> str:
 def _say(wording: str, scene: Scene) -> str:
     return wording.format(
         object=with_article(OBJECTS[scene.object]),
-        style=STYLES[scene.style],
+        style=HANDS[scene.style],
         background=scene.background,
     )
 

@@ -1,0 +1,51 @@
+"""Everything that is drawn by somebody: the three styles, and other hands to learn from besides.
+
+nano is asked for three styles and judged in them. What a thing looks like it may learn from more
+artists than these, who drew only some of the things. Two of them are the same artists at another
+time: where a style of theirs is held out, so is their other drawing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu3.emoji_world.download import OTHERS, PACKAGES, STYLES
+from emu3.emoji_world.icons import SIZES, Icons
+from emu3.emoji_world.redrawing import Redrawn
+from emu3.emoji_world.split import held_out
+
+HANDS = (*STYLES, *OTHERS)
+"""The three styles, and behind them the others."""
+
+_SAME_ARTIST = {"blob": "noto", "shaded": "fluent"}
+
+
+class Hands(NamedTuple):
+    """Drawings by all of `HANDS`, in their order, and which of them may be learnt from."""
+
+    icons: Icons
+    redrawn: Redrawn
+    learnt: NDArray[np.bool_]  # [400, hands]
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> Hands:
+        """Read the drawings, fetching and making what the folder lacks: some minutes once."""
+        both = (PACKAGES, OTHERS)
+        icons = [Icons.load(folder, packages).arrays for packages in both]
+        redrawn = [Redrawn.load(folder, packages).array for packages in both]
+        arrays = {size: np.concatenate([each[size] for each in icons], 1) for size in SIZES}
+        return cls(Icons(arrays), Redrawn(np.concatenate(redrawn, 1)), learnt(arrays[SIZES[0]]))
+
+
+def learnt(drawings: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mask [400, hands] of the pairs to train on, given drawings [400, hands, side, side, 4]."""
+    there: NDArray[np.bool_] = np.asarray(drawings[..., 3].any((2, 3)))
+    seen = ~held_out()
+    there[:, : len(STYLES)] &= seen
+    for other, style in _SAME_ARTIST.items():
+        there[:, HANDS.index(other)] &= seen[:, STYLES.index(style)]
+    return there
