@@ -10,6 +10,7 @@ Source: PyTorch's own FSDP2 (`torch.distributed.fsdp.fully_shard`), under `torch
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from torch.utils.checkpoint import checkpoint
 from emu3.decoder.transformer import Block, Transformer
 
 T = TypeVar("T")
+
+_GOODBYE = 0.2  # s
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,18 @@ class World:
     def barrier(self) -> None:
         """Wait for all."""
         self.total(0.0)
+
+    def leave(self) -> None:
+        """Say goodbye to the others: the last thing that a process does. Alone it is nothing.
+
+        gloo's threads live for as long as anything holds the group, and FSDP does. One that lets
+        go of a tensor while the interpreter is ending aborts the process ("terminate called
+        without an active exception"), so they get a moment to be done with the last ones.
+        """
+        if self.size > 1:
+            self.barrier()
+            time.sleep(_GOODBYE)
+            dist.destroy_process_group()
 
 
 def shard_model(

@@ -70,9 +70,9 @@ def in_two(rank: int, port: Path, work: Callable[..., None], *args: Any) -> None
     """One of two processes over gloo that meet at a file."""
     dist.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
-    work(World(rank, 2, torch.device("cpu"), mesh), *args)
-    dist.barrier()
-    dist.destroy_process_group()
+    world = World(rank, 2, torch.device("cpu"), mesh)
+    work(world, *args)
+    world.leave()
 
 
 def both(port: Path, work: Callable[..., None], *args: Any) -> list[int | None]:

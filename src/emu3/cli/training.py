@@ -114,7 +114,7 @@ def train(
         raise KeyboardInterrupt(told) from None
     if world.first:
         typer.echo(finished)
-    _leave(world)
+    world.leave()
 
 
 def _stage(
@@ -192,11 +192,3 @@ def _weighted(said: str, text: TextTokenizer) -> Weighted:
 
 def _say(line: str) -> None:
     typer.echo(f"note: {line}", err=True)
-
-
-def _leave(world: World) -> None:
-    """Say goodbye to the other processes."""
-    if world.size > 1:
-        import torch.distributed as dist
-
-        dist.destroy_process_group()
