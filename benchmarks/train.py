@@ -79,26 +79,27 @@ def whole(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
 
 def compiled(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     """This package's step with compiled blocks, over rows that are one document each."""
-    return ours(config, asked, (asked.context,), by_compiler=True)
+    from emu3.train.compiled import compile_blocks
+
+    return ours(config, asked, (asked.context,), compile_blocks)
 
 
 def recomputed(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     """This package's step with blocks computed again for their gradients."""
-    return ours(config, asked, (asked.context,), again=True)
+    from emu3.parallel import recompute_blocks
+
+    return ours(config, asked, (asked.context,), recompute_blocks)
 
 
 def ours(
     config: DecoderConfig,
     asked: argparse.Namespace,
     parts: tuple[int, ...],
-    by_compiler: bool = False,
-    again: bool = False,
+    change: Callable[[Transformer], None] = lambda model: None,
 ) -> dict[str, Any]:
-    """This package's step."""
-    from emu3.parallel import recompute_blocks
+    """This package's step, of a model that is changed before."""
     from emu3.train.adamw import PlainAdamW
     from emu3.train.allocator import keep_freed_memory
-    from emu3.train.compiled import compile_blocks
     from emu3.train.documents import Document, accumulate
     from emu3.train.flops import ceiling, flops_per_id
 
@@ -106,18 +107,14 @@ def ours(
     if device.type == "cpu":
         keep_freed_memory()  # as `emu3 train` does
     model = fresh(config).to(device).train()
-    if by_compiler:
-        compile_blocks(model)
-    if again:
-        recompute_blocks(model)
+    change(model)
     optimizer = PlainAdamW(model.parameters(), DECAY)
     seconds, losses = [], []
     for number, batch in enumerate(rows(config, asked)):
         documents = [Document(ids, torch.ones(len(ids)), parts) for ids in batch]
         start = time.perf_counter()
-        multiple = asked.context if by_compiler else 1
         with profiled(asked.profile and number == asked.steps - 1):
-            means = accumulate(model, documents, slice(0, 0), 1, bf16=True, multiple=multiple)
+            means = accumulate(model, documents, slice(0, 0), 1, bf16=True, multiple=asked.context)
             torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
             optimizer.step(LEARNING_RATE)
             wait()

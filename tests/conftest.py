@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.baai_hub import baai_hub
+from tests.fake_hub import FakeHub
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,6 +34,13 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub on this machine with BAAI's repositories, and a cache of its own in `tmp_path`."""
+    with baai_hub(monkeypatch, tmp_path / "cache") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
