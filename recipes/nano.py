@@ -14,9 +14,8 @@ And longer, from the nano that is there:
 
 And with clips besides:
 
-    python -m recipes.nano_motion runs/motion      # the vision tokenizer, in time
-    python -m recipes.nano_moving runs/moving      # the decoder, on pictures and clips
-    python -m recipes.nano runs/moving runs/motion # both in place of the package's
+    python -m recipes.nano_moving runs/moving      # the decoder alone, on pictures and clips
+    python -m recipes.nano --moving runs/moving    # in place of the package's
 """
 
 from __future__ import annotations
@@ -96,19 +95,11 @@ def main(vision_folder: Path, decoder_folder: Path) -> None:
     keep_log(decoder_folder, "decoder")
 
 
-def longer(decoder_folder: Path) -> None:
+def longer(decoder_folder: Path, card: Card = CARD) -> None:
     """Put a decoder that went on from the package's in its place."""
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    assemble(nano.codec.vision, decoder_folder).save(HOME)
+    assemble(nano.codec.vision, decoder_folder, card).save(HOME)
     keep_log(decoder_folder, decoder_folder.name)
-
-
-def moving(decoder_folder: Path, vision_folder: Path) -> None:
-    """Put a decoder and a tokenizer that have seen clips in place of the package's."""
-    vision = nano_vision.opened(vision_folder / nano_vision.MODEL)
-    assemble(vision, decoder_folder, MOVING_CARD).save(HOME)
-    keep_log(vision_folder, "motion")
-    keep_log(decoder_folder, "moving")
 
 
 def keep_log(run: Path, name: str) -> None:
@@ -118,10 +109,8 @@ def keep_log(run: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    folders = [Path(name) for name in sys.argv[1:]]
-    if len(folders) == 2:
-        moving(*folders)
-    elif folders:
-        longer(*folders)
+    folders = [Path(name) for name in sys.argv[1:] if name != "--moving"]
+    if folders:
+        longer(folders[0], MOVING_CARD if "--moving" in sys.argv else CARD)
     else:
         main(Path("runs/vision"), Path("runs/decoder"))

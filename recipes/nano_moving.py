@@ -1,9 +1,9 @@
 """nano's decoder on pictures and clips: `python -m recipes.nano_moving runs/moving`.
 
-Reads the tokenizer of `runs/motion` and goes on from the nano that comes with the package, on what
-it has learned from before and on Emoji World in motion: clips to draw from a caption or from their
-beginning, and clips to answer about. Kill it whenever you like: the same command goes on. Then
-`python -m recipes.nano runs/moving runs/motion` puts both in place of the package's.
+Goes on from the nano that comes with the package, on what it has learned from before and on Emoji
+World in motion: clips to draw from a caption or from their beginning, and clips to answer about.
+Kill it whenever you like: the same command goes on. Then `python -m recipes.nano --moving
+runs/moving` puts the decoder in place of the package's.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from emu3.checkpoint import Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
 from emu3.emoji_world import (
-    CODE,
+    MOTIONS,
+    Hands,
     Icons,
     MovingScene,
-    Redrawn,
     clip_answer,
     clip_caption,
     clip_question,
+    held_out_motions,
+    random_moving_scene,
     seen_pairs,
 )
 from emu3.emoji_world.clip import RATES, SECONDS
 from emu3.emoji_world.clip_words import ClipKind
-from emu3.emoji_world.motion import BEHIND
+from emu3.emoji_world.motion import BEAT
 from emu3.grammar import VideoCodes
 from emu3.precision import FP32
 from emu3.prompt import Prompts
 from emu3.text import TextTokenizer
 from emu3.train.documents import Document, weigh
 from emu3.vision.tokenizer import VisionTokenizer
-from recipes import nano_decoder, nano_motion, nano_vision
-from recipes.clip_codes import GROUP, CodesOfClips
+from recipes import nano_decoder
+from recipes.clip_codes import CodesOfClips
 from recipes.nano_decoder import ANSWER_WEIGHT, DROPPED_CAPTIONS, VISION_WEIGHT, Mix
-from recipes.nano_variations import variations
+from recipes.nano_variations import by_others, variations
 
 RUN = replace(
     nano_decoder.RUN,
@@ -53,18 +56,17 @@ RUN = replace(
     seed=2,
 )
 
-STILLS = Mix(drawn=16, asked=4, named=8)
-CLIPS_DRAWN, CLIPS_ASKED = 10, 4  # of a step
+STILLS = Mix(drawn=8, asked=4, named=16)
+CLIPS_DRAWN, CLIPS_ASKED = 12, 4  # of a step
 
-COURSES = 2500
-"""So many choices of object, style, motion and background are seen, each at many places and in many
-lengths. Each has to be encoded, which costs as much as learning from it once or twice."""
+COURSES = 12_000
+"""So many choices of object, style, motion and background are seen, in many lengths. Each has to be
+encoded, two or three pictures on average, which costs as much as learning from it once."""
 
-GROUPS = {1: 0.42, 2: 0.28, 4: 0.22}
-"""Lengths of clips in groups and how often each is seen; the rest are as long as Emoji World's."""
+BEATS = {2: 0.3, 4: 0.5}
+"""Lengths of clips and how often each is seen; the rest are as long as Emoji World's."""
 
 CONTINUED = 0.3  # clips without a caption: what happens next follows from what is seen
-STILL = 1 / 3  # clips that begin with a group that stands still, like a picture
 KINDS: dict[ClipKind, float] = {"motion": 0.5, "object": 0.3, "describe": 0.2}
 
 
@@ -82,25 +84,20 @@ class ClipLessons:
     ) -> ClipLessons:
         """Choose what is ever seen, by a seed of its own."""
         rng, seen = np.random.default_rng(7), seen_pairs()
-        chosen = tuple(nano_motion.moving(rng, seen) for _ in range(courses))
+        chosen = tuple(moving(rng, seen) for _ in range(courses))
         return cls(Prompts.of(text), CodesOfClips(vision, icons), chosen)
 
     def scene(self, rng: np.random.Generator) -> MovingScene:
-        """One of the courses, somewhere, for some time."""
+        """One of the courses, for some time."""
         course = self.courses[rng.integers(len(self.courses))]
-        fps, groups = int(rng.choice(RATES)), self._groups(rng)
-        frames = groups * GROUP if groups else fps * int(rng.choice(SECONDS))
-        still = GROUP if frames > GROUP and rng.random() < STILL else 0
-        scene = replace(course, fps=fps, frames=frames, still=still)
-        if course.motion == BEHIND:
-            return scene  # stands where it must
-        x, y = (CODE // 2 + CODE * int(each) for each in rng.integers(2, 6, 2))
-        return replace(scene, x=x, y=y)
+        fps, beats = int(rng.choice(RATES)), self._beats(rng)
+        frames = beats * BEAT if beats else fps * int(rng.choice(SECONDS))
+        return replace(course, fps=fps, frames=frames)
 
-    def _groups(self, rng: np.random.Generator) -> int:
-        """A length in groups; 0 for one of the world's."""
-        at = int(np.searchsorted(np.cumsum(list(GROUPS.values())), rng.random(), side="right"))
-        return [*GROUPS, 0][at]
+    def _beats(self, rng: np.random.Generator) -> int:
+        """A length in beats; 0 for one of the world's."""
+        at = int(np.searchsorted(np.cumsum(list(BEATS.values())), rng.random(), side="right"))
+        return [*BEATS, 0][at]
 
     def __call__(self, rng: np.random.Generator, drawn: int, asked: int) -> list[Document]:
         """So many documents of each kind."""
@@ -130,15 +127,28 @@ class ClipLessons:
         return Document(ids, said * ANSWER_WEIGHT)
 
 
-def main(folder: Path, motion: Path) -> Transformer:
-    """Train the package's decoder further, on the codes of the tokenizer that sees motion."""
+def moving(rng: np.random.Generator, pairs: NDArray[np.int64]) -> MovingScene:
+    """Something that moves as it may be seen to."""
+    hidden, names = held_out_motions(), list(MOTIONS)
+    while True:
+        thing, style = (int(each) for each in pairs[rng.integers(len(pairs))])
+        motion = int(rng.integers(len(names)))
+        if not hidden[thing, motion]:
+            return random_moving_scene(rng, thing, style, names[motion])
+
+
+def main(folder: Path) -> Transformer:
+    """Train the package's decoder further; its text and vision tokenizers stay what they are."""
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    vision, icons = nano_vision.opened(motion / nano_vision.MODEL), Icons.load()
+    vision, hands = nano.codec.vision, Hands.load()
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
-    varied = variations(vision, icons, Redrawn.load(), folder)
-    stills = nano_decoder.Lessons(STILLS, vision, nano.text, icons, varied)
-    clips = ClipLessons.of(vision, nano.text, icons, COURSES)
+    varied = (
+        variations(vision, hands.icons, hands.redrawn, folder),
+        by_others(vision, hands, folder),
+    )
+    stills = nano_decoder.Lessons(STILLS, vision, nano.text, hands.icons, *varied)
+    clips = ClipLessons.of(vision, nano.text, hands.icons, COURSES)
 
     def lessons(rng: np.random.Generator) -> list[Document]:
         return stills(rng) + clips(rng, CLIPS_DRAWN, CLIPS_ASKED)
@@ -148,5 +158,4 @@ def main(folder: Path, motion: Path) -> Transformer:
 
 
 if __name__ == "__main__":
-    names = [*sys.argv[1:], *("runs/moving", "runs/motion")[len(sys.argv) - 1 :]]
-    main(*map(Path, names))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/moving"))

@@ -12,6 +12,7 @@ from emu3.emoji_world.clip import (
     MovingScene,
     compose_clip,
     compose_frame,
+    draw_pose,
     random_moving_scene,
     sprite,
 )
@@ -23,11 +24,13 @@ from emu3.emoji_world.clip_words import (
     full_clip_caption,
 )
 from emu3.emoji_world.motion import (
+    BEAT,
     BEHIND,
     LARGE,
     MOTIONS,
     SLIDES,
     SMALL,
+    STEP,
     WORLD,
     Pose,
     held_out_motions,
@@ -59,12 +62,13 @@ def covered(frame: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("motion", [m for m in MOTIONS if m != BEHIND])
 def test_the_sprite_is_where_and_as_large_as_the_trajectory_says(motion: str, discs: Icons) -> None:
     scene = replace(SCENE, motion=motion, x=32, y=32)
-    for number in (0, 1, 5, 11):
+    for number in (0, 3, 4, 5, 11, 14):
         frame, pose = compose_frame(scene, discs, number), scene.pose(number)
-        weight = covered(frame)
+        there = scene.middle(number)
+        weight = np.roll(covered(frame), [WORLD // 2 - each for each in there[::-1]], (0, 1))
         y, x = np.mgrid[:WORLD, :WORLD]
         middle = [(weight * axis).sum() / weight.sum() + 0.5 for axis in (x, y)]
-        assert middle == pytest.approx(scene.middle(number), abs=0.6)
+        assert middle == pytest.approx([WORLD // 2, WORLD // 2], abs=0.6)
         disc = np.pi * pose.side**2 / 4 * pose.alpha
         assert weight.sum() == pytest.approx(disc, rel=0.06)
 
@@ -73,10 +77,20 @@ def test_the_sprite_is_where_and_as_large_as_the_trajectory_says(motion: str, di
 def test_what_slides_goes_round_the_world(way: str, fake_icons: Icons) -> None:
     scene = replace(SCENE, motion=f"moving {way}")
     first, (dx, dy) = compose_frame(scene, fake_icons, 0), SLIDES[way]
-    for frame in (1, 30, 77):
-        moved = np.roll(first, (dy * frame, dx * frame), axis=(0, 1))
-        assert np.array_equal(compose_frame(scene, fake_icons, frame), moved)
-    assert np.array_equal(compose_frame(scene, fake_icons, WORLD), first)
+    for beat in (1, 7, 19):
+        moved = np.roll(first, (dy * STEP * beat, dx * STEP * beat), axis=(0, 1))
+        assert np.array_equal(compose_frame(scene, fake_icons, BEAT * beat), moved)
+    assert np.array_equal(compose_frame(scene, fake_icons, BEAT * WORLD // STEP), first)
+
+
+@pytest.mark.parametrize("motion", [m for m in MOTIONS if m != BEHIND])
+def test_a_pose_is_held_for_a_beat_and_then_there_is_another(
+    motion: str, fake_icons: Icons
+) -> None:
+    clip = compose_clip(replace(SCENE, motion=motion), fake_icons)
+    beats = clip.reshape(-1, BEAT, *clip.shape[1:])
+    assert (beats == beats[:, :1]).all()
+    assert not np.array_equal(beats[0], beats[1])
 
 
 def test_what_waits_stands_still_and_then_does_the_same(fake_icons: Icons) -> None:
@@ -97,26 +111,29 @@ def test_growing_shrinking_and_fading_come_to_an_end(discs: Icons) -> None:
     for motion, pose in ends.items():
         scene = replace(SCENE, motion=motion, frames=1)
         assert scene.pose(32) == scene.pose(900) == pose
-    faded = compose_frame(replace(SCENE, motion="fading away"), discs, 40)
+    faded = compose_frame(replace(SCENE, motion="fading away"), discs, 16)
     assert (faded == BACK).all()
 
 
 def test_what_passes_behind_is_hidden_by_what_stands_in_front(discs: Icons) -> None:
     behind = MovingScene(1, 0, BEHIND, "white", 12, 36, frames=48, fps=12, front=2)
-    meeting = covered(compose_frame(behind, discs, 32))
-    alone = covered(sprite_alone(discs))
+    meeting = covered(compose_frame(behind, discs, 16))
+    alone = covered(small_alone(discs))
     assert meeting.sum() == pytest.approx(alone.sum(), rel=0.04)  # edges show through edges
     assert covered(compose_frame(behind, discs, 0)).sum() > 1.9 * alone.sum()
 
 
-def sprite_alone(icons: Icons) -> np.ndarray:
-    return compose_frame(replace(SCENE, x=32, y=32), icons, 0)
+def small_alone(icons: Icons) -> np.ndarray:
+    return draw_pose(icons, 0, 0, "white", Pose(x=32, y=32, side=SMALL), None)
 
 
-def test_a_sprite_turned_all_the_way_is_as_it_was(fake_icons: Icons) -> None:
-    assert MOTIONS["spinning"](48).angle == 0
-    upright, turned = (sprite(fake_icons, 0, 0, Pose(angle=angle)) for angle in (0, 45))
-    assert turned.shape[0] > upright.shape[0]
+def test_a_sprite_turns_clockwise_by_quarters(fake_icons: Icons) -> None:
+    upright, turned, round_again = (
+        sprite(fake_icons, 0, 0, MOTIONS["spinning"](beat)) for beat in (0, 1, 4)
+    )
+    assert np.array_equal(turned[:, -1], upright[0])
+    assert np.array_equal(round_again, upright)
+    assert not np.array_equal(turned, upright)
 
 
 def test_one_seed_is_one_clip_and_its_words_fit() -> None:
@@ -155,7 +172,8 @@ def test_a_tenth_of_the_pairs_of_object_and_motion_is_held_out() -> None:
         ({"motion": BEHIND}, "stands in front"),
         ({"front": 3}, "stands in front"),
         ({"frames": 0}, "at least 1"),
-        ({"still": -1}, "no negative wait"),
+        ({"still": -4}, "whole beats"),
+        ({"still": 3}, "whole beats"),
     ],
 )
 def test_what_no_clip_can_show_is_refused(change: dict[str, object], words: str) -> None:

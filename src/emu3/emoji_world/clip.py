@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emu3.emoji_world.icons import STYLES, Icons
-from emu3.emoji_world.motion import BEHIND, MOTIONS, WORLD, Pose
+from emu3.emoji_world.icons import SIZES, STYLES, Icons
+from emu3.emoji_world.motion import BEAT, BEHIND, MOTIONS, SMALL, STEP, WORLD, Pose
 from emu3.emoji_world.objects import OBJECTS
-from emu3.emoji_world.scene import BACKGROUNDS, CODE, blank, paste
+from emu3.emoji_world.scene import BACKGROUNDS, blank, paste
 from emu3.errors import InputError
 
 RATES = (8, 10, 12)
-"""Frames a second. A motion is the same frame by frame, and plays faster at a higher rate."""
+"""Frames a second. A motion is the same beat by beat, and plays faster at a higher rate."""
 
 SECONDS = (1, 2, 3, 4)
 """How long clips are."""
@@ -23,7 +23,13 @@ SECONDS = (1, 2, 3, 4)
 FRONT = 44, 36
 """Where the middle of what stands in front is, (x, y) in pixels."""
 
-_DRAWN = 48  # px: the icons that sprites are scaled from
+_STARTS = {
+    BEHIND: (FRONT[0] - 4 * STEP, FRONT[1]),
+    "bouncing": (36, 44),  # on the ground
+    "going round": (36, 28),
+}
+_START = 36, 36  # of all others: in the middle, and on the grid of codes
+_DRAWN = 48  # px: the icons that sprites of other sizes are scaled from
 _NAMES = tuple(BACKGROUNDS)
 
 
@@ -32,8 +38,8 @@ class MovingScene:
     """What a clip shows.
 
     `x` and `y` are the middle of the sprite before it moves, in pixels; `still` is how many frames
-    it waits; `front` is the object, in the same style, that stands before it at `FRONT` where the
-    motion is `BEHIND`, and None for every other motion.
+    it waits, whole beats; `front` is the object, in the same style, that stands before it at
+    `FRONT` where the motion is `BEHIND`, and None for every other motion.
     Raises InputError for anything unknown.
     """
 
@@ -58,12 +64,14 @@ class MovingScene:
             raise InputError(f"background {self.background!r} is not one of {', '.join(_NAMES)}")
         if (self.motion == BEHIND) != (self.front is not None):
             raise InputError(f"something stands in front in {BEHIND!r}, and in nothing else")
-        if self.frames < 1 or self.fps < 1 or self.still < 0:
-            raise InputError("a clip has a frame and a rate of at least 1, and no negative wait")
+        if self.frames < 1 or self.fps < 1:
+            raise InputError("a clip has a frame and a rate of at least 1")
+        if self.still < 0 or self.still % BEAT:
+            raise InputError(f"a clip waits for whole beats of {BEAT} frames, not {self.still}")
 
     def pose(self, frame: int) -> Pose:
         """The sprite in a frame, counted from 0; beyond the clip's end too."""
-        return MOTIONS[self.motion](max(0, frame - self.still))
+        return MOTIONS[self.motion](max(0, frame - self.still) // BEAT)
 
     def middle(self, frame: int) -> tuple[int, int]:
         """Where the middle of the sprite is in a frame, (x, y) in pixels of the world."""
@@ -76,15 +84,14 @@ def random_moving_scene(
 ) -> MovingScene:
     """Put an object that moves on something; what else there is to choose is left to chance.
 
-    It starts on the grid of codes, and in one clip of three stands still for the first four frames.
+    In one clip of three it stands still for the first beat.
     """
     fps, seconds = (int(rng.choice(each)) for each in (RATES, SECONDS))
-    x, y = (CODE // 2 + CODE * int(rng.integers(2, 6)) for _ in range(2))
+    x, y = _STARTS.get(motion, _START)
     background = _NAMES[int(rng.integers(len(_NAMES)))]
-    still = 4 if rng.random() < 1 / 3 else 0
+    still = BEAT if rng.random() < 1 / 3 else 0
     front = None
     if motion == BEHIND:
-        x, y = FRONT[0] - 4 * CODE, FRONT[1]
         front = (object + 1 + int(rng.integers(len(OBJECTS) - 1))) % len(OBJECTS)
     return MovingScene(object, style, motion, background, x, y, fps * seconds, fps, still, front)
 
@@ -96,36 +103,31 @@ def compose_clip(scene: MovingScene, icons: Icons) -> NDArray[np.uint8]:
 
 def compose_frame(scene: MovingScene, icons: Icons, frame: int) -> NDArray[np.uint8]:
     """Draw one frame, uint8 [64, 64, 3], RGB; it may lie beyond the clip's end."""
-    out = blank(scene.background, "1:1")
-    place(out, sprite(icons, scene.object, scene.style, scene.pose(frame)), *scene.middle(frame))
-    if scene.front is not None:
-        standing = sprite(icons, scene.front, scene.style, Pose())
-        place(out, standing, *FRONT)
+    x, y = scene.middle(frame)
+    pose = replace(scene.pose(frame), x=x, y=y)
+    return draw_pose(icons, scene.object, scene.style, scene.background, pose, scene.front)
+
+
+def draw_pose(
+    icons: Icons, object: int, style: int, background: str, pose: Pose, front: int | None
+) -> NDArray[np.uint8]:
+    """Draw a sprite with its middle at the pose's (x, y), uint8 [64, 64, 3]; `front` before it."""
+    out = blank(background, "1:1")
+    place(out, sprite(icons, object, style, pose), pose.x, pose.y)
+    if front is not None:
+        place(out, sprite(icons, front, style, Pose(side=SMALL)), *FRONT)
     return out
 
 
 def sprite(icons: Icons, object: int, style: int, pose: Pose) -> NDArray[np.uint8]:
     """An object as a pose has it, uint8 [h, w, 4], straight RGBA, its middle in the middle."""
-    drawn = Image.fromarray(icons.get(object, style, _DRAWN), "RGBA").convert("RGBa")
-    drawn = drawn.resize((pose.side, pose.side), Image.Resampling.LANCZOS)
-    if pose.angle:
-        # RGBa cannot be turned, and its bands can; premultiplied, or clear pixels would show.
-        bands = (
-            band.rotate(-pose.angle, Image.Resampling.BICUBIC, expand=True)
-            for band in drawn.split()
-        )
-        drawn = _joined(*bands)
-    out = np.array(drawn.convert("RGBA"))
+    known = pose.side if pose.side in SIZES else _DRAWN
+    drawn = Image.fromarray(icons.get(object, style, known), "RGBA").convert("RGBa")
+    if known != pose.side:
+        drawn = drawn.resize((pose.side, pose.side), Image.Resampling.LANCZOS)
+    out = np.rot90(np.asarray(drawn.convert("RGBA")), -pose.turns).copy()
     out[..., 3] = np.rint(out[..., 3] * pose.alpha)
     return out
-
-
-def _joined(*bands: Image.Image) -> Image.Image:
-    """Premultiplied bands to one image; overshoot of the filter over the coverage is cut."""
-    arrays = [np.asarray(band) for band in bands]
-    coverage = arrays[-1]
-    colours = [np.minimum(array, coverage) for array in arrays[:-1]]
-    return Image.frombytes("RGBa", bands[0].size, np.dstack([*colours, coverage]).tobytes())
 
 
 def place(picture: NDArray[np.uint8], icon: NDArray[np.uint8], x: int, y: int) -> None:

@@ -1,13 +1,16 @@
-"""How things move in Emoji World: where a sprite is, how large, how turned, how solid, at a frame.
+"""How things move in Emoji World: where a sprite is, how large, how turned, how solid, at a beat.
+
+The world is filmed as stop motion: a pose is held for the four frames that the tokenizer puts into
+one group of codes, and sprites go from code to code. So what a frame of a clip shows is a picture,
+and to move is to say the same codes elsewhere.
 
 Every motion goes on for ever, so a clip may be as long as one likes and what comes next is always
 known: sliding goes round the world (what leaves on the right comes in on the left), bouncing,
-spinning and orbiting repeat, growing, shrinking and fading come to an end and stay there.
+spinning and going round repeat, growing, shrinking and fading come to an end and stay there.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,50 +22,64 @@ from emu3.emoji_world.objects import OBJECTS
 WORLD = 64
 """Side of the square that clips are seen in, in pixels."""
 
-SIDE = 24
+BEAT = 4
+"""Frames that a pose is held."""
+
+STEP = 8
+"""Pixels that a sprite slides from one pose to the next: a code."""
+
+SIDE = 40
 """Side of a sprite as it stands, in pixels."""
 
-SMALL, LARGE = 12, 40  # sides that shrinking and growing end at
-_BOUNCE, _HIGH = 20, 14  # frames from ground to ground, pixels at the top
-_TURN = 7.5  # degrees a frame
-_ORBIT, _RADIUS = 48, 14  # frames a round, pixels
-_FADE = 32  # frames until nothing is left
+SMALL, LARGE = 24, 56
+"""Sides that shrinking and growing end at; each begins with the other's."""
+
+_HEIGHTS = (0, 16, 24, 16)  # pixels above the ground: a parabola
+_ROUND = ((0, 0), (1, 1), (0, 2), (-1, 1))  # places of a round, in steps
+_FADE = 4  # beats until nothing is left
 
 
 @dataclass(frozen=True)
 class Pose:
-    """A sprite in a frame.
+    """A sprite at a beat.
 
     `x` and `y`: how far its middle is from where it started, in pixels, y downwards; `side` of its
-    square, pixels; `angle`, degrees clockwise; `alpha`, 0 (gone) to 1 (solid).
+    square, pixels; `turns`, quarters clockwise; `alpha`, 0 (gone) to 1 (solid).
     """
 
     x: int = 0
     y: int = 0
     side: int = SIDE
-    angle: float = 0.0
+    turns: int = 0
     alpha: float = 1.0
 
 
 Path = Callable[[int], Pose]
-"""Frames since it began to move, to the pose."""
+"""Beats since it began to move, to the pose."""
 
 
-def _slide(dx: int, dy: int) -> Path:
-    """A pixel a frame along each axis that it moves along."""
-    return lambda frame: Pose(x=dx * frame, y=dy * frame)
+def _slide(dx: int, dy: int, side: int = SIDE) -> Path:
+    """A step a beat along each axis that it moves along."""
+    return lambda beat: Pose(x=STEP * dx * beat, y=STEP * dy * beat, side=side)
 
 
-def _bounce(frame: int) -> Pose:
+def _bounce(beat: int) -> Pose:
     """A parabola from the ground to the ground, over and over."""
-    t = frame % _BOUNCE / _BOUNCE
-    return Pose(y=-round(4 * _HIGH * t * (1 - t)))
+    return Pose(y=-_HEIGHTS[beat % len(_HEIGHTS)])
 
 
-def _orbit(frame: int) -> Pose:
+def _orbit(beat: int) -> Pose:
     """Clockwise round a middle that lies below the start."""
-    t = 2 * math.pi * frame / _ORBIT
-    return Pose(x=round(_RADIUS * math.sin(t)), y=round(_RADIUS * (1 - math.cos(t))))
+    right, down = _ROUND[beat % len(_ROUND)]
+    return Pose(x=STEP * right, y=STEP * down)
+
+
+def _grow(beat: int) -> Pose:
+    return Pose(side=min(LARGE, SMALL + 2 * STEP * beat))
+
+
+def _shrink(beat: int) -> Pose:
+    return Pose(side=max(SMALL, LARGE - 2 * STEP * beat))
 
 
 SLIDES: dict[str, tuple[int, int]] = {
@@ -75,7 +92,7 @@ SLIDES: dict[str, tuple[int, int]] = {
     "down and to the right": (1, 1),
     "down and to the left": (-1, 1),
 }
-"""The eight directions, as they are said: pixels a frame to the right and downwards."""
+"""The eight directions, as they are said: steps a beat to the right and downwards."""
 
 BEHIND = "passing behind"
 """The one motion that needs a second thing, which stands still in front."""
@@ -83,12 +100,12 @@ BEHIND = "passing behind"
 MOTIONS: dict[str, Path] = {
     **{f"moving {way}": _slide(*step) for way, step in SLIDES.items()},
     "bouncing": _bounce,
-    "spinning": lambda frame: Pose(angle=_TURN * frame % 360),
-    "growing": lambda frame: Pose(side=min(LARGE, SIDE + frame)),
-    "shrinking": lambda frame: Pose(side=max(SMALL, SIDE - frame)),
-    "fading away": lambda frame: Pose(alpha=max(0.0, 1 - frame / _FADE)),
+    "spinning": lambda beat: Pose(turns=beat % 4),
+    "growing": _grow,
+    "shrinking": _shrink,
+    "fading away": lambda beat: Pose(alpha=max(0.0, 1 - beat / _FADE)),
     "going round": _orbit,
-    BEHIND: _slide(1, 0),
+    BEHIND: _slide(1, 0, SMALL),
 }
 """All motions, as a caption says them behind the object."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from emu3.emoji_world import (
     MOTIONS,
@@ -23,7 +24,7 @@ from emu3.emoji_world import (
     random_moving_scene,
 )
 from emu3.emoji_world.clip_words import ClipKind, direction
-from emu3.emoji_world.motion import BEHIND, SLIDES
+from emu3.emoji_world.motion import BEAT, BEHIND, SLIDES
 from emu3.evaluate.clip_sheets import save_clips
 from emu3.evaluate.judge import Judge
 from emu3.evaluate.model import Emu3Films
@@ -41,7 +42,7 @@ FPS, SECONDS = 8, 2
 
 _FRAMES = FPS * SECONDS
 _STEPS = 5  # of a clip: come back, be drawn, be asked about twice, go on
-_CUT = 32  # px: what the judge is shown of a frame, made twice as large
+_VIEW, _OF = 64, 48  # px: a frame as the judge knows it, and the side of what stands in it
 ASKED: dict[str, tuple[ClipKind, str, float]] = {
     "asked_motion": ("motion", "How does it move?", 1 / len(MOTIONS)),
     "asked_object": ("object", "What is moving?", 1 / len(OBJECTS)),
@@ -159,13 +160,16 @@ class _Run:
 
     def _shows(self, clip: Frames, scene: MovingScene) -> bool:
         """Whether the object is what the judge sees in the first frame, in its style."""
+        side = scene.pose(0).side
         # What stands in front would be looked at instead: cut it off.
-        frame = clip[0][:, : scene.x + _CUT // 2] if scene.motion == BEHIND else clip[0]
-        return self._named(frame, scene)
+        frame = clip[0][:, : scene.x + side // 2 + 4] if scene.motion == BEHIND else clip[0]
+        return self._named(frame, scene, side)
 
-    def _named(self, frame: NDArray[np.uint8], scene: MovingScene) -> bool:
-        large = cut_out(frame, _CUT).repeat(2, 0).repeat(2, 1)
-        return self.judge.nearest(large, scene.style) == scene.object
+    def _named(self, frame: NDArray[np.uint8], scene: MovingScene, side: int) -> bool:
+        """Whether the judge sees the object, so many pixels large, made as large as it knows it."""
+        cut = Image.fromarray(cut_out(frame, min(_VIEW, side * _VIEW // _OF)))
+        view = cut.resize((_VIEW, _VIEW), Image.Resampling.LANCZOS)
+        return self.judge.nearest(np.asarray(view), scene.style) == scene.object
 
     def _questions(self, scenes: list[MovingScene], true: list[Frames]) -> dict[str, Share]:
         """How many answers about true clips are exact."""
@@ -200,7 +204,7 @@ class _Run:
             self.advance(1)
             on.append(frames)
             longer = compose_clip(replace(scene, frames=2 * _FRAMES), self.icons)[_FRAMES:]
-            if (np.diff(longer.astype(int), axis=0) != 0).any((1, 2, 3)).mean() > 0.5:
+            if (np.diff(longer[::BEAT].astype(int), axis=0) != 0).any((1, 2, 3)).mean() > 0.5:
                 repeated = np.repeat(clip[-1:], _FRAMES, 0)
                 gains.append(psnr(longer, frames[_FRAMES:]) - psnr(longer, repeated))
             if slides:
@@ -208,7 +212,7 @@ class _Run:
                 kept.append(nearest_motion(frames[_FRAMES:], known) == scene.motion)
             if slides and len(still_there) < FAR_CLIPS:
                 far = self._extend(clip, FAR, self.seed + index)
-                still_there.append(self._named(far[-1], scene))
+                still_there.append(self._named(far[-1], scene, scene.pose(0).side))
         shares["direction_kept"] = Share.of(kept, chance=1 / len(SLIDES))
         shares["object_kept"] = Share.of(still_there, chance=1 / len(OBJECTS))
         return on, gains

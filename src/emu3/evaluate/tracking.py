@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from emu3.emoji_world.motion import BEAT
 from emu3.evaluate.features import Pixels
 
 T = TypeVar("T", bound=np.generic)
@@ -36,7 +36,7 @@ _CROP = 32  # side in pixels of the square around the middle that is turned
 class Track:
     """What was followed. `x` and `y`: pixels from the first frame, the world going round; `area`:
     log of the pixels covered; `clear`: how much it stands out, of 1; `turned`: how much more a
-    frame is like the first one turned on at `TURN` than like the first one, -2 to 2.
+    frame is like the first one turned by a quarter a beat than like the first one, -2 to 2.
     """
 
     x: Series
@@ -58,10 +58,6 @@ class Track:
         )
         # One lost frame must not decide: each term counts up to a bound.
         return float(sum(np.minimum(term, 9.0).mean() for term in terms))
-
-
-TURN = 7.5
-"""Degrees a frame that spinning things turn."""
 
 
 def follow(frames: Frames) -> Track:
@@ -127,11 +123,9 @@ def _turned(far: NDArray[np.float64], x: Series, y: Series) -> Series:
     """`Track.turned` of frames [T, H, W, 3] less their background."""
     places = zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True)
     crops = [_square(frame, *place, _CROP) for frame, place in zip(far, places, strict=True)]
-    first = [Image.fromarray(crops[0][..., c].astype(np.float32)) for c in range(3)]
     out = np.zeros(len(crops))
     for frame, crop in enumerate(crops):
-        spun = [np.asarray(band.rotate(-TURN * frame, Image.Resampling.BILINEAR)) for band in first]
-        out[frame] = _like(crop, np.stack(spun, -1)) - _like(crop, crops[0])
+        out[frame] = _like(crop, np.rot90(crops[0], -(frame // BEAT))) - _like(crop, crops[0])
     return out
 
 
