@@ -11,24 +11,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from emu3.checkpoint import Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import STYLES, Hands
+from emu3.emoji_world import Hands
 from emu3.precision import FP32
 from emu3.train.compiled import MULTIPLE, compile_blocks
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 from recipes.nano_variations import by_others, variations
 
-MIX = Mix(drawn=12, asked=6, named=32, others=6)  # it draws well what it knows by heart
+MIX = Mix(drawn=14, asked=4, named=32, others=10)  # it draws well what it knows by heart
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=3600,
-    micro_batch=28,
+    steps=3400,
+    micro_batch=30,
     learning_rate=2.5e-3,
     warmup=60,
     hold=800,
@@ -51,9 +50,7 @@ def main(folder: Path) -> Transformer:
         variations(vision, hands.icons, hands.redrawn, folder),
         by_others(vision, hands, folder),
     )
-    others = np.argwhere(hands.learnt)
-    others = others[others[:, 1] >= len(STYLES)]
-    lessons = Lessons(MIX, vision, nano.text, hands.icons, *varied, others=others)
+    lessons = Lessons(MIX, vision, nano.text, hands.icons, *varied, others=hands.others)
     return nano_decoder.learn(decoder, nano.text, vision, RUN, folder, lessons)
 
 

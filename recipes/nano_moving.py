@@ -37,33 +37,40 @@ from emu3.grammar import VideoCodes
 from emu3.precision import FP32
 from emu3.prompt import Prompts
 from emu3.text import TextTokenizer
+from emu3.train.compiled import MULTIPLE, compile_blocks
 from emu3.train.documents import Document, weigh
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes import nano_decoder
 from recipes.clip_codes import CodesOfClips
-from recipes.nano_decoder import ANSWER_WEIGHT, DROPPED_CAPTIONS, VISION_WEIGHT, Mix
+from recipes.nano_decoder import (
+    ANSWER_WEIGHT,
+    CAPTION_WEIGHT,
+    DROPPED_CAPTIONS,
+    VISION_WEIGHT,
+    Mix,
+)
 from recipes.nano_variations import by_others, variations
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=520,
-    micro_batch=14,
+    steps=2400,
+    micro_batch=16,
     learning_rate=2e-3,
     warmup=50,
-    hold=130,
+    hold=700,
     schedule="linear",
-    save_every=50,
-    seed=2,
+    multiple=8 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
+    seed=6,
 )
 
-STILLS = Mix(drawn=8, asked=4, named=16)
+STILLS = Mix(drawn=12, asked=2, named=14, others=4)
 CLIPS_DRAWN, CLIPS_ASKED = 12, 4  # of a step
 
 COURSES = 12_000
 """So many choices of object, style, motion and background are seen, in many lengths. Each has to be
 encoded, two or three pictures on average, which costs as much as learning from it once."""
 
-BEATS = {2: 0.3, 4: 0.5}
+BEATS = {2: 0.3, 4: 0.55}
 """Lengths of clips and how often each is seen; the rest are as long as Emoji World's."""
 
 CONTINUED = 0.3  # clips without a caption: what happens next follows from what is seen
@@ -116,7 +123,7 @@ class ClipLessons:
         words = "" if rng.random() < dropped else clip_caption(scene, rng)
         ids = self.prompts.document(words, video)
         visual = self.prompts.tokenizer.vocabulary.visual
-        return Document(ids, weigh(ids, visual, 1.0, VISION_WEIGHT))
+        return Document(ids, weigh(ids, visual, CAPTION_WEIGHT, VISION_WEIGHT))
 
     def answer(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Clip, question, answer; all but the last is only context."""
@@ -140,6 +147,9 @@ def moving(rng: np.random.Generator, pairs: NDArray[np.int64]) -> MovingScene:
 def main(folder: Path) -> Transformer:
     """Train the package's decoder further; its text and vision tokenizers stay what they are."""
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    decoder = nano.decoder.requires_grad_(True)
+    if RUN.bf16:
+        compile_blocks(decoder)
     vision, hands = nano.codec.vision, Hands.load()
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
@@ -147,13 +157,14 @@ def main(folder: Path) -> Transformer:
         variations(vision, hands.icons, hands.redrawn, folder),
         by_others(vision, hands, folder),
     )
-    stills = nano_decoder.Lessons(STILLS, vision, nano.text, hands.icons, *varied)
+    stills = nano_decoder.Lessons(
+        STILLS, vision, nano.text, hands.icons, *varied, others=hands.others
+    )
     clips = ClipLessons.of(vision, nano.text, hands.icons, COURSES)
 
     def lessons(rng: np.random.Generator) -> list[Document]:
         return stills(rng) + clips(rng, CLIPS_DRAWN, CLIPS_ASKED)
 
-    decoder = nano.decoder.requires_grad_(True)
     return nano_decoder.learn(decoder, nano.text, vision, RUN, folder, lessons)
 
 

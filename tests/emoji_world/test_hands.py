@@ -72,6 +72,7 @@ def test_hands_are_drawn_side_by_side(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (array[1, 3:, 24, 24] == (0, 0, 255, 255)).all()
     assert not array[[0, 2, 3], 3:].any()
     assert not hands.redrawn.array[[0, 2, 3], 3:].any()
+    assert hands.others.tolist() == [[1, 3], [1, 4], [1, 5]]
     assert hands.learnt.tolist() == [
         [False, True, True, *[False] * 4],
         [True, False, True, True, True, True, False],

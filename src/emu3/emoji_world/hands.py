@@ -40,6 +40,12 @@ class Hands(NamedTuple):
         arrays = {size: np.concatenate([each[size] for each in icons], 1) for size in SIZES}
         return cls(Icons(arrays), Redrawn(np.concatenate(redrawn, 1)), learnt(arrays[SIZES[0]]))
 
+    @property
+    def others(self) -> NDArray[np.int64]:
+        """The pairs of the other hands to train on, as rows (object, hand)."""
+        pairs = np.argwhere(self.learnt)
+        return pairs[pairs[:, 1] >= len(STYLES)]
+
 
 def learnt(drawings: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Mask [400, hands] of the pairs to train on, given drawings [400, hands, side, side, 4]."""
