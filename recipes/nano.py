@@ -9,8 +9,8 @@ The whole of nano, from nothing, on a laptop:
 
 And longer, from the nano that is there:
 
-    python -m recipes.nano_longer runs/freer       # the decoder alone
-    python -m recipes.nano runs/freer              # in place of the package's; a log by that name
+    python -m recipes.nano_longer runs/hands       # the decoder alone
+    python -m recipes.nano runs/hands              # in place of the package's; a log by that name
 
 And with clips besides:
 
@@ -55,8 +55,8 @@ CARD = Card(
     license="Apache-2.0",
     description=(
         "nano draws and names 400 objects in three icon styles. Trained from scratch by recipes/ "
-        "on pictures composed of Noto Emoji (Apache-2.0), Fluent Emoji Flat (MIT) and Twemoji "
-        "(CC BY 4.0); see NOTICE and docs/nano.md."
+        "on pictures composed of Noto Emoji (Apache-2.0), Fluent Emoji (MIT), Twemoji, EmojiOne "
+        "and Streamline Emojis (CC BY 4.0); see NOTICE and docs/nano.md."
     ),
 )
 

@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     """One figure, four panels: reconstruction twice, loss on vision tokens and on text tokens."""
     vision, picture, *decoder = (
         read(folder / f"{name}.jsonl")
-        for name in ("vision", "picture", "decoder", "longer", "surer", "namer", "freer")
+        for name in ("vision", "picture", "decoder", "longer", "surer", "namer", "freer", "hands")
     )
     count_on(decoder)
     panels = [

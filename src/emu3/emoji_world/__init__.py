@@ -7,7 +7,8 @@ drawing and seeing from, and small enough that one machine can, with a tenth of 
 and style, and of object and motion, held out to tell learning from remembering.
 
 The icons are fetched, not shipped: Noto Emoji (Apache-2.0, Google), Fluent Emoji Flat (MIT,
-Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors).
+Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors); and other hands' drawings of the
+same things, to learn from (`hands.py`).
 """
 
 from emu3.emoji_world.clip import (
