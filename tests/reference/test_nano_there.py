@@ -34,7 +34,8 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
     assert torch.equal(codes[0], seen.image_tokens[0].long())
     ids = ours.checkpoint.prompts.document("a red apple, noto style", codes[0])[None]
     logits = theirs(input_ids=ids).logits
-    assert (logits - ours.checkpoint.decoder(ids)).abs().max() < 1e-4
+    apart = (logits - ours.checkpoint.decoder(ids)).abs().max()
+    assert apart < 1e-5 * logits.abs().max()  # rounding, ours less than theirs
 
 
 def test_nano_comes_back_from_transformers(folder: Path, tmp_path: Path) -> None:
