@@ -81,6 +81,20 @@ def test_who_fails_is_told_and_the_next_are_developed(checkpoint: Checkpoint) ->
     assert seen == [False, True]
 
 
+def test_who_fails_among_others_fails_alone(checkpoint: Checkpoint) -> None:
+    room, seen = Darkroom(fragile(checkpoint)), list[int | None]()
+    first = Event()
+    room.develop(torch.zeros(1, 4, dtype=torch.long), lambda picture: first.wait(10))
+    for rows in (1, 2, 3):  # together, once the thread goes on
+        room.develop(
+            torch.zeros(rows, 4, dtype=torch.long),
+            lambda picture: seen.append(picture and picture.height),
+        )
+    first.set()
+    room.close()
+    assert seen == [4, None, 12]
+
+
 def test_a_picture_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) -> None:
     engine = Engine(replace(checkpoint, codec=fragile(checkpoint)))
     try:

@@ -7,7 +7,7 @@ but who asked; and whatever has come together meanwhile is decoded together.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -69,9 +69,11 @@ class Darkroom:
             self._queue.put(None)  # for the next time; nothing comes behind it
         return [each for each in some if each is not None]
 
-    def _pictures(self, some: list[Exposed]) -> list[Image.Image] | list[None]:
+    def _pictures(self, some: list[Exposed]) -> Sequence[Image.Image | None]:
         try:
             return self._codec.pictures([each.rows for each in some])
         except Exception:
-            LOG.exception("%d pictures could not be decoded", len(some))
-            return [None] * len(some)
+            if len(some) > 1:  # one that fails must not take the others with it
+                return [picture for each in some for picture in self._pictures([each])]
+            LOG.exception("a picture could not be decoded")
+            return [None]
