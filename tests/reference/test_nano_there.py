@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from emu3 import Emu3
+from emu3.checkpoint import Place, open_checkpoint
 from emu3.convert import convert
+from emu3.precision import FP32
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `reference`")
 
@@ -33,9 +35,9 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
     seen = theirs.model.vqmodel.encode(pixels, torch.tensor([[64, 64]]))
     assert torch.equal(codes[0], seen.image_tokens[0].long())
     ids = ours.checkpoint.prompts.document("a red apple, noto style", codes[0])[None]
-    logits = theirs(input_ids=ids).logits
-    apart = (logits - ours.checkpoint.decoder(ids)).abs().max()
-    assert apart < 1e-5 * logits.abs().max()  # rounding, ours less than theirs
+    # In float64: of logits as large as nano's, rounding to float32 is most of what differs.
+    decoder = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).decoder.double()
+    assert (theirs.double()(input_ids=ids).logits - decoder(ids)).abs().max() < 1e-4
 
 
 def test_nano_comes_back_from_transformers(folder: Path, tmp_path: Path) -> None:
