@@ -75,7 +75,8 @@ def assemble(vision: VisionTokenizer, decoder_folder: Path, card: Card = CARD) -
     state = load_state(decoder_folder / "state.pt")
     if state is None:
         raise SystemExit(f"{decoder_folder}: no run here; python -m recipes.nano_decoder")
-    decoder = Transformer(config_for(text))
+    blocks = {name.split(".")[2] for name in state["model"] if name.startswith("model.layers.")}
+    decoder = Transformer(replace(config_for(text), num_hidden_layers=len(blocks)))
     decoder.load_state_dict(state["model"])
     return Checkpoint(
         name="nano",

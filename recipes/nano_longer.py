@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from emu3.checkpoint import Place, open_checkpoint
+from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
 from emu3.emoji_world import Hands
 from emu3.precision import FP32
 from emu3.train.compiled import MULTIPLE, compile_blocks
+from emu3.train.decoder import DecoderTraining
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 from recipes.nano_variations import by_others, variations
@@ -37,21 +38,37 @@ RUN = replace(
 )
 
 
-def main(folder: Path) -> Transformer:
-    """Train the package's decoder further; its text and vision tokenizers stay what they are."""
+def opened(folder: Path) -> Checkpoint:
+    """The package's nano; its text tokenizer is kept in the run's folder."""
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
     folder.mkdir(parents=True, exist_ok=True)
     nano.text.save(folder)
-    decoder = nano.decoder.requires_grad_(True)
-    if RUN.bf16:
+    return nano
+
+
+def ready(decoder: Transformer, run: DecoderTraining) -> Transformer:
+    """The decoder with all of it to be learned, compiled where products are in bfloat16."""
+    decoder.requires_grad_(True)
+    if run.bf16:
         compile_blocks(decoder)
-    vision, hands = nano.codec.vision, Hands.load()
+    return decoder
+
+
+def lessons_for(nano: Checkpoint, mix: Mix, hands: Hands, folder: Path) -> Lessons:
+    """Documents about pictures by all hands; the codes of what is varied are kept in the folder."""
+    vision = nano.codec.vision
     varied = (
         variations(vision, hands.icons, hands.redrawn, folder),
         by_others(vision, hands, folder),
     )
-    lessons = Lessons(MIX, vision, nano.text, hands.icons, *varied, others=hands.others)
-    return nano_decoder.learn(decoder, nano.text, vision, RUN, folder, lessons)
+    return Lessons(mix, vision, nano.text, hands.icons, *varied, others=hands.others)
+
+
+def main(folder: Path) -> Transformer:
+    """Train the package's decoder further; its text and vision tokenizers stay what they are."""
+    nano = opened(folder)
+    lessons, decoder = lessons_for(nano, MIX, Hands.load(), folder), ready(nano.decoder, RUN)
+    return nano_decoder.learn(decoder, nano.text, nano.codec.vision, RUN, folder, lessons)
 
 
 if __name__ == "__main__":

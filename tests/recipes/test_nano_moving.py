@@ -1,72 +1,54 @@
-"""What nano's decoder is taught about clips."""
+"""The course that nano's decoder takes in clips, and the block that it takes it with."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 
-from emu3.emoji_world import MOTIONS, OBJECTS, STYLES, Icons, held_out, held_out_motions
-from emu3.emoji_world.motion import BEAT
+from emu3.emoji_world import Icons
 from emu3.testing import byte_tokenizer
-from emu3.train.documents import Document
-from recipes.nano_moving import ClipLessons
+from emu3.train.decoder import fresh
+from recipes.clip_lessons import ClipLessons
+from recipes.nano_decoder import Lessons, Mix, config_for
+from recipes.nano_moving import (
+    CLIPS_ASKED,
+    CLIPS_DRAWN,
+    FOLLOWED,
+    FOLLOWING,
+    Course,
+    looking_back,
+)
 from tests.recipes.test_nano_decoder import Flat
 
 TEXT = byte_tokenizer(2048)
-DRAWN, ASKED = 6, 3
+STILLS = Mix(drawn=3, asked=1, named=0)
 
 
 @pytest.fixture(scope="module")
-def lessons(icons: Icons) -> ClipLessons:
-    return ClipLessons.of(Flat(), TEXT, icons, courses=300)
+def course(icons: Icons) -> Course:
+    return Course(Lessons(STILLS, Flat(), TEXT, icons), ClipLessons.of(Flat(), TEXT, icons))
 
 
-@pytest.fixture(scope="module")
-def documents(lessons: ClipLessons) -> list[Document]:
-    rng = np.random.default_rng(0)
-    return [each for _ in range(8) for each in lessons(rng, DRAWN, ASKED)]
+def test_first_clips_are_followed_then_there_is_everything(course: Course) -> None:
+    rng, last = np.random.default_rng(0), max(FOLLOWING)
+    before = replace(course, step=last - 1)
+    assert (len(before(rng)), before.step) == (FOLLOWED, last)
+    assert len(before(rng)) == STILLS.drawn + STILLS.asked + CLIPS_DRAWN + CLIPS_ASKED
 
 
-def said(document: Document) -> str:
-    return TEXT.decode([each for each in document.ids.tolist() if each < 256])
+def test_more_and_more_ways_are_followed(course: Course) -> None:
+    begun = replace(course)
+    shortest = [min(len(each.ids) for each in begun(np.random.default_rng(0))) for _ in range(2)]
+    assert begun.step == 2
+    begun.load_state_dict(next(iter(FOLLOWING)))
+    assert min(len(each.ids) for each in begun(np.random.default_rng(0))) > max(shortest)
+    assert begun.state_dict() == next(iter(FOLLOWING)) + 1
 
 
-def test_so_many_are_drawn_and_so_many_asked_about(documents: list[Document]) -> None:
-    asked = [each for each in documents if "USER:" in said(each)]
-    assert (len(documents), len(asked)) == (8 * (DRAWN + ASKED), 8 * ASKED)
-    assert all("fps" in said(each) for each in documents)
-
-
-def test_codes_of_answered_clips_are_only_read(documents: list[Document]) -> None:
-    visual = TEXT.vocabulary.visual
-    for each in documents:
-        codes = (each.ids >= visual.start) & (each.ids < visual.stop)
-        assert bool((each.weights[codes] > 0).all()) != ("USER:" in said(each))
-
-
-def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
-    pairs, motions, names = held_out(), held_out_motions(), list(MOTIONS)
-    for course in lessons.courses:
-        assert not pairs[course.object, course.style]
-        assert not motions[course.object, names.index(course.motion)]
-    assert {course.motion for course in lessons.courses} == set(MOTIONS)
-
-
-def test_a_group_of_a_clip_is_a_beat(lessons: ClipLessons) -> None:
-    rng = np.random.default_rng(1)
-    scenes = [lessons.scene(rng) for _ in range(40)]
-    for scene, codes in zip(scenes, lessons.codes_of(scenes), strict=True):
-        assert codes.shape == (-(-scene.frames // BEAT), 8, 8)
-    slides = [s for s in scenes if s.motion.startswith("moving") and s.frames > 8 and not s.still]
-    for codes in lessons.codes_of(slides):
-        assert not torch.equal(codes[0], codes[1])
-        assert torch.equal(codes[0].unique(), codes[1].unique())  # the same codes elsewhere
-
-
-def test_captions_name_what_is_seen(documents: list[Document]) -> None:
-    words = [said(each) for each in documents if "USER:" not in said(each)]
-    told = [each for each in words if any(f"{style} style" in each for style in STYLES)]
-    assert 0 < len(told) < len(words)  # some captions are dropped
-    names = [name.replace("-", " ").lower() for name in OBJECTS]
-    assert all(any(name in each.lower() for name in names) for each in told)
+def test_a_block_is_put_in_once(course: Course) -> None:
+    decoder = fresh(config_for(TEXT), seed=0)
+    grown = looking_back(decoder, TEXT, course.clips)
+    assert len(grown.model.layers) == len(decoder.model.layers) + 1
+    assert looking_back(grown, TEXT, course.clips) is grown

@@ -1,0 +1,109 @@
+"""What nano's decoder is taught about clips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from emu3.emoji_world import (
+    MOTIONS,
+    OBJECTS,
+    STYLES,
+    Icons,
+    held_out,
+    held_out_motions,
+    with_article,
+)
+from emu3.emoji_world.motion import BEAT, SLIDES
+from emu3.testing import byte_tokenizer
+from emu3.train.documents import Document
+from recipes.clip_lessons import ClipLessons
+from tests.recipes.test_nano_decoder import Flat
+
+TEXT = byte_tokenizer(2048)
+DRAWN, ASKED = 6, 3
+
+
+@pytest.fixture(scope="module")
+def lessons(icons: Icons) -> ClipLessons:
+    return ClipLessons.of(Flat(), TEXT, icons)
+
+
+@pytest.fixture(scope="module")
+def documents(lessons: ClipLessons) -> list[Document]:
+    rng = np.random.default_rng(0)
+    return [each for _ in range(8) for each in lessons(rng, DRAWN, ASKED)]
+
+
+def said(document: Document) -> str:
+    return TEXT.decode([each for each in document.ids.tolist() if each < 256])
+
+
+def codes_of(document: Document) -> torch.Tensor:
+    """Which ids are codes."""
+    visual = TEXT.vocabulary.visual
+    return (document.ids >= visual.start) & (document.ids < visual.stop)
+
+
+def test_so_many_are_drawn_and_so_many_asked_about(documents: list[Document]) -> None:
+    asked = [each for each in documents if "USER:" in said(each)]
+    assert (len(documents), len(asked)) == (8 * (DRAWN + ASKED), 8 * ASKED)
+    assert all("fps" in said(each) for each in documents)
+
+
+def test_codes_of_answered_clips_are_only_read(documents: list[Document]) -> None:
+    for each in documents:
+        assert bool((each.weights[codes_of(each)] > 0).all()) != ("USER:" in said(each))
+
+
+def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
+    rng, pairs, motions, names = (
+        np.random.default_rng(3),
+        held_out(),
+        held_out_motions(),
+        [*MOTIONS],
+    )
+    scenes = [lessons.scene(rng) for _ in range(300)] + [lessons.slide(rng, 8) for _ in range(100)]
+    for scene in scenes:
+        assert not pairs[scene.object, scene.style]
+        assert not motions[scene.object, names.index(scene.motion)]
+    assert {scene.motion for scene in scenes} == set(MOTIONS)
+
+
+def test_a_group_of_a_clip_is_a_beat(lessons: ClipLessons) -> None:
+    rng = np.random.default_rng(1)
+    scenes = [lessons.scene(rng) for _ in range(40)]
+    for scene, codes in zip(scenes, lessons.codes_of(scenes), strict=True):
+        assert codes.shape == (-(-scene.frames // BEAT), 8, 8)
+    slides = [s for s in scenes if s.motion.startswith("moving") and s.frames > 8 and not s.still]
+    for codes in lessons.codes_of(slides):
+        assert not torch.equal(codes[0], codes[1])
+        assert torch.equal(codes[0].unique(), codes[1].unique())  # the same codes elsewhere
+
+
+@pytest.mark.parametrize("ways", [0, 1, 8])
+def test_so_many_directions_are_followed_and_in_the_others_all_stands(
+    lessons: ClipLessons, ways: int
+) -> None:
+    rng, moved = np.random.default_rng(4), [f"moving {way}" for way in SLIDES][:ways]
+    scenes = [lessons.slide(rng, ways) for _ in range(60)]
+    for scene, codes in zip(scenes, lessons.codes_of(scenes), strict=True):
+        assert torch.equal(codes[0], codes[1]) == (scene.motion not in moved)
+    assert {scene.motion for scene in scenes} >= set(moved)
+
+
+def test_of_what_is_followed_only_what_follows_counts(lessons: ClipLessons) -> None:
+    for each in lessons.followed(np.random.default_rng(5), 6, ways=2):
+        weights, codes = each.weights, codes_of(each)
+        assert not weights[~codes].any()
+        assert not weights[codes][:64].any()
+        assert weights[codes][64:].all()
+
+
+def test_captions_name_what_is_seen(documents: list[Document]) -> None:
+    words = [said(each) for each in documents if "USER:" not in said(each)]
+    told = [each for each in words if any(f"{style} style" in each for style in STYLES)]
+    assert 0 < len(told) < len(words)  # some captions are dropped
+    names = [with_article(name) for name in OBJECTS]
+    assert all(any(name in each for name in names) for each in told)
