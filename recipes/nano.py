@@ -69,20 +69,25 @@ MOVING_CARD = replace(
 )
 
 
+def decoder_of(folder: Path) -> Transformer:
+    """The decoder of a run as it is by now, in float32."""
+    state = load_state(folder / "state.pt")
+    if state is None:
+        raise SystemExit(f"{folder}: no run here; python -m recipes.nano_decoder")
+    blocks = {name.split(".")[2] for name in state["model"] if name.startswith("model.layers.")}
+    config = config_for(TextTokenizer.from_folder(folder))
+    decoder = Transformer(replace(config, num_hidden_layers=len(blocks)))
+    decoder.load_state_dict(state["model"])
+    return decoder
+
+
 def assemble(vision: VisionTokenizer, decoder_folder: Path, card: Card = CARD) -> Checkpoint:
     """The checkpoint of a run and a tokenizer; the decoder in bfloat16, which halves the file."""
-    text = TextTokenizer.from_folder(decoder_folder)
-    state = load_state(decoder_folder / "state.pt")
-    if state is None:
-        raise SystemExit(f"{decoder_folder}: no run here; python -m recipes.nano_decoder")
-    blocks = {name.split(".")[2] for name in state["model"] if name.startswith("model.layers.")}
-    decoder = Transformer(replace(config_for(text), num_hidden_layers=len(blocks)))
-    decoder.load_state_dict(state["model"])
     return Checkpoint(
         name="nano",
         card=card,
-        decoder=decoder.to(torch.bfloat16).eval(),
-        text=text,
+        decoder=decoder_of(decoder_folder).to(torch.bfloat16).eval(),
+        text=TextTokenizer.from_folder(decoder_folder),
         codec=Codec(vision, PREPROCESSOR),
     )
 
