@@ -40,8 +40,8 @@ FOLLOWING = {100: 0, 190: 1, 250: 2, 330: 4, 450: 8}
 """Until which step how many directions are followed; from then on there is the whole mix."""
 
 FOLLOWED = 24  # clips to follow, of a step; there is nothing else in it
-STILLS = Mix(drawn=7, asked=2, named=8, others=3)
-CLIPS_DRAWN, CLIPS_ASKED = 16, 4
+STILLS = Mix(drawn=6, asked=1, named=7, others=2)
+CLIPS_DRAWN, CLIPS_ASKED = 14, 10
 
 LOOKS_BACK = 2  # where a block is put in whose heads look back
 GROUP, HEADS = 73, 6  # ids of a group: eight rows of eight codes and EOL, and EOF
