@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from emu3.checkpoint import Place, open_checkpoint
-from emu3.decoder.attention import rotate, rotation
+from emu3.decoder.attention import Attention, rotate, rotation
 from emu3.decoder.transformer import Block, Transformer
 from emu3.grammar import VideoCodes
 from emu3.precision import FP32
-from recipes.looking_back import deeper
+from recipes.looking_back import LOUD, deeper
 
 VISUAL = slice(1235, 3283)
 AT, DISTANCES = 2, (62.5, 63, 72, 71.5, 80.5, 82)
@@ -35,6 +35,22 @@ def nano() -> Transformer:
     return open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).decoder
 
 
+def before(model: Transformer, ids: Tensor) -> Tensor:
+    """What the block reads of a document, [1, L, hidden]."""
+    by = rotation(torch.arange(len(ids))[None], 64, model.config.rope_theta, torch.float32)
+    x = model.model.embed_tokens(ids[None])
+    for layer in model.model.layers[:AT]:
+        x = layer(x, by, None, None)
+    normed: Tensor = model.model.layers[AT].get_submodule("input_layernorm")(x)
+    return normed
+
+
+def attention(model: Transformer) -> Attention:
+    block = model.model.layers[AT]
+    assert isinstance(block, Block)
+    return block.self_attn
+
+
 @torch.no_grad()
 def test_it_says_what_it_said(nano: Transformer, rows: list[Tensor]) -> None:
     grown = deeper(nano, AT, DISTANCES, rows[:-1], VISUAL)
@@ -44,15 +60,21 @@ def test_it_says_what_it_said(nano: Transformer, rows: list[Tensor]) -> None:
 
 
 @torch.no_grad()
+def test_what_it_brings_along_tells_codes_apart(nano: Transformer, rows: list[Tensor]) -> None:
+    grown, found = deeper(nano, AT, DISTANCES, rows, VISUAL), []
+    for ids in rows:
+        x, codes = before(grown, ids), (ids >= VISUAL.start) & (ids < VISUAL.stop)
+        found.append(attention(grown).v_proj(x)[0, codes, :64])
+    values = torch.cat(found)
+    assert values.mean(0).norm() < 0.5 * values.norm(dim=1).mean()  # little that is always the same
+    assert values.square().mean().sqrt() == pytest.approx(LOUD, rel=0.5)
+
+
+@torch.no_grad()
 def test_its_heads_look_back_by_their_distances(nano: Transformer, rows: list[Tensor]) -> None:
     grown, ids = deeper(nano, AT, DISTANCES, rows[:-1], VISUAL), rows[-1]
     by = rotation(torch.arange(len(ids))[None], 64, grown.config.rope_theta, torch.float32)
-    x = grown.model.embed_tokens(ids[None])
-    for layer in grown.model.layers[:AT]:
-        x = layer(x, by, None, None)
-    block = grown.model.layers[AT]
-    assert isinstance(block, Block)
-    split = block.self_attn.project(block.input_layernorm(x)).unflatten(-1, (12, 64))
+    split = attention(grown).project(before(grown, ids)).unflatten(-1, (12, 64))
     turned = rotate(split.transpose(1, 2)[:, :9], by)[0]
     for head, distance in enumerate(DISTANCES):
         scores = turned[head] @ turned[6 + head // 2].T / 64**0.5
