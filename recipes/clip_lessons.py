@@ -10,6 +10,7 @@ counts, which is a picture like others.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,6 +51,8 @@ KINDS: dict[ClipKind, float] = {"motion": 0.5, "object": 0.3, "describe": 0.2}
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
 
+Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
+
 
 @dataclass(frozen=True)
 class ClipLessons:
@@ -67,18 +70,20 @@ class ClipLessons:
     def __call__(self, rng: np.random.Generator, drawn: int, asked: int) -> list[Document]:
         """So many documents of each kind."""
         scenes = [self.scene(rng) for _ in range(drawn + asked)]
-        makers = [self.draw] * drawn + [self.answer] * asked
-        return [
-            make(scene, VideoCodes(codes, scene.fps, scene.frames), rng)
-            for make, scene, codes in zip(makers, scenes, self.codes_of(scenes), strict=True)
-        ]
+        return self._documents(scenes, [self.draw] * drawn + [self.answer] * asked, rng)
 
     def followed(self, rng: np.random.Generator, count: int, ways: int) -> list[Document]:
         """Captioned clips in which the first so many of the eight directions are moved in."""
         scenes = [self.slide(rng, ways) for _ in range(count)]
+        return self._documents(scenes, [self.follow] * count, rng)
+
+    def _documents(
+        self, scenes: Sequence[MovingScene], makers: Sequence[Maker], rng: np.random.Generator
+    ) -> list[Document]:
+        """Each scene as its maker has it; all are encoded together."""
         return [
-            self.follow(scene, VideoCodes(codes, scene.fps, scene.frames), rng)
-            for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
+            make(scene, VideoCodes(codes, scene.fps, scene.frames), rng)
+            for make, scene, codes in zip(makers, scenes, self.codes_of(scenes), strict=True)
         ]
 
     def scene(self, rng: np.random.Generator) -> MovingScene:
