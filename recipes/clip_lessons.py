@@ -1,4 +1,4 @@
-"""Documents about clips: drawn from a caption or from their beginning, asked about, and followed.
+"""Documents about clips: drawn from a caption, gone on with, asked about, and followed.
 
 Clips *followed* are how a decoder that knows pictures comes to look at the group before. What comes
 next in a clip can be copied from there, but to copy is of no use before it is known how far things
@@ -6,6 +6,10 @@ have moved, and to know that is of none before anything is copied: trained on al
 decoder learns neither. So at first nothing moves, then one of the eight directions, then more of
 them. What is captioned with another direction stands still, and only what follows the first group
 counts, which is a picture like others.
+
+Where things go is some two nats among a group's many, which a decoder does without for long: what
+changes is mostly told by what has changed before it. So the first codes of a group that change
+count for much, those that stay for little, and an answer that names a motion for more than others.
 """
 
 from __future__ import annotations
@@ -14,9 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from emu3.emoji_world import (
+    CODE,
     MOTIONS,
     Icons,
     MovingScene,
@@ -28,8 +35,8 @@ from emu3.emoji_world import (
     seen_pairs,
 )
 from emu3.emoji_world.clip import RATES, SECONDS
-from emu3.emoji_world.clip_words import ClipKind
-from emu3.emoji_world.motion import BEAT, SLIDES
+from emu3.emoji_world.clip_words import ClipKind, direction
+from emu3.emoji_world.motion import BEAT, SLIDES, WORLD
 from emu3.grammar import VideoCodes
 from emu3.prompt import Prompts
 from emu3.text import TextTokenizer
@@ -39,19 +46,35 @@ from recipes.clip_codes import CodesOfClips
 from recipes.nano_decoder import (
     ANSWER_WEIGHT,
     CAPTION_WEIGHT,
-    DROPPED_CAPTIONS,
     VISION_WEIGHT,
 )
 
 BEATS = {2: 0.3, 4: 0.55}
 """Lengths of clips and how often each is seen; the rest are as long as Emoji World's."""
 
-CONTINUED = 0.3  # clips without a caption: what happens next follows from what is seen
-KINDS: dict[ClipKind, float] = {"motion": 0.5, "object": 0.3, "describe": 0.2}
+LONGER = {4: 0.3, 8: 0.5, 12: 0.2}
+"""The same of clips without a caption: what happens next follows from what is seen."""
+
+ELSEWHERE = 0.5  # clips to go on with that do not begin in the middle, as later windows do not
+KINDS: dict[ClipKind, float] = {"motion": 0.6, "object": 0.25, "describe": 0.15}
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
 
+FIRST, FIRST_WEIGHT = 3, 4.0  # codes of a group that change: how many are the first
+STAYED_WEIGHT = 0.1  # codes that stay what they were
+MOTION_WEIGHT = 10.0  # an answer that is a motion: one of its tokens or two say which
+
 Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
+
+
+@dataclass(frozen=True)
+class ClipMix:
+    """Documents about clips, of a step."""
+
+    drawn: int = 0  # from their captions
+    longer: int = 0  # without any
+    asked: int = 0
+    which_way: int = 0  # asked where things slide to
 
 
 @dataclass(frozen=True)
@@ -67,32 +90,43 @@ class ClipLessons:
         """What there is to teach with."""
         return cls(Prompts.of(text), CodesOfClips(vision, icons), seen_pairs())
 
-    def __call__(self, rng: np.random.Generator, drawn: int, asked: int) -> list[Document]:
-        """So many documents of each kind."""
-        scenes = [self.scene(rng) for _ in range(drawn + asked)]
-        return self._documents(scenes, [self.draw] * drawn + [self.answer] * asked, rng)
+    def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[Document]:
+        """As many documents of each kind as the mix says."""
+        lessons = [
+            *((self.scene(rng, BEATS), self.draw) for _ in range(mix.drawn)),
+            *((elsewhere(self.scene(rng, LONGER), rng), self.go_on) for _ in range(mix.longer)),
+            *((self.scene(rng, BEATS), self.answer) for _ in range(mix.asked)),
+            *((self.way(rng), self.say_which_way) for _ in range(mix.which_way)),
+        ]
+        return self._documents(lessons, rng)
 
     def followed(self, rng: np.random.Generator, count: int, ways: int) -> list[Document]:
         """Captioned clips in which the first so many of the eight directions are moved in."""
-        scenes = [self.slide(rng, ways) for _ in range(count)]
-        return self._documents(scenes, [self.follow] * count, rng)
+        return self._documents([(self.slide(rng, ways), self.follow) for _ in range(count)], rng)
 
     def _documents(
-        self, scenes: Sequence[MovingScene], makers: Sequence[Maker], rng: np.random.Generator
+        self, lessons: Sequence[tuple[MovingScene, Maker]], rng: np.random.Generator
     ) -> list[Document]:
         """Each scene as its maker has it; all are encoded together."""
+        codes = self.codes_of([scene for scene, _ in lessons])
         return [
-            make(scene, VideoCodes(codes, scene.fps, scene.frames), rng)
-            for make, scene, codes in zip(makers, scenes, self.codes_of(scenes), strict=True)
+            make(scene, VideoCodes(each, scene.fps, scene.frames), rng)
+            for (scene, make), each in zip(lessons, codes, strict=True)
         ]
 
-    def scene(self, rng: np.random.Generator) -> MovingScene:
-        """Something that moves, for some time."""
+    def scene(self, rng: np.random.Generator, beats: dict[int, float]) -> MovingScene:
+        """Something that moves, for so many beats or as long as clips are; it is seen to move."""
         scene, fps = moving(rng, self.pairs, list(MOTIONS)), int(rng.choice(RATES))
-        at = int(np.searchsorted(np.cumsum(list(BEATS.values())), rng.random(), side="right"))
-        beats = [*BEATS, 0][at]
-        frames = beats * BEAT if beats else fps * int(rng.choice(SECONDS))
-        return replace(scene, fps=fps, frames=frames)
+        at = int(np.searchsorted(np.cumsum(list(beats.values())), rng.random(), side="right"))
+        known = [*beats, 0][at]
+        frames = known * BEAT if known else fps * int(rng.choice(SECONDS))
+        still = scene.still if frames > 2 * BEAT else 0
+        return replace(scene, fps=fps, frames=frames, still=still)
+
+    def way(self, rng: np.random.Generator) -> MovingScene:
+        """Something that slides, for two or three beats."""
+        scene = moving(rng, self.pairs, [f"moving {way}" for way in SLIDES])
+        return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 4)), still=0)
 
     def slide(self, rng: np.random.Generator, ways: int) -> MovingScene:
         """Something that slides in one of the first ways, or is said to slide and stands still."""
@@ -103,29 +137,73 @@ class ClipLessons:
         return replace(scene, fps=8, frames=frames, still=0 if known else frames)
 
     def draw(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
-        """Caption, clip; the caption is dropped now and then, and oftener where the clip alone
-        tells how it goes on."""
-        dropped = CONTINUED if len(video.codes) > 1 else DROPPED_CAPTIONS
-        words = "" if rng.random() < dropped else clip_caption(scene, rng)
-        ids = self.prompts.document(words, video)
-        visual = self.prompts.tokenizer.vocabulary.visual
-        return Document(ids, weigh(ids, visual, CAPTION_WEIGHT, VISION_WEIGHT))
+        """Caption, clip."""
+        return self._clip(clip_caption(scene, rng), video, CAPTION_WEIGHT, known=1)
+
+    def go_on(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
+        """A clip whose second group is the first to say what moves, and how."""
+        return self._clip("", video, CAPTION_WEIGHT, known=2)
 
     def follow(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Caption, clip; only codes behind those of the first group count."""
-        ids = self.prompts.document(clip_caption(scene, rng), video)
-        visual = self.prompts.tokenizer.vocabulary.visual
-        weights = weigh(ids, visual, 0.0, VISION_WEIGHT)
-        weights[weights.nonzero()[: video.codes[0].numel(), 0]] = 0.0
-        return Document(ids, weights)
+        document = self._clip(clip_caption(scene, rng), video, 0.0, known=1)
+        document.weights[self._codes(document.ids).nonzero()[: video.codes[0].numel(), 0]] = 0.0
+        return document
 
     def answer(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Clip, question, answer; all but the last is only context."""
         kinds = list(KINDS)
         kind = kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))]
+        return self._answer(kind, scene, video, rng)
+
+    def say_which_way(
+        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    ) -> Document:
+        """The same, where the motion is asked about."""
+        return self._answer("motion", scene, video, rng)
+
+    def _answer(
+        self, kind: ClipKind, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    ) -> Document:
         turn = (clip_question(kind, scene, rng), clip_answer(scene, kind))
         ids, said = self.prompts.chat_document(video, [turn])
-        return Document(ids, said * ANSWER_WEIGHT)
+        return Document(ids, said * (MOTION_WEIGHT if kind == "motion" else ANSWER_WEIGHT))
+
+    def _clip(self, words: str, video: VideoCodes, caption: float, known: int) -> Document:
+        """A caption and a clip, of which it is known how it goes on after so many groups."""
+        ids = self.prompts.document(words, video)
+        weights = weigh(ids, self.prompts.tokenizer.vocabulary.visual, caption, VISION_WEIGHT)
+        weights[self._codes(ids)] = weights_of(video.codes, known).flatten()
+        return Document(ids, weights)
+
+    def _codes(self, ids: Tensor) -> Tensor:
+        """Which ids are codes."""
+        visual = self.prompts.tokenizer.vocabulary.visual
+        return (ids >= visual.start) & (ids < visual.stop)
+
+
+def weights_of(codes: Tensor, known: int) -> Tensor:
+    """How much predicting each code [t, h, w] of a clip counts.
+
+    After so many groups it is `known` how it goes on, and what changes first says that.
+    """
+    weights = torch.full(codes.shape, VISION_WEIGHT)
+    changed = (codes[1:] != codes[:-1]).flatten(1)
+    first = changed & (changed.cumsum(1) <= FIRST)
+    first[: known - 1] = False
+    later = weights[1:].flatten(1)
+    later[~changed] = STAYED_WEIGHT
+    later[first] = FIRST_WEIGHT
+    weights[1:] = later.view_as(weights[1:])
+    return weights
+
+
+def elsewhere(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
+    """What slides, anywhere; other motions, and some slides, where they begin in Emoji World."""
+    if direction(scene) is None or rng.random() >= ELSEWHERE:
+        return scene
+    x, y = (int(by) * CODE for by in rng.integers(WORLD // CODE, size=2))
+    return replace(scene, x=(scene.x + x) % WORLD, y=(scene.y + y) % WORLD)
 
 
 def moving(rng: np.random.Generator, pairs: NDArray[np.int64], motions: list[str]) -> MovingScene:

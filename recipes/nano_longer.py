@@ -21,7 +21,7 @@ from emu3.train.compiled import MULTIPLE, compile_blocks
 from emu3.train.decoder import DecoderTraining
 from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
-from recipes.nano_variations import by_others, variations
+from recipes.nano_variations import BY_OTHERS, EACH, by_others, variations
 
 MIX = Mix(drawn=14, asked=4, named=32, others=10)  # it draws well what it knows by heart
 
@@ -54,12 +54,18 @@ def ready(decoder: Transformer, run: DecoderTraining) -> Transformer:
     return decoder
 
 
-def lessons_for(nano: Checkpoint, mix: Mix, hands: Hands, folder: Path) -> Lessons:
-    """Documents about pictures by all hands; the codes of what is varied are kept in the folder."""
+def lessons_for(nano: Checkpoint, mix: Mix, hands: Hands, folder: Path, fewer: int = 1) -> Lessons:
+    """Documents about pictures by all hands; the codes of what is varied are kept in the folder.
+
+    A run that asks about few pictures has so many times `fewer` of them varied.
+    """
     vision = nano.codec.vision
+    each, of_others = (
+        {ratio: count // fewer for ratio, count in counts.items()} for counts in (EACH, BY_OTHERS)
+    )
     varied = (
-        variations(vision, hands.icons, hands.redrawn, folder),
-        by_others(vision, hands, folder),
+        variations(vision, hands.icons, hands.redrawn, folder, each),
+        by_others(vision, hands, folder, of_others),
     )
     return Lessons(mix, vision, nano.text, hands.icons, *varied, others=hands.others)
 

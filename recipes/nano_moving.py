@@ -20,32 +20,33 @@ from emu3.text import TextTokenizer
 from emu3.train.compiled import MULTIPLE
 from emu3.train.documents import Document
 from recipes import nano_decoder, nano_longer
-from recipes.clip_lessons import ClipLessons
+from recipes.clip_lessons import ClipLessons, ClipMix
 from recipes.looking_back import deeper
 from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=2400,
+    steps=2000,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=30,
-    hold=1200,
+    hold=1000,
     schedule="linear",
     multiple=4 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
     seed=6,
 )
 
-FOLLOWING = {100: 0, 190: 1, 250: 2, 330: 4, 450: 8}
-"""Until which step how many directions are followed; from then on there is the whole mix."""
+FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
+"""Until which step how many directions are followed; from then on everything moves."""
 
-FOLLOWED = 24  # clips to follow, of a step; there is nothing else in it
+FEWER = 8  # variations of drawings than are made for a decoder that only learns pictures
 STILLS = Mix(drawn=6, asked=1, named=7, others=2)
-CLIPS_DRAWN, CLIPS_ASKED = 14, 10
+FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
+MIX = ClipMix(drawn=9, longer=4, asked=7, which_way=4)
 
 LOOKS_BACK = 2  # where a block is put in whose heads look back
 GROUP, HEADS = 73, 6  # ids of a group: eight rows of eight codes and EOL, and EOF
-FITTED_TO = 48, 4  # clips drawn and asked about
+FITTED_TO = ClipMix(drawn=48, asked=4)
 
 
 @dataclass
@@ -60,9 +61,9 @@ class Course:
         """The documents of the next step."""
         ways = next((ways for until, ways in FOLLOWING.items() if self.step < until), None)
         self.step += 1
-        if ways is not None:
-            return self.clips.followed(rng, FOLLOWED, ways)
-        return self.stills(rng) + self.clips(rng, CLIPS_DRAWN, CLIPS_ASKED)
+        if ways is None:
+            return self.stills(rng) + self.clips(rng, MIX)
+        return self.stills(rng) + self.clips(rng, ASIDE) + self.clips.followed(rng, FOLLOWED, ways)
 
     def state_dict(self) -> int:
         """Steps so far."""
@@ -76,7 +77,7 @@ class Course:
 def main(folder: Path) -> Transformer:
     """Train the package's decoder further, one block deeper; its tokenizers stay what they are."""
     nano, hands = nano_longer.opened(folder), Hands.load()
-    stills = nano_longer.lessons_for(nano, STILLS, hands, folder)
+    stills = nano_longer.lessons_for(nano, STILLS, hands, folder, FEWER)
     clips = ClipLessons.of(nano.codec.vision, nano.text, hands.icons)
     decoder = nano_longer.ready(looking_back(nano.decoder, nano.text, clips), RUN)
     course = Course(stills, clips)
@@ -87,7 +88,7 @@ def looking_back(decoder: Transformer, text: TextTokenizer, clips: ClipLessons) 
     """The decoder with a block that looks back to the group before, unless it has one."""
     if len(decoder.model.layers) > config_for(text).num_hidden_layers:
         return decoder
-    rows = [each.ids for each in clips(np.random.default_rng(8), *FITTED_TO)]
+    rows = [each.ids for each in clips(np.random.default_rng(8), FITTED_TO)]
     # From the id before a code to the one at its place a group earlier.
     return deeper(decoder, LOOKS_BACK, [GROUP - 1] * HEADS, rows, text.vocabulary.visual)
 

@@ -18,11 +18,20 @@ from emu3.emoji_world import (
 from emu3.emoji_world.motion import BEAT, SLIDES
 from emu3.testing import byte_tokenizer
 from emu3.train.documents import Document
-from recipes.clip_lessons import ClipLessons
+from recipes.clip_lessons import (
+    BEATS,
+    FIRST_WEIGHT,
+    STAYED_WEIGHT,
+    ClipLessons,
+    ClipMix,
+    elsewhere,
+    weights_of,
+)
 from tests.recipes.test_nano_decoder import Flat
 
 TEXT = byte_tokenizer(2048)
-DRAWN, ASKED = 6, 3
+MIX = ClipMix(drawn=4, longer=2, asked=3, which_way=1)
+ASKED = MIX.asked + MIX.which_way
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,7 @@ def lessons(icons: Icons) -> ClipLessons:
 @pytest.fixture(scope="module")
 def documents(lessons: ClipLessons) -> list[Document]:
     rng = np.random.default_rng(0)
-    return [each for _ in range(8) for each in lessons(rng, DRAWN, ASKED)]
+    return [each for _ in range(8) for each in lessons(rng, MIX)]
 
 
 def said(document: Document) -> str:
@@ -48,7 +57,7 @@ def codes_of(document: Document) -> torch.Tensor:
 
 def test_so_many_are_drawn_and_so_many_asked_about(documents: list[Document]) -> None:
     asked = [each for each in documents if "USER:" in said(each)]
-    assert (len(documents), len(asked)) == (8 * (DRAWN + ASKED), 8 * ASKED)
+    assert (len(documents), len(asked)) == (8 * (MIX.drawn + MIX.longer + ASKED), 8 * ASKED)
     assert all("fps" in said(each) for each in documents)
 
 
@@ -64,7 +73,10 @@ def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
         held_out_motions(),
         [*MOTIONS],
     )
-    scenes = [lessons.scene(rng) for _ in range(300)] + [lessons.slide(rng, 8) for _ in range(100)]
+    scenes = [lessons.scene(rng, BEATS) for _ in range(300)] + [
+        lessons.slide(rng, 8) for _ in range(100)
+    ]
+    scenes += [lessons.way(rng) for _ in range(100)]
     for scene in scenes:
         assert not pairs[scene.object, scene.style]
         assert not motions[scene.object, names.index(scene.motion)]
@@ -73,7 +85,7 @@ def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
 
 def test_a_group_of_a_clip_is_a_beat(lessons: ClipLessons) -> None:
     rng = np.random.default_rng(1)
-    scenes = [lessons.scene(rng) for _ in range(40)]
+    scenes = [lessons.scene(rng, BEATS) for _ in range(40)]
     for scene, codes in zip(scenes, lessons.codes_of(scenes), strict=True):
         assert codes.shape == (-(-scene.frames // BEAT), 8, 8)
     slides = [s for s in scenes if s.motion.startswith("moving") and s.frames > 8 and not s.still]
@@ -99,6 +111,39 @@ def test_of_what_is_followed_only_what_follows_counts(lessons: ClipLessons) -> N
         assert not weights[~codes].any()
         assert not weights[codes][:64].any()
         assert weights[codes][64:].all()
+
+
+def test_what_changes_first_counts_for_most_once_it_can_be_known() -> None:
+    codes = torch.zeros(4, 2, 4, dtype=torch.long)
+    codes[1, 0, 1:], codes[1, 1, 0] = 1, 1  # four codes change
+    codes[2] = codes[1]  # none do
+    codes[3] = torch.tensor([[5, 1, 1, 1], [5, 5, 5, 0]])
+    captioned = weights_of(codes, known=1)
+    assert captioned[0].unique().numel() == 1
+    assert (captioned[1] == FIRST_WEIGHT).flatten().nonzero()[:, 0].tolist() == [1, 2, 3]
+    assert captioned[1, 1, 0] == captioned[0, 0, 0]
+    assert (captioned[2] == STAYED_WEIGHT).all()
+    assert (captioned[3] == FIRST_WEIGHT).flatten().nonzero()[:, 0].tolist() == [0, 4, 5]
+    alone = weights_of(codes, known=2)
+    assert alone[1].max() < FIRST_WEIGHT
+    assert torch.equal(alone[2:], captioned[2:])
+
+
+def test_clips_without_a_caption_are_long_and_begin_anywhere(lessons: ClipLessons) -> None:
+    rng, longer = np.random.default_rng(6), ClipMix(longer=20)
+    assert all("style" not in said(each) for each in lessons(rng, longer))
+    assert {int(codes_of(each).sum()) // 64 for each in lessons(rng, longer)} >= {4, 8, 12}
+    slides = [elsewhere(lessons.way(rng), rng) for _ in range(60)]
+    assert len({(scene.x, scene.y) for scene in slides}) > 20
+    assert {(scene.x % 8, scene.y % 8) for scene in slides} == {(4, 4)}  # on the grid of codes
+
+
+def test_what_is_asked_about_is_seen_to_move(lessons: ClipLessons) -> None:
+    rng = np.random.default_rng(7)
+    scenes = [lessons.scene(rng, BEATS) for _ in range(200)] + [lessons.way(rng) for _ in range(20)]
+    assert any(scene.still for scene in scenes)
+    for codes in lessons.codes_of(scenes):
+        assert len(codes) == 1 or bool((codes[1:] != codes[:-1]).any())
 
 
 def test_captions_name_what_is_seen(documents: list[Document]) -> None:

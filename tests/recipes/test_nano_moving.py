@@ -13,10 +13,10 @@ from emu3.train.decoder import fresh
 from recipes.clip_lessons import ClipLessons
 from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_moving import (
-    CLIPS_ASKED,
-    CLIPS_DRAWN,
+    ASIDE,
     FOLLOWED,
     FOLLOWING,
+    MIX,
     Course,
     looking_back,
 )
@@ -34,16 +34,20 @@ def course(icons: Icons) -> Course:
 def test_first_clips_are_followed_then_there_is_everything(course: Course) -> None:
     rng, last = np.random.default_rng(0), max(FOLLOWING)
     before = replace(course, step=last - 1)
-    assert (len(before(rng)), before.step) == (FOLLOWED, last)
-    assert len(before(rng)) == STILLS.drawn + STILLS.asked + CLIPS_DRAWN + CLIPS_ASKED
+    stills = STILLS.drawn + STILLS.asked
+    assert (len(before(rng)), before.step) == (stills + ASIDE.which_way + FOLLOWED, last)
+    assert len(before(rng)) == stills + MIX.drawn + MIX.longer + MIX.asked + MIX.which_way
 
 
 def test_more_and_more_ways_are_followed(course: Course) -> None:
     begun = replace(course)
-    shortest = [min(len(each.ids) for each in begun(np.random.default_rng(0))) for _ in range(2)]
+    followed = [
+        min(len(each.ids) for each in begun(np.random.default_rng(0))[-FOLLOWED:]) for _ in range(2)
+    ]
     assert begun.step == 2
     begun.load_state_dict(next(iter(FOLLOWING)))
-    assert min(len(each.ids) for each in begun(np.random.default_rng(0))) > max(shortest)
+    later = begun(np.random.default_rng(0))[-FOLLOWED:]
+    assert min(len(each.ids) for each in later) > max(followed)
     assert begun.state_dict() == next(iter(FOLLOWING)) + 1
 
 
