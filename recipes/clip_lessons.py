@@ -8,8 +8,8 @@ them. What is captioned with another direction stands still, and only what follo
 counts, which is a picture like others.
 
 Where things go is some two nats among a group's many, which a decoder does without for long: what
-changes is mostly told by what has changed before it. So the first codes of a group that change
-count for much, those that stay for little, and an answer that names a motion for more than others.
+changes is mostly told by what has changed before it. So a group's codes count for much until some
+have changed, and an answer that names a motion for more than others.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from recipes.nano_decoder import (
     VISION_WEIGHT,
 )
 
-BEATS = {2: 0.3, 4: 0.55}
+BEATS = {2: 0.15, 4: 0.65}
 """Lengths of clips and how often each is seen; the rest are as long as Emoji World's."""
 
-LONGER = {4: 0.3, 8: 0.5, 12: 0.2}
+LONGER = {4: 0.4, 8: 0.4, 12: 0.2}
 """The same of clips without a caption: what happens next follows from what is seen."""
 
+SLIDING = 0.75  # clips of something that slides, which is harder to see than other motions
 ELSEWHERE = 0.5  # clips to go on with that do not begin in the middle, as later windows do not
 KINDS: dict[ClipKind, float] = {"motion": 0.6, "object": 0.25, "describe": 0.15}
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
 
-FIRST, FIRST_WEIGHT = 3, 4.0  # codes of a group that change: how many are the first
-STAYED_WEIGHT = 0.1  # codes that stay what they were
+FIRST, FIRST_WEIGHT = 3, 1.0  # of a group: codes until so many have changed say where it goes
 MOTION_WEIGHT = 10.0  # an answer that is a motion: one of its tokens or two say which
 
 Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
@@ -116,7 +116,9 @@ class ClipLessons:
 
     def scene(self, rng: np.random.Generator, beats: dict[int, float]) -> MovingScene:
         """Something that moves, for so many beats or as long as clips are; it is seen to move."""
-        scene, fps = moving(rng, self.pairs, list(MOTIONS)), int(rng.choice(RATES))
+        slides = rng.random() < SLIDING
+        names = [name for name in MOTIONS if name.startswith("moving ") == slides]
+        scene, fps = moving(rng, self.pairs, names), int(rng.choice(RATES))
         at = int(np.searchsorted(np.cumsum(list(beats.values())), rng.random(), side="right"))
         known = [*beats, 0][at]
         frames = known * BEAT if known else fps * int(rng.choice(SECONDS))
@@ -124,9 +126,9 @@ class ClipLessons:
         return replace(scene, fps=fps, frames=frames, still=still)
 
     def way(self, rng: np.random.Generator) -> MovingScene:
-        """Something that slides, for two or three beats."""
+        """Something that slides, for two to four beats."""
         scene = moving(rng, self.pairs, [f"moving {way}" for way in SLIDES])
-        return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 4)), still=0)
+        return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 5)), still=0)
 
     def slide(self, rng: np.random.Generator, ways: int) -> MovingScene:
         """Something that slides in one of the first ways, or is said to slide and stands still."""
@@ -185,16 +187,14 @@ class ClipLessons:
 def weights_of(codes: Tensor, known: int) -> Tensor:
     """How much predicting each code [t, h, w] of a clip counts.
 
-    After so many groups it is `known` how it goes on, and what changes first says that.
+    After so many groups it is `known` how it goes on, and what changes first says that. What a code
+    counts for hangs on those before it alone: if it hung on the code itself, some would be
+    foreseen too often.
     """
     weights = torch.full(codes.shape, VISION_WEIGHT)
-    changed = (codes[1:] != codes[:-1]).flatten(1)
-    first = changed & (changed.cumsum(1) <= FIRST)
-    first[: known - 1] = False
-    later = weights[1:].flatten(1)
-    later[~changed] = STAYED_WEIGHT
-    later[first] = FIRST_WEIGHT
-    weights[1:] = later.view_as(weights[1:])
+    changed = (codes[1:] != codes[:-1]).flatten(1).long()
+    begins = (changed.cumsum(1) - changed < FIRST).view_as(codes[1:])
+    weights[known:][begins[known - 1 :]] = FIRST_WEIGHT
     return weights
 
 
