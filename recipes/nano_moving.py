@@ -26,11 +26,11 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1900,
+    steps=1700,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=30,
-    hold=1000,
+    hold=900,
     schedule="linear",
     multiple=4 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
     seed=6,
@@ -42,7 +42,7 @@ FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 FEWER = 8  # variations of drawings than are made for a decoder that only learns pictures
 STILLS = Mix(drawn=6, asked=1, named=7, others=2)
 FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
-MIX = ClipMix(drawn=10, longer=5, asked=6, which_way=6)
+MIX = ClipMix(drawn=9, longer=4, asked=6, which_way=5)
 
 LOOKS_BACK = 2  # where a block is put in whose heads look back
 GROUP, HEADS = 73, 6  # ids of a group: eight rows of eight codes and EOL, and EOF
