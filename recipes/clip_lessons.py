@@ -53,11 +53,14 @@ BEATS = {2: 0.15, 4: 0.65}
 """Lengths of clips and how often each is seen; the rest are as long as Emoji World's."""
 
 LONGER = {4: 0.4, 8: 0.4, 12: 0.2}
-"""The same of clips without a caption: what happens next follows from what is seen."""
+"""The same of clips to go on with."""
 
 SLIDING = 0.75  # clips of something that slides, which is harder to see than other motions
+SILENT = (
+    0.4  # clips to go on with that have no caption: what happens next follows from what is seen
+)
 ELSEWHERE = 0.5  # clips to go on with that do not begin in the middle, as later windows do not
-KINDS: dict[ClipKind, float] = {"motion": 0.6, "object": 0.25, "describe": 0.15}
+KINDS: dict[ClipKind, float] = {"motion": 0.35, "object": 0.25, "describe": 0.4}
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
 
@@ -72,7 +75,7 @@ class ClipMix:
     """Documents about clips, of a step."""
 
     drawn: int = 0  # from their captions
-    longer: int = 0  # without any
+    longer: int = 0  # to go on with, by what is said or what is seen
     asked: int = 0
     which_way: int = 0  # asked where things slide to
 
@@ -126,9 +129,9 @@ class ClipLessons:
         return replace(scene, fps=fps, frames=frames, still=still)
 
     def way(self, rng: np.random.Generator) -> MovingScene:
-        """Something that slides, for two to four beats."""
+        """Something that slides, for two to six beats."""
         scene = moving(rng, self.pairs, [f"moving {way}" for way in SLIDES])
-        return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 5)), still=0)
+        return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 7)), still=0)
 
     def slide(self, rng: np.random.Generator, ways: int) -> MovingScene:
         """Something that slides in one of the first ways, or is said to slide and stands still."""
@@ -143,8 +146,10 @@ class ClipLessons:
         return self._clip(clip_caption(scene, rng), video, CAPTION_WEIGHT, known=1)
 
     def go_on(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
-        """A clip whose second group is the first to say what moves, and how."""
-        return self._clip("", video, CAPTION_WEIGHT, known=2)
+        """Caption, clip, or a clip alone, whose second group is the first to say how it moves."""
+        if rng.random() < SILENT:
+            return self._clip("", video, CAPTION_WEIGHT, known=2)
+        return self.draw(scene, video, rng)
 
     def follow(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Caption, clip; only codes behind those of the first group count."""

@@ -26,7 +26,7 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1700,
+    steps=1600,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=30,

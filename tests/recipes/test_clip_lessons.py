@@ -135,9 +135,9 @@ def test_what_a_code_counts_for_is_no_hint_of_it() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_clips_without_a_caption_are_long_and_begin_anywhere(lessons: ClipLessons) -> None:
+def test_clips_to_go_on_with_are_long_and_begin_anywhere(lessons: ClipLessons) -> None:
     rng, longer = np.random.default_rng(6), ClipMix(longer=20)
-    assert all("style" not in said(each) for each in lessons(rng, longer))
+    assert 0 < sum("style" in said(each) for each in lessons(rng, longer)) < 20
     assert {int(codes_of(each).sum()) // 64 for each in lessons(rng, longer)} >= {4, 8, 12}
     slides = [elsewhere(lessons.way(rng), rng) for _ in range(60)]
     assert len({(scene.x, scene.y) for scene in slides}) > 20
