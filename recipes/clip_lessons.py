@@ -59,7 +59,7 @@ SLIDING = 0.75  # clips of something that slides, which is harder to see than ot
 SILENT = (
     0.4  # clips to go on with that have no caption: what happens next follows from what is seen
 )
-ELSEWHERE = 0.5  # clips to go on with that do not begin in the middle, as later windows do not
+ELSEWHERE = 0.5  # clips read that do not begin in the middle, as those gone on with do not
 KINDS: dict[ClipKind, float] = {"motion": 0.35, "object": 0.25, "describe": 0.4}
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
@@ -98,8 +98,8 @@ class ClipLessons:
         lessons = [
             *((self.scene(rng, BEATS), self.draw) for _ in range(mix.drawn)),
             *((elsewhere(self.scene(rng, LONGER), rng), self.go_on) for _ in range(mix.longer)),
-            *((self.scene(rng, BEATS), self.answer) for _ in range(mix.asked)),
-            *((self.way(rng), self.say_which_way) for _ in range(mix.which_way)),
+            *((elsewhere(self.scene(rng, BEATS), rng), self.answer) for _ in range(mix.asked)),
+            *((elsewhere(self.way(rng), rng), self.say_which_way) for _ in range(mix.which_way)),
         ]
         return self._documents(lessons, rng)
 

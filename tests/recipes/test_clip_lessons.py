@@ -139,8 +139,8 @@ def test_clips_to_go_on_with_are_long_and_begin_anywhere(lessons: ClipLessons) -
     rng, longer = np.random.default_rng(6), ClipMix(longer=20)
     assert 0 < sum("style" in said(each) for each in lessons(rng, longer)) < 20
     assert {int(codes_of(each).sum()) // 64 for each in lessons(rng, longer)} >= {4, 8, 12}
-    slides = [elsewhere(lessons.way(rng), rng) for _ in range(60)]
-    assert len({(scene.x, scene.y) for scene in slides}) > 20
+    slides = [elsewhere(lessons.way(rng), rng) for _ in range(200)]
+    assert len({(scene.x, scene.y) for scene in slides}) > 40
     assert {(scene.x % 8, scene.y % 8) for scene in slides} == {(4, 4)}  # on the grid of codes
 
 
