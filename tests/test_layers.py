@@ -34,7 +34,8 @@ PLAN = (
     ),
     ("checkpoint",),  # the whole
     (
-        "pipeline", "pictures", "clips", "conversation", "convert", "data", "engine", "testing",
+        "pipeline", "pictures", "clips", "telling", "conversation", "convert", "data", "engine",
+        "testing",
     ),  # doors to it
     ("serve", "train", "evaluate", "bench", "hf", "__init__"),  # users, and the front door `emu3`
     ("cli",),
@@ -61,6 +62,7 @@ SIDEWAYS = {
     ("pipeline", "conversation"),
     ("pipeline", "pictures"),
     ("pipeline", "clips"),
+    ("pipeline", "telling"),
     ("conversation", "clips"),
     ("engine", "clips"),
     ("download", "shards"),

@@ -28,6 +28,7 @@ from emu3.output import ImageOutput, Settings, VideoOutput
 from emu3.pictures import OnRow, check_request, draw
 from emu3.precision import Precision
 from emu3.sampling import Sampling
+from emu3.telling import tells, told
 from emu3.text import TextTokenizer
 from emu3.video import Frame
 from emu3.weights import OnBytes
@@ -193,7 +194,7 @@ class Emu3:
         *,
         seconds: float = 2.0,
         fps: float = 8.0,
-        prompt: str = "",
+        prompt: str | None = None,
         negative_prompt: str | None = None,
         suffix: str | None = None,
         guidance_scale: float | None = None,
@@ -207,9 +208,10 @@ class Emu3:
 
         What comes back is all of it, the old frames as the vision tokenizer has them. A last group
         of fewer than four frames is dropped, and what it showed is drawn anew. Any length is
-        possible: what the context does not hold at once slides through it. Other settings are
-        those of `video`. Raises InputError on fewer than four frames, and where the context holds
-        no two groups.
+        possible: what the context does not hold at once slides through it. A `prompt` says what
+        happens; without one, a checkpoint that can tell what it sees says so itself
+        (`telling.py`), and `settings.prompt` has its words. Other settings are those of `video`.
+        Raises InputError on fewer than four frames, and where the context holds no two groups.
         """
         new, count, codes = frames_in(seconds, fps), 0, list[Tensor]()
         for group in self.checkpoint.codec.encode_clip(frames):
@@ -219,6 +221,8 @@ class Emu3:
             least = self.checkpoint.codec.group
             raise InputError(f"a clip of {count} frames; {least} at least can be gone on with")
         known = torch.cat(codes)
+        if prompt is None:
+            prompt = told(self.checkpoint, known, fps) if tells(self.checkpoint.card) else ""
         size = known.shape[1], known.shape[2]
         ratio, area = shape_of(self.checkpoint, size)
         manner = self.checkpoint.card.manner(

@@ -153,12 +153,34 @@ def test_the_newest_frame_is_under_the_bar(checkpoint: Checkpoint) -> None:
     assert "▀" in shown
 
 
-def test_a_model_that_was_trained_on_videos_needs_no_note(
-    emu3: Emu3Command, tiny: Path, here: Path
-) -> None:
+@pytest.fixture
+def trained(tiny: Path, here: Path) -> Path:
+    """A model whose card says that it was trained on videos."""
     shutil.copytree(tiny, here / "trained")
     (here / "trained" / CARD_FILE).write_text(json.dumps({"tasks": ["image", "chat", "video"]}))
+    return here / "trained"
+
+
+def test_such_a_model_first_says_what_it_sees(
+    emu3: Emu3Command, trained: Path, here: Path, clip: Path
+) -> None:
+    command = ("extend", clip, "--model", trained, "--seconds", 0.5, "--seed", 3)
+    done = emu3(*command, "-o", "longer.mp4")
+    assert done.exit_code == 0, done.output
+    said = read_settings(here / "longer.mp4")
+    assert said is not None
+    assert said["prompt"]
+    assert f"it sees: {said['prompt']}" in done.stderr
+    for prompt in ("", "rain"):
+        done = emu3(*command, "-o", "told.mp4", "--prompt", prompt)
+        assert "it sees" not in done.stderr
+        kept = read_settings(here / "told.mp4")
+        assert kept is not None
+        assert kept["prompt"] == prompt
+
+
+def test_a_model_that_was_trained_on_videos_needs_no_note(emu3: Emu3Command, trained: Path) -> None:
     options = ("--seconds", 0.5, "-o", "fox.gif")
-    done = emu3("video", "a fox", "--model", here / "trained", *options)
+    done = emu3("video", "a fox", "--model", trained, *options)
     assert done.exit_code == 0, done.output
     assert NOTE not in done.stderr

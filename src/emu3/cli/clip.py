@@ -60,6 +60,8 @@ emu3 extend clip.mp4 -o longer.mp4 --seconds 2
 emu3 extend clip.mp4 -o longer.mp4 --seconds 30 --prompt "a red car drives by"
 
 The new clip begins with the old one, as the vision tokenizer sees it.
+A model that can talk about clips first says what it sees, and goes on with that;
+--prompt "" keeps it silent.
 A last group of fewer than four frames is drawn anew.
 """
 
@@ -128,7 +130,9 @@ def extend(
     dtype: Dtype = None,
     seconds: More = 2.0,
     fps: Annotated[float, typer.Option(help="Frames a second, of the old clip too.")] = 8.0,
-    prompt: Annotated[str, typer.Option(help="What happens.")] = "",
+    prompt: Annotated[
+        str | None, typer.Option(help="What happens; left out, the model may say so itself.")
+    ] = None,
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
     suffix: Suffix = None,
@@ -161,6 +165,8 @@ def extend(
             seed=seed_or_chance(seed),
             on_group=film.take,
         )
+    if prompt is None and film.out is not None and film.out.settings.prompt and not quiet:
+        typer.echo(f"it sees: {film.out.settings.prompt}", err=True)
 
 
 def _check(

@@ -1,0 +1,78 @@
+"""A model that goes on with a clip first says what it sees in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from emu3 import Emu3, telling
+from emu3.card import Card
+from emu3.clips import Footage
+from emu3.output import VideoOutput
+from emu3.telling import DESCRIBE, LONGEST, tells, told
+from emu3.testing import tiny_checkpoint
+from emu3.video import Clip
+from tests.test_clips import moving, same
+
+FPS = 8.0
+ABLE = replace(tiny_checkpoint(), card=Card(tasks=("chat", "video")))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "able"),
+    [(("image", "chat"), False), (("image", "video"), False), (("chat", "video"), True)],
+)
+def test_who_can_talk_and_film_tells(tasks: tuple[str, ...], able: bool) -> None:
+    assert tells(Card(tasks=tasks)) is able
+
+
+def codes_of(frames: torch.Tensor) -> torch.Tensor:
+    return torch.cat([group.codes for group in ABLE.codec.encode_clip(frames)])
+
+
+def test_what_is_told_is_what_is_answered() -> None:
+    frames = moving(8)
+    clip: Footage = Clip(iter(frames.numpy()), FPS)
+    said = Emu3(ABLE).chat(DESCRIBE, videos=[clip], max_new_tokens=LONGEST)
+    assert said
+    assert told(ABLE, codes_of(frames), FPS) == said
+
+
+def test_of_a_long_clip_the_end_is_told_and_of_one_too_large_nothing() -> None:
+    codes = codes_of(moving(80))
+    grammar, config = ABLE.prompts.grammar, ABLE.decoder.config
+    groups = config.max_position_embeddings // 2 // grammar.length(4, 4)
+    assert 1 < groups < len(codes)
+    assert told(ABLE, codes, FPS) == told(ABLE, codes[-groups:], FPS)
+    other = codes.clone()
+    other[-1] = other[-1].flip(0)
+    assert told(ABLE, codes, FPS) != told(ABLE, other, FPS)
+    assert told(ABLE, codes.new_zeros(1, 60, 60), FPS) == ""
+
+
+@pytest.fixture
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may be asked."""
+    monkeypatch.setattr(telling, "generate_text", None)
+
+
+def extended(card: Card, prompt: str | None) -> VideoOutput:
+    return Emu3(replace(ABLE, card=card)).extend(moving(8), seconds=1, fps=FPS, prompt=prompt)
+
+
+def test_a_clip_goes_on_with_what_is_told() -> None:
+    said = told(ABLE, codes_of(moving(8)), FPS)
+    out = extended(ABLE.card, None)
+    assert out.settings.prompt == said
+    assert same(out, extended(ABLE.card, said))
+    assert not same(out, extended(ABLE.card, ""))
+
+
+@pytest.mark.usefixtures("silence")
+@pytest.mark.parametrize(("tasks", "prompt"), [(("video",), None), (("chat", "video"), "")])
+def test_who_cannot_or_need_not_tell_is_not_asked(
+    tasks: tuple[str, ...], prompt: str | None
+) -> None:
+    assert extended(replace(ABLE.card, tasks=tasks), prompt).settings.prompt == ""
