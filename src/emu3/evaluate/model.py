@@ -84,13 +84,14 @@ class Emu3Films(Protocol):
         *,
         seconds: float,
         fps: float,
+        prompt: str | None,
         guidance_scale: float,
         top_k: int,
         top_p: float,
         temperature: float,
         seed: int,
     ) -> Filmed:
-        """Go on with a clip: the old frames and the new ones."""
+        """Go on with a clip: the old frames and the new ones. None: with what it sees itself."""
 
     def chat(self, text: str, /, *, videos: Sequence[Clip], max_new_tokens: int) -> str:
         """Answer a question about clips."""

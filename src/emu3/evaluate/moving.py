@@ -197,6 +197,7 @@ class _Run:
         on: list[Frames] = []
         gains: list[float] = []
         kept: list[bool] = []
+        kept_silently: list[bool] = []
         still_there: list[bool] = []
         for index, (scene, clip) in enumerate(zip(scenes, true, strict=True)):
             slides = direction(scene) is not None
@@ -210,17 +211,20 @@ class _Run:
             if slides:
                 known = {m: t for m, t in tracks[index].items() if m.startswith("moving ")}
                 kept.append(nearest_motion(frames[_FRAMES:], known) == scene.motion)
+                silent = self._extend(clip, SECONDS, self.seed + index, prompt="")
+                kept_silently.append(nearest_motion(silent[_FRAMES:], known) == scene.motion)
             if slides and len(still_there) < FAR_CLIPS:
                 far = self._extend(clip, FAR, self.seed + index)
                 still_there.append(self._named(far[-1], scene, scene.pose(0).side))
         shares["direction_kept"] = Share.of(kept, chance=1 / len(SLIDES))
+        shares["direction_kept_silently"] = Share.of(kept_silently, chance=1 / len(SLIDES))
         shares["object_kept"] = Share.of(still_there, chance=1 / len(OBJECTS))
         return on, gains
 
-    def _extend(self, clip: Frames, seconds: float, seed: int) -> Frames:
-        settings = asdict(self.drawing) | {"guidance_scale": 1.0}  # there is no caption to heed
-        out = self.model.extend(iter(clip), seconds=seconds, fps=FPS, seed=seed, **settings)
-        return _frames(out.frames)
+    def _extend(self, clip: Frames, seconds: float, seed: int, prompt: str | None = None) -> Frames:
+        """The clip gone on with; a model that can tell what it sees does, unless it is prompted."""
+        settings = asdict(self.drawing) | {"prompt": prompt, "fps": FPS, "seed": seed}
+        return _frames(self.model.extend(iter(clip), seconds=seconds, **settings).frames)
 
 
 def choose_scenes(

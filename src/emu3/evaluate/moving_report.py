@@ -16,6 +16,7 @@ WORDS = {
     "asked_motion": "asked how it moves",
     "asked_object": "asked what moves",
     "direction_kept": "gone on with, the direction kept",
+    "direction_kept_silently": "the same, without saying what it sees",
     "object_kept": "after 15 s more, the object still itself",
 }
 
