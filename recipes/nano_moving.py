@@ -26,7 +26,7 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1600,
+    steps=1540,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=30,
@@ -40,9 +40,10 @@ FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 """Until which step how many directions are followed; from then on everything moves."""
 
 FEWER = 8  # variations of drawings than are made for a decoder that only learns pictures
-STILLS = Mix(drawn=6, asked=1, named=7, others=2)
+STILLS = Mix(drawn=10, asked=1, named=10, others=3)
+STILLS_WEIGH = 3.0  # clips are longer, and of their codes many are easily foreseen
 FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
-MIX = ClipMix(drawn=9, longer=4, asked=6, which_way=5)
+MIX = ClipMix(drawn=8, longer=4, asked=6, which_way=6)
 
 LOOKS_BACK = 2  # where a block is put in whose heads look back
 GROUP, HEADS = 73, 6  # ids of a group: eight rows of eight codes and EOL, and EOF
@@ -61,9 +62,10 @@ class Course:
         """The documents of the next step."""
         ways = next((ways for until, ways in FOLLOWING.items() if self.step < until), None)
         self.step += 1
+        stills = [replace(each, weights=STILLS_WEIGH * each.weights) for each in self.stills(rng)]
         if ways is None:
-            return self.stills(rng) + self.clips(rng, MIX)
-        return self.stills(rng) + self.clips(rng, ASIDE) + self.clips.followed(rng, FOLLOWED, ways)
+            return stills + self.clips(rng, MIX)
+        return stills + self.clips(rng, ASIDE) + self.clips.followed(rng, FOLLOWED, ways)
 
     def state_dict(self) -> int:
         """Steps so far."""
