@@ -41,7 +41,7 @@ FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 
 FEWER = 8  # variations of drawings than are made for a decoder that only learns pictures
 STILLS = Mix(drawn=10, asked=1, named=10, others=3)
-STILLS_WEIGH = 3.0  # clips are longer, and of their codes many are easily foreseen
+STILLS_WEIGHT = 3.0  # clips are longer, and of their codes many are easily foreseen
 FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
 MIX = ClipMix(drawn=8, longer=4, asked=6, which_way=6)
 
@@ -62,7 +62,7 @@ class Course:
         """The documents of the next step."""
         ways = next((ways for until, ways in FOLLOWING.items() if self.step < until), None)
         self.step += 1
-        stills = [replace(each, weights=STILLS_WEIGH * each.weights) for each in self.stills(rng)]
+        stills = [replace(each, weights=STILLS_WEIGHT * each.weights) for each in self.stills(rng)]
         if ways is None:
             return stills + self.clips(rng, MIX)
         return stills + self.clips(rng, ASIDE) + self.clips.followed(rng, FOLLOWED, ways)
