@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 import tempfile
 import threading
@@ -38,8 +37,6 @@ import torch
 from benchmarks.clients import KINDS, PATIENCE, Outcome, numbers, unfinished
 from benchmarks.serve import load, server
 from emu3.bench.machine import about
-from emu3.card import CARD_FILE
-from emu3.hub import find_model
 
 SLOTS, QUEUE = 16, 16
 MOST_CLIENTS = 400  # at a time; a request for which there is none is not sent, and counted
@@ -176,20 +173,11 @@ def promises(
     }
 
 
-def knowing_videos(folder: Path) -> Path:
-    """A copy of nano whose card says that it knows videos."""
-    shutil.copytree(find_model("nano"), folder)
-    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    card["tasks"].append("video")
-    (folder / CARD_FILE).write_text(json.dumps(card), encoding="utf-8")
-    return folder
-
-
 def soak(minutes: float, folder: Path) -> dict[str, Any]:
     """One run in an empty folder; its figures."""
-    model, jobs = knowing_videos(folder / "nano"), folder / "jobs"
+    jobs = folder / "jobs"
     bounds = ("--slots", str(SLOTS), "--queue", str(QUEUE), "--jobs", str(jobs))
-    command = ("emu3", "serve", "--quiet", "--model", str(model), *bounds, "--port")
+    command = ("emu3", "serve", "--quiet", *bounds, "--port")
     with server(*command) as running:
         found = capacity(running.port)
         works = sum(kind.weight for kind in KINDS.values() if kind.works)

@@ -15,7 +15,7 @@ And longer, from the nano that is there:
 And with clips besides:
 
     python -m recipes.nano_moving runs/moving      # the decoder alone, on pictures and clips
-    python -m recipes.nano --moving runs/moving    # in place of the package's
+    python -m recipes.nano runs/moving             # in place of the package's
 """
 
 from __future__ import annotations
@@ -47,25 +47,18 @@ HOME = Path(emu3.__file__).parent / "nano"
 LOGS = Path("docs/nano")
 
 CARD = Card(
-    tasks=("image", "chat"),
+    tasks=("image", "chat", "video"),
     suffix="",
     negative_prompt="",  # the dropped caption of its training
     guidance_scale=1.5,  # both of them chosen on seen pairs, docs/nano.md
     temperature=0.2,
     license="Apache-2.0",
     description=(
-        "nano draws and names 400 objects in three icon styles. Trained from scratch by recipes/ "
-        "on pictures composed of Noto Emoji (Apache-2.0), Fluent Emoji (MIT), Twemoji, EmojiOne "
-        "and Streamline Emojis (CC BY 4.0); see NOTICE and docs/nano.md."
+        "nano draws and names 400 objects in three icon styles, and moves them. Trained from "
+        "scratch by recipes/ on pictures and clips composed of Noto Emoji (Apache-2.0), Fluent "
+        "Emoji (MIT), Twemoji, EmojiOne and Streamline Emojis (CC BY 4.0); see NOTICE and "
+        "docs/nano.md."
     ),
-)
-
-MOVING_CARD = replace(
-    CARD,
-    tasks=(*CARD.tasks, "video"),
-    description=CARD.description.replace(
-        "three icon styles.", "three icon styles, and moves them."
-    ).replace("on pictures composed", "on pictures and clips composed"),
 )
 
 
@@ -81,11 +74,11 @@ def decoder_of(folder: Path) -> Transformer:
     return decoder
 
 
-def assemble(vision: VisionTokenizer, decoder_folder: Path, card: Card = CARD) -> Checkpoint:
+def assemble(vision: VisionTokenizer, decoder_folder: Path) -> Checkpoint:
     """The checkpoint of a run and a tokenizer; the decoder in bfloat16, which halves the file."""
     return Checkpoint(
         name="nano",
-        card=card,
+        card=CARD,
         decoder=decoder_of(decoder_folder).to(torch.bfloat16).eval(),
         text=TextTokenizer.from_folder(decoder_folder),
         codec=Codec(vision, PREPROCESSOR),
@@ -101,10 +94,10 @@ def main(vision_folder: Path, decoder_folder: Path) -> None:
     keep_log(decoder_folder, "decoder")
 
 
-def longer(decoder_folder: Path, card: Card = CARD) -> None:
+def longer(decoder_folder: Path) -> None:
     """Put a decoder that went on from the package's in its place."""
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    assemble(nano.codec.vision, decoder_folder, card).save(HOME)
+    assemble(nano.codec.vision, decoder_folder).save(HOME)
     keep_log(decoder_folder, decoder_folder.name)
 
 
@@ -115,8 +108,7 @@ def keep_log(run: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    folders = [Path(name) for name in sys.argv[1:] if name != "--moving"]
-    if folders:
-        longer(folders[0], MOVING_CARD if "--moving" in sys.argv else CARD)
+    if len(sys.argv) > 1:
+        longer(Path(sys.argv[1]))
     else:
         main(Path("runs/vision"), Path("runs/decoder"))

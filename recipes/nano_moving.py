@@ -3,7 +3,7 @@
 Goes on from the nano that comes with the package, with a block more, on what it has learned from
 before and on Emoji World in motion, in a course: first clips to follow, in which little moves, then
 everything that is drawn and asked about. Kill it whenever you like: the same command goes on. Then
-`python -m recipes.nano --moving runs/moving` puts the decoder in place of the package's.
+`python -m recipes.nano runs/moving` puts the decoder in place of the package's.
 """
 
 from __future__ import annotations

@@ -61,10 +61,8 @@ def walk(page: Any, url: str, apple: Path, name: str) -> None:
 
 
 def film(page: Any) -> None:
-    """A short clip, where the model knows clips."""
-    if not page.locator("#move-go").count():
-        return
-    page.locator("#move-prompt textarea").fill("a red apple moves right, noto style")
+    """A short clip."""
+    page.locator("#move-prompt textarea").fill("a red apple moving to the right, noto style")
     page.locator("#move-seed input, #move-seed textarea").first.fill("0")
     page.locator("#move-go").click()
     page.wait_for_selector("#move-note :text('a second, in')")
