@@ -46,6 +46,7 @@ from recipes.clip_codes import CodesOfClips
 from recipes.nano_decoder import (
     ANSWER_WEIGHT,
     CAPTION_WEIGHT,
+    DROPPED_CAPTIONS,
     VISION_WEIGHT,
 )
 
@@ -142,18 +143,27 @@ class ClipLessons:
         return replace(scene, fps=8, frames=frames, still=0 if known else frames)
 
     def draw(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
-        """Caption, clip."""
+        """Caption, clip; the caption is dropped now and then, so that guidance has its branch."""
+        if rng.random() < DROPPED_CAPTIONS:
+            return self._clip("", video, CAPTION_WEIGHT, known=2)
         return self._clip(clip_caption(scene, rng), video, CAPTION_WEIGHT, known=1)
 
     def go_on(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
-        """Caption, clip, or a clip alone, whose second group is the first to say how it moves."""
+        """Caption, clip, or a clip alone, whose second group is the first to say how it moves.
+
+        Only what follows the first group counts: clips that are drawn begin in the middle.
+        """
         if rng.random() < SILENT:
-            return self._clip("", video, CAPTION_WEIGHT, known=2)
-        return self.draw(scene, video, rng)
+            return self._behind_the_first(self._clip("", video, 0.0, known=2), video)
+        return self.follow(scene, video, rng)
 
     def follow(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Caption, clip; only codes behind those of the first group count."""
         document = self._clip(clip_caption(scene, rng), video, 0.0, known=1)
+        return self._behind_the_first(document, video)
+
+    def _behind_the_first(self, document: Document, video: VideoCodes) -> Document:
+        """The document, with the codes of the first group only to be read."""
         document.weights[self._codes(document.ids).nonzero()[: video.codes[0].numel(), 0]] = 0.0
         return document
 

@@ -11,6 +11,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+TOKENIZER = "vision", "picture"
+DECODER = "decoder", "longer", "surer", "namer", "freer", "hands", "course", "settled"
+"""Runs, each from where the last one ended."""
+
 
 def read(path: Path) -> dict[str, list[float]]:
     """Columns of a log; where a run was resumed, the later line of a step counts."""
@@ -29,10 +33,7 @@ def count_on(logs: list[dict[str, list[float]]]) -> None:
 
 def main(folder: Path) -> None:
     """One figure, four panels: reconstruction twice, loss on vision tokens and on text tokens."""
-    vision, picture, *decoder = (
-        read(folder / f"{name}.jsonl")
-        for name in ("vision", "picture", "decoder", "longer", "surer", "namer", "freer", "hands")
-    )
+    vision, picture, *decoder = (read(folder / f"{name}.jsonl") for name in (*TOKENIZER, *DECODER))
     count_on(decoder)
     panels = [
         ([vision], "psnr", "vision tokenizer: PSNR of training batches, dB"),
