@@ -1,8 +1,6 @@
 """The server under more than it can do: `python -m benchmarks.soak --minutes 10`.
 
-A server process of its own on the loopback, with nano, whose card is made to say that it knows
-videos: it does not, and they show nothing, but the work is that of videos. First its capacity is
-measured, with as many clients as it has slots; then comes twice as much, in an open loop: a request
+A server process of its own on the loopback, with nano. First its capacity is measured, with as many clients as it has slots; then comes twice as much, in an open loop: a request
 is sent when its time has come, whether or not others were answered. Clients are of many kinds:
 
 * pictures, whole and as streams with partial ones; questions with a picture, in a stream or not;
