@@ -1,7 +1,8 @@
 """The server under more than it can do: `python -m benchmarks.soak --minutes 10`.
 
-A server process of its own on the loopback, with nano. First its capacity is measured, with as many clients as it has slots; then comes twice as much, in an open loop: a request
-is sent when its time has come, whether or not others were answered. Clients are of many kinds:
+A server process of its own on the loopback, with nano. First its capacity is measured, with as
+many clients as it has slots; then comes twice as much, in an open loop: a request is sent when its
+time has come, whether or not others were answered. Clients are of many kinds:
 
 * pictures, whole and as streams with partial ones; questions with a picture, in a stream or not;
 * videos of a second: waited for, fetched and deleted, or given up, or never come back for;
