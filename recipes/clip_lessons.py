@@ -51,22 +51,31 @@ from recipes.nano_decoder import (
 )
 
 BEATS = {2: 0.15, 4: 0.65}
-"""Lengths of clips and how often each is seen; the rest are as long as Emoji World's."""
+"""Beats of clips asked about, and how many have so many; the others are of any usual length."""
+
+DRAWN = {1: 0.4, 2: 0.1, 4: 0.4}
+"""The same of clips drawn from captions: how each motion begins is a picture to learn by itself."""
 
 LONGER = {4: 0.4, 8: 0.4, 12: 0.2}
 """The same of clips to go on with."""
 
-SLIDING = 0.75  # clips of something that slides, which is harder to see than other motions
+SLIDING = 0.4  # clips of something that slides: eight of fifteen motions, the easiest to draw
+OTHERWISE = (
+    *(name for name in MOTIONS if not name.startswith("moving ")),
+    *("growing", "shrinking"),  # twice as often: in nothing else is a thing as large as in these
+)
 SILENT = (
     0.4  # clips to go on with that have no caption: what happens next follows from what is seen
 )
 ELSEWHERE = 0.5  # clips read that do not begin in the middle, as those gone on with do not
-KINDS: dict[ClipKind, float] = {"motion": 0.35, "object": 0.25, "describe": 0.4}
+DESCRIBED = 0.4  # clips asked about that are to be described; the others are asked two things
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
 
 FIRST, FIRST_WEIGHT = 3, 1.0  # of a group: codes until so many have changed say where it goes
-MOTION_WEIGHT = 10.0  # an answer that is a motion: one of its tokens or two say which
+BEGINS_WEIGHT = 1.5  # codes of the first group: it is a picture like others
+COUNTS: dict[ClipKind, float] = {"motion": 20.0, "object": 12.0, "describe": ANSWER_WEIGHT}
+"""How much a token of an answer counts: of one that is a motion, one or two say which."""
 
 Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
 
@@ -97,7 +106,7 @@ class ClipLessons:
     def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[Document]:
         """As many documents of each kind as the mix says."""
         lessons = [
-            *((self.scene(rng, BEATS), self.draw) for _ in range(mix.drawn)),
+            *((self.scene(rng, DRAWN), self.draw) for _ in range(mix.drawn)),
             *((elsewhere(self.scene(rng, LONGER), rng), self.go_on) for _ in range(mix.longer)),
             *((elsewhere(self.scene(rng, BEATS), rng), self.answer) for _ in range(mix.asked)),
             *((elsewhere(self.way(rng), rng), self.say_which_way) for _ in range(mix.which_way)),
@@ -120,8 +129,8 @@ class ClipLessons:
 
     def scene(self, rng: np.random.Generator, beats: dict[int, float]) -> MovingScene:
         """Something that moves, for so many beats or as long as clips are; it is seen to move."""
-        slides = rng.random() < SLIDING
-        names = [name for name in MOTIONS if name.startswith("moving ") == slides]
+        slides = [f"moving {way}" for way in SLIDES]
+        names = slides if rng.random() < SLIDING else OTHERWISE
         scene, fps = moving(rng, self.pairs, names), int(rng.choice(RATES))
         at = int(np.searchsorted(np.cumsum(list(beats.values())), rng.random(), side="right"))
         known = [*beats, 0][at]
@@ -168,23 +177,30 @@ class ClipLessons:
         return document
 
     def answer(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
-        """Clip, question, answer; all but the last is only context."""
-        kinds = list(KINDS)
-        kind = kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))]
-        return self._answer(kind, scene, video, rng)
+        """Clip, question, answer, or two of each; all but the answers is only context."""
+        if rng.random() < DESCRIBED:
+            return self._answer(["describe"], scene, video, rng)
+        first = int(rng.integers(2))
+        return self._answer(["motion", "object"][:: (1, -1)[first]], scene, video, rng)
 
     def say_which_way(
         self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
     ) -> Document:
-        """The same, where the motion is asked about."""
-        return self._answer("motion", scene, video, rng)
+        """The same, where the motion is asked about first."""
+        return self._answer(["motion", "object"], scene, video, rng)
 
     def _answer(
-        self, kind: ClipKind, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+        self,
+        kinds: Sequence[ClipKind],
+        scene: MovingScene,
+        video: VideoCodes,
+        rng: np.random.Generator,
     ) -> Document:
-        turn = (clip_question(kind, scene, rng), clip_answer(scene, kind))
-        ids, said = self.prompts.chat_document(video, [turn])
-        return Document(ids, said * (MOTION_WEIGHT if kind == "motion" else ANSWER_WEIGHT))
+        turns = [(clip_question(kind, scene, rng), clip_answer(scene, kind)) for kind in kinds]
+        ids, said = self.prompts.chat_document(video, turns)
+        begins = said & ~said.roll(1)  # no document begins with an answer
+        turn = (begins.cumsum(0) - 1).clamp(min=0)
+        return Document(ids, said * torch.tensor([COUNTS[kind] for kind in kinds])[turn])
 
     def _clip(self, words: str, video: VideoCodes, caption: float, known: int) -> Document:
         """A caption and a clip, of which it is known how it goes on after so many groups."""
@@ -202,11 +218,12 @@ class ClipLessons:
 def weights_of(codes: Tensor, known: int) -> Tensor:
     """How much predicting each code [t, h, w] of a clip counts.
 
-    After so many groups it is `known` how it goes on, and what changes first says that. What a code
-    counts for hangs on those before it alone: if it hung on the code itself, some would be
-    foreseen too often.
+    The first group counts as pictures do. After so many groups it is `known` how it goes on, and
+    what changes first says that. What a code counts for hangs on those before it alone: if it hung
+    on the code itself, some would be foreseen too often.
     """
     weights = torch.full(codes.shape, VISION_WEIGHT)
+    weights[0] = BEGINS_WEIGHT
     changed = (codes[1:] != codes[:-1]).flatten(1).long()
     begins = (changed.cumsum(1) - changed < FIRST).view_as(codes[1:])
     weights[known:][begins[known - 1 :]] = FIRST_WEIGHT
@@ -221,7 +238,9 @@ def elsewhere(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
     return replace(scene, x=(scene.x + x) % WORLD, y=(scene.y + y) % WORLD)
 
 
-def moving(rng: np.random.Generator, pairs: NDArray[np.int64], motions: list[str]) -> MovingScene:
+def moving(
+    rng: np.random.Generator, pairs: NDArray[np.int64], motions: Sequence[str]
+) -> MovingScene:
     """Something in one of these motions, as it may be seen."""
     hidden, names = held_out_motions(), list(MOTIONS)
     while True:

@@ -20,6 +20,9 @@ from emu3.testing import byte_tokenizer
 from emu3.train.documents import Document
 from recipes.clip_lessons import (
     BEATS,
+    BEGINS_WEIGHT,
+    COUNTS,
+    DRAWN,
     FIRST_WEIGHT,
     ClipLessons,
     ClipMix,
@@ -65,7 +68,34 @@ def test_codes_of_answered_clips_are_only_read(documents: list[Document]) -> Non
         if "USER:" in said(each):
             assert not each.weights[codes_of(each)].any()
         else:
-            assert (each.weights[codes_of(each)][64:] > 0).all()
+            codes = each.weights[codes_of(each)]
+            assert (codes[64:] > 0).all()
+            assert set(codes[:64].tolist()) in ({0.0}, {BEGINS_WEIGHT})  # gone on with, or drawn
+
+
+def test_how_clips_begin_is_a_picture_by_itself(lessons: ClipLessons) -> None:
+    drawn = [int(codes_of(each).sum()) for each in lessons(np.random.default_rng(2), ClipMix(40))]
+    assert {64, 128, 256} <= set(drawn)
+    assert 0.2 < drawn.count(64) / len(drawn) < 0.6
+
+
+def test_who_is_asked_two_things_answers_each_with_its_weight(lessons: ClipLessons) -> None:
+    rng = np.random.default_rng(2)
+    for each in lessons(rng, ClipMix(which_way=6)):
+        assert said(each).count("USER:") == 2
+        motion, thing = (text.split(" USER:")[0] for text in said(each).split("ASSISTANT: ")[1:])
+        assert motion in SLIDES
+        answers = each.ids[each.weights > 0]
+        weights = each.weights[each.weights > 0].tolist()
+        assert TEXT.decode(answers.tolist(), skip_special=True) == f" {motion} {thing}"
+        assert weights == sorted(weights, reverse=True)
+        assert set(weights) == {COUNTS["motion"], COUNTS["object"]}
+        assert weights.count(COUNTS["motion"]) == len(motion) + 1
+    orders = [said(each) for each in lessons(rng, ClipMix(asked=40))]
+    twice = [text for text in orders if text.count("USER:") == 2]
+    assert 0 < len(twice) < len(orders)
+    first = {text.split("ASSISTANT: ")[1].startswith(("a", "an")) for text in twice}
+    assert first == {True, False}  # the thing or its motion
 
 
 def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
@@ -75,7 +105,7 @@ def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
         held_out_motions(),
         [*MOTIONS],
     )
-    scenes = [lessons.scene(rng, BEATS) for _ in range(300)] + [
+    scenes = [lessons.scene(rng, DRAWN) for _ in range(300)] + [
         lessons.slide(rng, 8) for _ in range(100)
     ]
     scenes += [lessons.way(rng) for _ in range(100)]
@@ -122,7 +152,7 @@ def test_codes_count_for_much_until_some_have_changed() -> None:
     codes[2] = codes[1]  # none do
     codes[3] = torch.tensor([[5, 1, 1, 1], [5, 5, 5, 0]])
     captioned, alone = weights_of(codes, known=1), weights_of(codes, known=2)
-    assert captioned[0].max() < FIRST_WEIGHT
+    assert (captioned[0] == BEGINS_WEIGHT).all()
     assert ((captioned == FIRST_WEIGHT).sum((1, 2))).tolist() == [0, 4, 8, 6]
     assert (captioned[1, 0] == FIRST_WEIGHT).all()
     assert alone[1].max() < FIRST_WEIGHT

@@ -28,7 +28,8 @@ STILLS = Mix(drawn=3, asked=1, named=0)
 
 @pytest.fixture(scope="module")
 def course(icons: Icons) -> Course:
-    return Course(Lessons(STILLS, Flat(), TEXT, icons), ClipLessons.of(Flat(), TEXT, icons))
+    stills, clips = Lessons(STILLS, Flat(), TEXT, icons), ClipLessons.of(Flat(), TEXT, icons)
+    return Course(stills, clips, FOLLOWING)
 
 
 def test_first_clips_are_followed_then_there_is_everything(course: Course) -> None:
@@ -37,6 +38,12 @@ def test_first_clips_are_followed_then_there_is_everything(course: Course) -> No
     stills = STILLS.drawn + STILLS.asked
     assert (len(before(rng)), before.step) == (stills + ASIDE.which_way + FOLLOWED, last)
     assert len(before(rng)) == stills + MIX.drawn + MIX.longer + MIX.asked + MIX.which_way
+
+
+def test_who_has_been_through_it_has_everything_at_once(course: Course) -> None:
+    again = replace(course, following={})(np.random.default_rng(0))
+    stills = STILLS.drawn + STILLS.asked
+    assert len(again) == stills + MIX.drawn + MIX.longer + MIX.asked + MIX.which_way
 
 
 def test_more_and_more_ways_are_followed(course: Course) -> None:
