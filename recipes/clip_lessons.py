@@ -68,6 +68,7 @@ SILENT = (
     0.4  # clips to go on with that have no caption: what happens next follows from what is seen
 )
 ELSEWHERE = 0.5  # clips read that do not begin in the middle, as those gone on with do not
+TWO_THINGS: tuple[ClipKind, ...] = "motion", "object"
 DESCRIBED = 0.4  # clips asked about that are to be described; the others are asked two things
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
@@ -180,14 +181,14 @@ class ClipLessons:
         """Clip, question, answer, or two of each; all but the answers is only context."""
         if rng.random() < DESCRIBED:
             return self._answer(["describe"], scene, video, rng)
-        first = int(rng.integers(2))
-        return self._answer(["motion", "object"][:: (1, -1)[first]], scene, video, rng)
+        kinds = TWO_THINGS[:: int(rng.choice((1, -1)))]
+        return self._answer(kinds, scene, video, rng)
 
     def say_which_way(
         self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
     ) -> Document:
         """The same, where the motion is asked about first."""
-        return self._answer(["motion", "object"], scene, video, rng)
+        return self._answer(TWO_THINGS, scene, video, rng)
 
     def _answer(
         self,
