@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TOKENIZER = "vision", "picture"
-DECODER = "decoder", "longer", "surer", "namer", "freer", "hands", "course", "settled"
+DECODER = "decoder", "longer", "surer", "namer", "freer", "hands", "course", "settled", "further"
 """Runs, each from where the last one ended."""
 
 

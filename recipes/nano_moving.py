@@ -28,11 +28,11 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1210,
+    steps=1330,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=40,
-    hold=600,
+    hold=1000,
     schedule="linear",
     multiple=4 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
     seed=7,
@@ -45,10 +45,10 @@ A decoder that has its block more has been through this, and goes on with everyt
 """
 
 FEWER = 8  # variations of drawings than are made for a decoder that only learns pictures
-STILLS = Mix(drawn=8, asked=1, named=22, others=5)
+STILLS = Mix(drawn=7, asked=1, named=17, others=3)
 STILLS_WEIGHT = 3.0  # clips are longer, and of their codes many are easily foreseen
 FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
-MIX = ClipMix(drawn=16, longer=3, asked=5, which_way=4)
+MIX = ClipMix(drawn=8, longer=2, asked=6, which_way=12)
 
 LOOKS_BACK = 2  # where a block is put in whose heads look back
 GROUP, HEADS = 73, 6  # ids of a group: eight rows of eight codes and EOL, and EOF
