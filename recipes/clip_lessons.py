@@ -60,8 +60,9 @@ LONGER = {4: 0.4, 8: 0.4, 12: 0.2}
 """The same of clips to go on with."""
 
 SLIDING = 0.4  # clips of something that slides: eight of fifteen motions, the easiest to draw
+WAYS = tuple(f"moving {way}" for way in SLIDES)
 OTHERWISE = (
-    *(name for name in MOTIONS if not name.startswith("moving ")),
+    *(name for name in MOTIONS if name not in WAYS),
     *("growing", "shrinking"),  # twice as often: in nothing else is a thing as large as in these
 )
 SILENT = (
@@ -130,8 +131,7 @@ class ClipLessons:
 
     def scene(self, rng: np.random.Generator, beats: dict[int, float]) -> MovingScene:
         """Something that moves, for so many beats or as long as clips are; it is seen to move."""
-        slides = [f"moving {way}" for way in SLIDES]
-        names = slides if rng.random() < SLIDING else OTHERWISE
+        names = WAYS if rng.random() < SLIDING else OTHERWISE
         scene, fps = moving(rng, self.pairs, names), int(rng.choice(RATES))
         at = int(np.searchsorted(np.cumsum(list(beats.values())), rng.random(), side="right"))
         known = [*beats, 0][at]
@@ -141,15 +141,14 @@ class ClipLessons:
 
     def way(self, rng: np.random.Generator) -> MovingScene:
         """Something that slides, for two to six beats."""
-        scene = moving(rng, self.pairs, [f"moving {way}" for way in SLIDES])
+        scene = moving(rng, self.pairs, WAYS)
         return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 7)), still=0)
 
     def slide(self, rng: np.random.Generator, ways: int) -> MovingScene:
         """Something that slides in one of the first ways, or is said to slide and stands still."""
-        names = [f"moving {way}" for way in SLIDES]
         surely = ways > 0 and rng.random() < MOVED
-        scene = moving(rng, self.pairs, names[:ways] if surely else names)
-        frames, known = FOLLOWED[ways > 0], scene.motion in names[:ways]
+        scene = moving(rng, self.pairs, WAYS[:ways] if surely else WAYS)
+        frames, known = FOLLOWED[ways > 0], scene.motion in WAYS[:ways]
         return replace(scene, fps=8, frames=frames, still=0 if known else frames)
 
     def draw(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
