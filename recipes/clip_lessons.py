@@ -44,7 +44,6 @@ from emu3.train.documents import Document, weigh
 from emu3.vision.tokenizer import VisionTokenizer
 from recipes.clip_codes import CodesOfClips
 from recipes.nano_decoder import (
-    ANSWER_WEIGHT,
     CAPTION_WEIGHT,
     DROPPED_CAPTIONS,
     VISION_WEIGHT,
@@ -61,23 +60,31 @@ LONGER = {4: 0.4, 8: 0.4, 12: 0.2}
 
 SLIDING = 0.4  # clips of something that slides: eight of fifteen motions, the easiest to draw
 WAYS = tuple(f"moving {way}" for way in SLIDES)
-OTHERWISE = (
-    *(name for name in MOTIONS if name not in WAYS),
-    *("growing", "shrinking"),  # twice as often: in nothing else is a thing as large as in these
-)
-SILENT = (
-    0.4  # clips to go on with that have no caption: what happens next follows from what is seen
-)
+OTHERWISE = tuple(name for name in MOTIONS if name not in WAYS)
+SILENT = 0.4  # clips to go on with that have no caption: what comes next follows from what is seen
 ELSEWHERE = 0.5  # clips read that do not begin in the middle, as those gone on with do not
-TWO_THINGS: tuple[ClipKind, ...] = "motion", "object"
-DESCRIBED = 0.4  # clips asked about that are to be described; the others are asked two things
+ASKED: tuple[tuple[ClipKind, ...], ...] = (
+    ("describe",),
+    ("describe",),
+    ("object", "motion"),
+    ("motion",),
+)
+"""What a clip is asked about, each as often as the others.
+
+The motion comes last: only behind a last answer is there an EOS to learn, and a decoder that is
+never told where "up" ends goes on, "up and to the left".
+"""
+
 FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
 MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
 
 FIRST, FIRST_WEIGHT = 3, 1.0  # of a group: codes until so many have changed say where it goes
 BEGINS_WEIGHT = 1.5  # codes of the first group: it is a picture like others
-COUNTS: dict[ClipKind, float] = {"motion": 20.0, "object": 12.0, "describe": ANSWER_WEIGHT}
-"""How much a token of an answer counts: of one that is a motion, one or two say which."""
+COUNTS: dict[ClipKind, float] = {"motion": 20.0, "object": 12.0, "describe": 10.0}
+"""How much a token of an answer counts: of one that is a motion, one or two say which.
+
+Within an answer all count alike: what counts for more is expected where it does not belong.
+"""
 
 Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
 
@@ -111,7 +118,7 @@ class ClipLessons:
             *((self.scene(rng, DRAWN), self.draw) for _ in range(mix.drawn)),
             *((elsewhere(self.scene(rng, LONGER), rng), self.go_on) for _ in range(mix.longer)),
             *((elsewhere(self.scene(rng, BEATS), rng), self.answer) for _ in range(mix.asked)),
-            *((elsewhere(self.way(rng), rng), self.say_which_way) for _ in range(mix.which_way)),
+            *((elsewhere(self.way(rng), rng), self.answer) for _ in range(mix.which_way)),
         ]
         return self._documents(lessons, rng)
 
@@ -178,24 +185,7 @@ class ClipLessons:
 
     def answer(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Clip, question, answer, or two of each; all but the answers is only context."""
-        if rng.random() < DESCRIBED:
-            return self._answer(["describe"], scene, video, rng)
-        kinds = TWO_THINGS[:: int(rng.choice((1, -1)))]
-        return self._answer(kinds, scene, video, rng)
-
-    def say_which_way(
-        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
-    ) -> Document:
-        """The same, where the motion is asked about first."""
-        return self._answer(TWO_THINGS, scene, video, rng)
-
-    def _answer(
-        self,
-        kinds: Sequence[ClipKind],
-        scene: MovingScene,
-        video: VideoCodes,
-        rng: np.random.Generator,
-    ) -> Document:
+        kinds = ASKED[int(rng.integers(len(ASKED)))]
         turns = [(clip_question(kind, scene, rng), clip_answer(scene, kind)) for kind in kinds]
         ids, said = self.prompts.chat_document(video, turns)
         begins = said & ~said.roll(1)  # no document begins with an answer

@@ -12,7 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TOKENIZER = "vision", "picture"
-DECODER = "decoder", "longer", "surer", "namer", "freer", "hands", "course", "settled", "further"
+DECODER = (
+    *("decoder", "longer", "surer", "namer", "freer", "hands"),  # pictures
+    *("course", "settled", "further", "larger"),  # clips, too
+)
 """Runs, each from where the last one ended."""
 
 

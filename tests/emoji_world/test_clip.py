@@ -28,6 +28,7 @@ from emu3.emoji_world.motion import (
     BEHIND,
     LARGE,
     MOTIONS,
+    PASSED,
     SLIDES,
     SMALL,
     STEP,
@@ -116,15 +117,15 @@ def test_growing_shrinking_and_fading_come_to_an_end(discs: Icons) -> None:
 
 
 def test_what_passes_behind_is_hidden_by_what_stands_in_front(discs: Icons) -> None:
-    behind = MovingScene(1, 0, BEHIND, "white", 12, 36, frames=48, fps=12, front=2)
+    behind = MovingScene(1, 0, BEHIND, "white", 16, 32, frames=48, fps=12, front=2)
     meeting = covered(compose_frame(behind, discs, 16))
-    alone = covered(small_alone(discs))
+    alone = covered(passed_alone(discs))
     assert meeting.sum() == pytest.approx(alone.sum(), rel=0.04)  # edges show through edges
     assert covered(compose_frame(behind, discs, 0)).sum() > 1.9 * alone.sum()
 
 
-def small_alone(icons: Icons) -> np.ndarray:
-    return draw_pose(icons, 0, 0, "white", Pose(x=32, y=32, side=SMALL), None)
+def passed_alone(icons: Icons) -> np.ndarray:
+    return draw_pose(icons, 0, 0, "white", Pose(x=32, y=32, side=PASSED), None)
 
 
 def test_a_sprite_turns_clockwise_by_quarters(fake_icons: Icons) -> None:

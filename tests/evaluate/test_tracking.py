@@ -14,7 +14,7 @@ from emu3.evaluate.tracking import Frames, Track, cut_out, follow, nearest_motio
 
 
 def scene_of(motion: str, object: int = 3) -> MovingScene:
-    x, y = (FRONT[0] - 32, FRONT[1]) if motion == BEHIND else (36, 36)
+    x, y = (FRONT[0] - 32, FRONT[1]) if motion == BEHIND else (32, 32)
     front = 9 if motion == BEHIND else None
     return MovingScene(object, 1, motion, "blue", x, y, frames=16, fps=8, front=front)
 
@@ -71,5 +71,5 @@ def test_what_has_gone_stays_where_it_was() -> None:
 def test_a_sprite_is_cut_out_whole_over_the_edge(icons: Icons) -> None:
     inside = compose_frame(scene_of("spinning"), icons, 0)
     outside = compose_frame(replace(scene_of("spinning"), x=0, y=63), icons, 0)
-    np.testing.assert_array_equal(cut_out(inside, 48), cut_out(outside, 48))
-    assert Pose().side < 48
+    np.testing.assert_array_equal(cut_out(inside, 56), cut_out(outside, 56))
+    assert Pose().side < 56

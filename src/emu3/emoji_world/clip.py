@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emu3.emoji_world.icons import SIZES, STYLES, Icons
-from emu3.emoji_world.motion import BEAT, BEHIND, MOTIONS, SMALL, STEP, WORLD, Pose
+from emu3.emoji_world.motion import BEAT, BEHIND, MOTIONS, PASSED, STEP, WORLD, Pose
 from emu3.emoji_world.objects import OBJECTS
 from emu3.emoji_world.scene import BACKGROUNDS, blank, paste
 from emu3.errors import InputError
@@ -20,15 +20,15 @@ RATES = (8, 10, 12)
 SECONDS = (1, 2, 3, 4)
 """How long clips are."""
 
-FRONT = 44, 36
+FRONT = 48, 32
 """Where the middle of what stands in front is, (x, y) in pixels."""
 
 _STARTS = {
     BEHIND: (FRONT[0] - 4 * STEP, FRONT[1]),
-    "bouncing": (36, 44),  # on the ground
-    "going round": (36, 28),
+    "bouncing": (32, 40),  # on the ground
+    "going round": (32, 24),
 }
-_START = 36, 36  # of all others: in the middle, and on the grid of codes
+_START = 32, 32  # of all others: in the middle, and on the grid of codes
 _DRAWN = 48  # px: the icons that sprites of other sizes are scaled from
 _NAMES = tuple(BACKGROUNDS)
 
@@ -115,7 +115,7 @@ def draw_pose(
     out = blank(background, "1:1")
     place(out, sprite(icons, object, style, pose), pose.x, pose.y)
     if front is not None:
-        place(out, sprite(icons, front, style, Pose(side=SMALL)), *FRONT)
+        place(out, sprite(icons, front, style, Pose(side=PASSED)), *FRONT)
     return out
 
 

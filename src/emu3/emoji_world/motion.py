@@ -28,13 +28,16 @@ BEAT = 4
 STEP = 8
 """Pixels that a sprite slides from one pose to the next: a code."""
 
-SIDE = 40
-"""Side of a sprite as it stands, in pixels."""
+SIDE = 48
+"""Side of a sprite as it stands, in pixels: that of most icons in pictures."""
 
-SMALL, LARGE = 24, 56
+SMALL, LARGE = 16, 48
 """Sides that shrinking and growing end at; each begins with the other's."""
 
-_HEIGHTS = (0, 16, 24, 16)  # pixels above the ground: a parabola
+PASSED = 32
+"""Side of what passes behind and of what it passes, in pixels: there has to be room for both."""
+
+_HEIGHTS = (0, 8, 16, 8)  # pixels above the ground: a parabola
 _ROUND = ((0, 0), (1, 1), (0, 2), (-1, 1))  # places of a round, in steps
 _FADE = 4  # beats until nothing is left
 
@@ -105,7 +108,7 @@ MOTIONS: dict[str, Path] = {
     "shrinking": _shrink,
     "fading away": lambda beat: Pose(alpha=max(0.0, 1 - beat / _FADE)),
     "going round": _orbit,
-    BEHIND: _slide(1, 0, SMALL),
+    BEHIND: _slide(1, 0, PASSED),
 }
 """All motions, as a caption says them behind the object."""
 
