@@ -58,16 +58,28 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling, "generate_text", None)
 
 
-def extended(card: Card, prompt: str | None) -> VideoOutput:
-    return Emu3(replace(ABLE, card=card)).extend(moving(8), seconds=1, fps=FPS, prompt=prompt)
+def extended(card: Card, prompt: str | None, guidance: float | None = None) -> VideoOutput:
+    return Emu3(replace(ABLE, card=card)).extend(
+        moving(8), seconds=1, fps=FPS, prompt=prompt, guidance_scale=guidance
+    )
 
 
 def test_a_clip_goes_on_with_what_is_told() -> None:
     said = told(ABLE, codes_of(moving(8)), FPS)
     out = extended(ABLE.card, None)
     assert out.settings.prompt == said
-    assert same(out, extended(ABLE.card, said))
+    assert same(out, extended(ABLE.card, said, 1.0))
     assert not same(out, extended(ABLE.card, ""))
+
+
+def test_what_is_told_does_not_guide_unless_it_is_asked_to() -> None:
+    guided = replace(ABLE.card, guidance_scale=4.0)
+    said = told(ABLE, codes_of(moving(8)), FPS)
+    scales = [
+        extended(guided, prompt, guidance).settings.guidance_scale
+        for prompt, guidance in ((None, None), (None, 2.0), (said, None))
+    ]
+    assert scales == [1.0, 2.0, 4.0]
 
 
 @pytest.mark.usefixtures("silence")

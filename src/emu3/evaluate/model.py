@@ -85,7 +85,6 @@ class Emu3Films(Protocol):
         seconds: float,
         fps: float,
         prompt: str | None,
-        guidance_scale: float,
         top_k: int,
         top_p: float,
         temperature: float,

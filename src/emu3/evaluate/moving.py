@@ -222,8 +222,12 @@ class _Run:
         return on, gains
 
     def _extend(self, clip: Frames, seconds: float, seed: int, prompt: str | None = None) -> Frames:
-        """The clip gone on with; a model that can tell what it sees does, unless it is prompted."""
+        """The clip gone on with; a model that can tell what it sees does, unless it is prompted.
+
+        Guided as it is by default: that of drawing is for words that are asked for.
+        """
         settings = asdict(self.drawing) | {"prompt": prompt, "fps": FPS, "seed": seed}
+        del settings["guidance_scale"]
         return _frames(self.model.extend(iter(clip), seconds=seconds, **settings).frames)
 
 
