@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -58,28 +59,30 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling, "generate_text", None)
 
 
-def extended(card: Card, prompt: str | None, guidance: float | None = None) -> VideoOutput:
-    return Emu3(replace(ABLE, card=card)).extend(
-        moving(8), seconds=1, fps=FPS, prompt=prompt, guidance_scale=guidance
-    )
+def extended(card: Card, prompt: str | None, **settings: Any) -> VideoOutput:
+    model = Emu3(replace(ABLE, card=card))
+    return model.extend(moving(8), seconds=1, fps=FPS, prompt=prompt, **settings)
 
 
 def test_a_clip_goes_on_with_what_is_told() -> None:
     said = told(ABLE, codes_of(moving(8)), FPS)
     out = extended(ABLE.card, None)
     assert out.settings.prompt == said
-    assert same(out, extended(ABLE.card, said, 1.0))
+    assert same(out, extended(ABLE.card, said, guidance_scale=1.0))
     assert not same(out, extended(ABLE.card, ""))
 
 
 def test_what_is_told_does_not_guide_unless_it_is_asked_to() -> None:
     guided = replace(ABLE.card, guidance_scale=4.0)
     said = told(ABLE, codes_of(moving(8)), FPS)
-    scales = [
-        extended(guided, prompt, guidance).settings.guidance_scale
-        for prompt, guidance in ((None, None), (None, 2.0), (said, None))
+    asked: list[tuple[str | None, dict[str, Any]]] = [
+        (None, {}),
+        (None, {"guidance_scale": 2.0}),
+        (None, {"negative_prompt": "b"}),
+        (said, {}),
     ]
-    assert scales == [1.0, 2.0, 4.0]
+    scales = [extended(guided, text, **more).settings.guidance_scale for text, more in asked]
+    assert scales == [1.0, 2.0, 4.0, 4.0]
 
 
 @pytest.mark.usefixtures("silence")

@@ -210,8 +210,8 @@ class Emu3:
         of fewer than four frames is dropped, and what it showed is drawn anew. Any length is
         possible: what the context does not hold at once slides through it. A `prompt` says what
         happens; without one, a checkpoint that can tell what it sees says so itself
-        (`telling.py`), `settings.prompt` has its words, and guidance is 1 unless it is given. Other
-        settings are those of `video`.
+        (`telling.py`), `settings.prompt` has its words, and guidance is 1 unless it or a
+        `negative_prompt` is given. Other settings are those of `video`.
         Raises InputError on fewer than four frames, and where the context holds no two groups.
         """
         new, count, codes = frames_in(seconds, fps), 0, list[Tensor]()
@@ -224,8 +224,9 @@ class Emu3:
         known = torch.cat(codes)
         if prompt is None:
             prompt = told(self.checkpoint, known, fps) if tells(self.checkpoint.card) else ""
-            # To push towards words that only say what is seen pushes away from what is seen.
-            guidance_scale = 1.0 if guidance_scale is None else guidance_scale
+            if guidance_scale is None and negative_prompt is None:
+                # To push towards words that only say what is seen pushes away from what is seen.
+                guidance_scale = 1.0
         size = known.shape[1], known.shape[2]
         ratio, area = shape_of(self.checkpoint, size)
         manner = self.checkpoint.card.manner(

@@ -62,9 +62,10 @@ NegativePrompt = Annotated[
     str | None, typer.Option(help="What to keep away from.", show_default=_CARD)
 ]
 Suffix = Annotated[str | None, typer.Option(help="Added to each prompt.", show_default=_CARD)]
-Guidance = Annotated[
-    float | None,
-    typer.Option(help="How closely to follow the prompt; 1 is no guidance.", show_default=_CARD),
+_GUIDANCE = "How closely to follow the prompt; 1 is no guidance."
+Guidance = Annotated[float | None, typer.Option(help=_GUIDANCE, show_default=_CARD)]
+GuidanceOn = Annotated[
+    float | None, typer.Option(help=_GUIDANCE, show_default=f"{_CARD}; 1 without prompts")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
