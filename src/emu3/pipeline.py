@@ -214,14 +214,8 @@ class Emu3:
         `negative_prompt` is given. Other settings are those of `video`.
         Raises InputError on fewer than four frames, and where the context holds no two groups.
         """
-        new, count, codes = frames_in(seconds, fps), 0, list[Tensor]()
-        for group in self.checkpoint.codec.encode_clip(frames):
-            count += group.frames
-            codes += [group.codes] * (group.frames == self.checkpoint.codec.group)
-        if not codes:
-            least = self.checkpoint.codec.group
-            raise InputError(f"a clip of {count} frames; {least} at least can be gone on with")
-        known = torch.cat(codes)
+        new = frames_in(seconds, fps)
+        count, known = self._whole_groups(frames)
         if prompt is None:
             prompt = told(self.checkpoint, known, fps) if tells(self.checkpoint.card) else ""
             if guidance_scale is None and negative_prompt is None:
@@ -249,6 +243,16 @@ class Emu3:
             given=len(known),
         )
         return Film(self.checkpoint, settings, size, on_group).slide(count + new, known)
+
+    def _whole_groups(self, frames: Tensor | Iterable[Frame]) -> tuple[int, Tensor]:
+        """How many frames a clip has, and the codes [t, h, w] of its whole groups, one at least."""
+        codec, count, codes = self.checkpoint.codec, 0, list[Tensor]()
+        for group in codec.encode_clip(frames):
+            count += group.frames
+            codes += [group.codes] * (group.frames == codec.group)
+        if not codes:
+            raise InputError(f"a clip of {count} frames; {codec.group} at least can be gone on with")
+        return count, torch.cat(codes)
 
     def chat(
         self,
