@@ -251,7 +251,8 @@ class Emu3:
             count += group.frames
             codes += [group.codes] * (group.frames == codec.group)
         if not codes:
-            raise InputError(f"a clip of {count} frames; {codec.group} at least can be gone on with")
+            least = codec.group
+            raise InputError(f"a clip of {count} frames; {least} at least can be gone on with")
         return count, torch.cat(codes)
 
     def chat(
