@@ -152,6 +152,18 @@ def test_one_frame_is_read_at_a_time() -> None:
         assert asked <= index + 2
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("moves", [False, True])
+def test_what_stands_still_lasts_as_long(tmp_path: Path, suffix: str, moves: bool) -> None:
+    """Frames that look alike are as many as were written, and the rate is what it was."""
+    frames = [clip(1)[0]] * 8 + (clip(2) if moves else [])
+    path = write(tmp_path / f"clip{suffix}", frames)
+    assert is_clip(path)
+    found = open_clip(path)
+    assert found.fps == pytest.approx(8, rel=0.01)
+    assert far(list(found.frames), frames) < 4
+
+
 def test_a_clip_of_one_frame_has_one(tmp_path: Path) -> None:
     for suffix in FORMATS:
         assert len(list(read_frames(write(tmp_path / f"clip{suffix}", clip(1))))) == 1

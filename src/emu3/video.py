@@ -233,6 +233,8 @@ class _Writer:
     def _picture(self, frame: Frame) -> Any:
         if self.kind.pixels == "pal8":  # FFmpeg alone would choose the same 256 colours for all
             return self.av.VideoFrame.from_ndarray(_paletted(frame), format="pal8")
+        if self.kind.pixels == "bgra":
+            return self.av.VideoFrame.from_ndarray(_told_apart(frame, self.count), format="rgba")
         rows, columns = (-side % self.kind.multiple for side in frame.shape[:2])
         padded = np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge")
         return self.av.VideoFrame.from_ndarray(padded, format="rgb24")
@@ -251,6 +253,17 @@ def _paletted(frame: Frame) -> tuple[Frame, Frame]:
     palette = np.full((256, 4), 255, np.uint8)
     palette[: len(colours), 1:] = colours
     return np.asarray(picture), palette
+
+
+def _told_apart(frame: Frame, index: int) -> Frame:
+    """RGBA [H, W, 4] that differs from the frame before, if only by a corner's alpha of 254.
+
+    libwebp makes one frame of those that look alike, however long, and the rate is lost; of a clip
+    in which nothing moves it makes a picture.
+    """
+    opaque = np.full((*frame.shape[:2], 1), 255, np.uint8)
+    opaque[0, 0] -= index % 2
+    return np.concatenate([frame, opaque], 2)
 
 
 def _pyav() -> ModuleType:
