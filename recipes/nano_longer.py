@@ -54,18 +54,21 @@ def ready(decoder: Transformer, run: DecoderTraining) -> Transformer:
     return decoder
 
 
-def lessons_for(nano: Checkpoint, mix: Mix, hands: Hands, folder: Path, fewer: int = 1) -> Lessons:
+def lessons_for(
+    nano: Checkpoint, mix: Mix, hands: Hands, folder: Path, fewer: int = 1, seed: int = 0
+) -> Lessons:
     """Documents about pictures by all hands; the codes of what is varied are kept in the folder.
 
-    A run that asks about few pictures has so many times `fewer` of them varied.
+    A run that asks about few pictures has so many times `fewer` of them varied, and with a `seed`
+    of its own others than the runs before it, which were read too often to be learned from again.
     """
     vision = nano.codec.vision
     each, of_others = (
         {ratio: count // fewer for ratio, count in counts.items()} for counts in (EACH, BY_OTHERS)
     )
     varied = (
-        variations(vision, hands.icons, hands.redrawn, folder, each),
-        by_others(vision, hands, folder, of_others),
+        variations(vision, hands.icons, hands.redrawn, folder, each, seed),
+        by_others(vision, hands, folder, of_others, seed),
     )
     return Lessons(mix, vision, nano.text, hands.icons, *varied, others=hands.others)
 

@@ -1,7 +1,7 @@
 """Pictures of things as no style draws them, as codes: what nano is asked about most.
 
 Made once, `EACH` of every object from its seen drawings alone, and kept in the run's folder; the
-same ones every time. In most pictures a drawing stands nearly in the middle and is about as large
+same seed makes the same ones. In most pictures a drawing stands nearly in the middle and is about as large
 as in one composed the usual way; in the others anywhere and of any size.
 """
 
@@ -60,19 +60,24 @@ def variations(
     redrawn: Redrawn,
     folder: Path,
     each: Mapping[str, int] = EACH,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Codes [400, each, h, w] int16 by ratio, from the folder if they are there."""
-    return _kept(folder / FILE, vision, icons, redrawn, each, ~held_out(), stream=())
+    return _kept(folder / FILE, vision, icons, redrawn, each, ~held_out(), stream=(0, seed))
 
 
 def by_others(
-    vision: VisionTokenizer, hands: Hands, folder: Path, each: Mapping[str, int] = BY_OTHERS
+    vision: VisionTokenizer,
+    hands: Hands,
+    folder: Path,
+    each: Mapping[str, int] = BY_OTHERS,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """The same from drawings by other hands alone; what only the styles show from these."""
     learnt, styles = hands.learnt.copy(), len(STYLES)
     learnt[learnt[:, styles:].any(1), :styles] = False
     path = folder / FILE_BY_OTHERS
-    return _kept(path, vision, hands.icons, hands.redrawn, each, learnt, stream=(1,))
+    return _kept(path, vision, hands.icons, hands.redrawn, each, learnt, stream=(1, seed))
 
 
 def _kept(
@@ -82,7 +87,7 @@ def _kept(
     redrawn: Redrawn,
     each: Mapping[str, int],
     learnt: NDArray[np.bool_],
-    stream: tuple[int, ...],
+    stream: tuple[int, int],
 ) -> dict[str, Tensor]:
     """Codes in the file, made of the drawings in `learnt` [400, hands] unless it is there."""
     if not path.is_file():

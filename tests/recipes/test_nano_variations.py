@@ -58,6 +58,17 @@ def test_nothing_held_out_shows_and_they_are_made_once(tmp_path: Path) -> None:
         assert torch.equal(again[ratio], first)
 
 
+def test_another_seed_makes_others(tmp_path: Path) -> None:
+    made = []
+    for seed in (0, 0, 1):
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(variations(Flat(), *drawings(250), folder, {"1:1": 4}, seed)["1:1"])
+    assert torch.equal(made[0], made[1])
+    same = (made[0] == made[2]).flatten(2).all(2)
+    assert same.float().mean() < 0.1
+
+
 def test_other_hands_show_themselves_alone_where_there_are_any(tmp_path: Path) -> None:
     """Object 1 was drawn by none of them, all others by the first one."""
     more = len(HANDS) - len(STYLES)
