@@ -1,8 +1,8 @@
 """Pictures of things as no style draws them, as codes: what nano is asked about most.
 
 Made once, `EACH` of every object from its seen drawings alone, and kept in the run's folder; the
-same seed makes the same ones. In most pictures a drawing stands nearly in the middle and is about as large
-as in one composed the usual way; in the others anywhere and of any size.
+same seed makes the same ones. In most pictures a drawing stands nearly in the middle and is about
+as large as in one composed the usual way; in the others anywhere and of any size.
 """
 
 from __future__ import annotations
