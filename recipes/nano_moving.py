@@ -28,11 +28,11 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1150,
+    steps=1080,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=40,
-    hold=520,
+    hold=500,
     schedule="linear",
     multiple=4 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
     seed=9,
