@@ -78,10 +78,10 @@ def test_other_hands_show_themselves_alone_where_there_are_any(tmp_path: Path) -
         theirs[:, 0] = (200, 200, 200, 255)
         theirs[1] = 0
         arrays[size] = np.concatenate((array, theirs), 1)
-    anew = np.broadcast_to(
+    redrawn = np.broadcast_to(
         arrays[SIDE][:, :, None], (*arrays[SIDE].shape[:2], REDRAWN, SIDE, SIDE, 4)
     )
-    hands = Hands(Icons(arrays), Redrawn(anew), learnt(arrays[SIDE]))
+    hands = Hands(Icons(arrays), Redrawn(redrawn), learnt(arrays[SIDE]))
     seen = []
     for name, change in (("as it is", 0), ("styles changed", 60)):
         for array in arrays.values():
@@ -89,6 +89,9 @@ def test_other_hands_show_themselves_alone_where_there_are_any(tmp_path: Path) -
         (tmp_path / name).mkdir()
         seen.append(by_others(Flat(), hands, tmp_path / name, {"1:1": 3})["1:1"])
     assert torch.equal(*seen)  # the styles of all but object 1 do not show
+    (tmp_path / "anew").mkdir()
+    anew = by_others(Flat(), hands, tmp_path / "anew", {"1:1": 3}, seed=1)["1:1"]
+    assert (anew == seen[0]).flatten(2).all(2).float().mean() < 0.1
     assert (seen[0][1].float().mean() < seen[0][2].float().mean()).all()  # 90 beside 200
 
 
