@@ -86,6 +86,7 @@ COUNTS: dict[ClipKind, float] = {"motion": 20.0, "object": 12.0, "describe": 10.
 Within an answer all count alike: what counts for more is expected where it does not belong.
 """
 
+Say = Callable[[MovingScene, np.random.Generator], str]
 Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
 
 
@@ -106,11 +107,14 @@ class ClipLessons:
     prompts: Prompts
     codes_of: CodesOfClips
     pairs: NDArray[np.int64]
+    say: Say = clip_caption
 
     @classmethod
-    def of(cls, vision: VisionTokenizer, text: TextTokenizer, icons: Icons) -> ClipLessons:
-        """What there is to teach with."""
-        return cls(Prompts.of(text), CodesOfClips(vision, icons), seen_pairs())
+    def of(
+        cls, vision: VisionTokenizer, text: TextTokenizer, icons: Icons, say: Say = clip_caption
+    ) -> ClipLessons:
+        """What there is to teach with, and how clips are captioned."""
+        return cls(Prompts.of(text), CodesOfClips(vision, icons), seen_pairs(), say)
 
     def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[Document]:
         """As many documents of each kind as the mix says."""
@@ -162,7 +166,7 @@ class ClipLessons:
         """Caption, clip; the caption is dropped now and then, so that guidance has its branch."""
         if rng.random() < DROPPED_CAPTIONS:
             return self._clip("", video, CAPTION_WEIGHT, known=2)
-        return self._clip(clip_caption(scene, rng), video, CAPTION_WEIGHT, known=1)
+        return self._clip(self.say(scene, rng), video, CAPTION_WEIGHT, known=1)
 
     def go_on(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Caption, clip, or a clip alone, whose second group is the first to say how it moves.
@@ -175,7 +179,7 @@ class ClipLessons:
 
     def follow(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
         """Caption, clip; only codes behind those of the first group count."""
-        document = self._clip(clip_caption(scene, rng), video, 0.0, known=1)
+        document = self._clip(self.say(scene, rng), video, 0.0, known=1)
         return self._behind_the_first(document, video)
 
     def _behind_the_first(self, document: Document, video: VideoCodes) -> Document:

@@ -9,7 +9,7 @@ like: the same command goes on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +62,8 @@ FREELY = "{}, free style"  # what is asked for where a drawing is of no style
 CAPTION_WEIGHT = 0.1  # which object is asked for next is nothing to learn
 VISION_WEIGHT = 0.5
 ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
+
+Say = Callable[[Scene, np.random.Generator], str]
 
 RUN = DecoderTraining(
     steps=3000,
@@ -131,14 +133,16 @@ class Lessons:
         icons: Icons,
         *variations: Mapping[str, torch.Tensor],
         others: NDArray[np.int64] | None = None,
+        say: Say = caption,
     ) -> None:
         """What there is to teach with.
 
         `variations`, each as often as another, by ratio: codes [objects, any number, h, w] of
         drawings of no style. `others`: rows (object, hand) of pictures by other hands; `icons`
-        has their drawings, too.
+        has their drawings, too. `say`: how pictures to draw are captioned.
         """
         self.mix, self.variations, self.others = mix, variations, others
+        self.say = say
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = Prompts.of(text)
         self.visual = text.vocabulary.visual
@@ -200,7 +204,7 @@ class Lessons:
 
     def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         """Caption, picture; the caption is dropped now and then."""
-        words = "" if rng.random() < DROPPED_CAPTIONS else caption(scene, rng)
+        words = "" if rng.random() < DROPPED_CAPTIONS else self.say(scene, rng)
         return self.picture(words, codes)
 
     def picture(self, words: str, codes: torch.Tensor) -> Document:

@@ -15,12 +15,12 @@ import torch
 
 from emu3.checkpoint import Checkpoint, Place, open_checkpoint
 from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import Hands
+from emu3.emoji_world import Hands, caption
 from emu3.precision import FP32
 from emu3.train.compiled import MULTIPLE, compile_blocks
 from emu3.train.decoder import DecoderTraining
 from recipes import nano_decoder
-from recipes.nano_decoder import Lessons, Mix
+from recipes.nano_decoder import Lessons, Mix, Say
 from recipes.nano_variations import BY_OTHERS, EACH, by_others, variations
 
 MIX = Mix(drawn=14, asked=4, named=32, others=10)  # it draws well what it knows by heart
@@ -55,7 +55,13 @@ def ready(decoder: Transformer, run: DecoderTraining) -> Transformer:
 
 
 def lessons_for(
-    nano: Checkpoint, mix: Mix, hands: Hands, folder: Path, fewer: int = 1, seed: int = 0
+    nano: Checkpoint,
+    mix: Mix,
+    hands: Hands,
+    folder: Path,
+    fewer: int = 1,
+    seed: int = 0,
+    say: Say = caption,
 ) -> Lessons:
     """Documents about pictures by all hands; the codes of what is varied are kept in the folder.
 
@@ -70,7 +76,7 @@ def lessons_for(
         variations(vision, hands.icons, hands.redrawn, folder, each, seed),
         by_others(vision, hands, folder, of_others, seed),
     )
-    return Lessons(mix, vision, nano.text, hands.icons, *varied, others=hands.others)
+    return Lessons(mix, vision, nano.text, hands.icons, *varied, others=hands.others, say=say)
 
 
 def main(folder: Path) -> Transformer:

@@ -24,18 +24,19 @@ from emu3.train.documents import Document
 from recipes import nano_decoder, nano_longer
 from recipes.clip_lessons import ClipLessons, ClipMix
 from recipes.looking_back import deeper
+from recipes.loose_words import LooseWords
 from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1080,
+    steps=1400,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=40,
-    hold=500,
+    hold=600,
     schedule="linear",
     multiple=4 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
-    seed=9,
+    seed=10,
 )
 
 FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
@@ -44,11 +45,11 @@ FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 A decoder that has its block more has been through this, and goes on with everything.
 """
 
-FEWER = 8  # variations of drawings than are made for a decoder that only learns pictures
-STILLS = Mix(drawn=16, asked=2, named=26, others=4)
-STILLS_WEIGHT = 3.0  # clips are longer, and of their codes many are easily foreseen
+FEWER = 4  # variations of drawings than are made for a decoder that only learns pictures
+STILLS = Mix(drawn=16, asked=2, named=42, others=8)
+STILLS_WEIGHT = 2.0  # clips are longer, and of their codes many are easily foreseen
 FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
-MIX = ClipMix(drawn=10, longer=3, asked=5, which_way=6)
+MIX = ClipMix(drawn=5, longer=2, asked=2, which_way=3)
 
 LOOKS_BACK = 2  # where a block is put in whose heads look back
 GROUP, HEADS = 73, 6  # ids of a group: eight rows of eight codes and EOL, and EOF
@@ -85,8 +86,9 @@ class Course:
 def main(folder: Path) -> Transformer:
     """Train the package's decoder further, one block deeper; its tokenizers stay what they are."""
     nano, hands = nano_longer.opened(folder), Hands.load()
-    stills = nano_longer.lessons_for(nano, STILLS, hands, folder, FEWER, RUN.seed)
-    clips = ClipLessons.of(nano.codec.vision, nano.text, hands.icons)
+    words = LooseWords(hands.drew)
+    stills = nano_longer.lessons_for(nano, STILLS, hands, folder, FEWER, RUN.seed, words.picture)
+    clips = ClipLessons.of(nano.codec.vision, nano.text, hands.icons, words.clip)
     grown = looking_back(nano.decoder, nano.text, clips)
     course = Course(stills, clips, {} if grown is nano.decoder else FOLLOWING)
     decoder = nano_longer.ready(grown, RUN)

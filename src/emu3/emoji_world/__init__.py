@@ -52,6 +52,7 @@ from emu3.emoji_world.words import (
     caption,
     dialogue,
     full_caption,
+    open_caption,
     question_answer,
 )
 
@@ -94,6 +95,7 @@ __all__ = [
     "held_out_motions",
     "held_out_pairs",
     "mirrorable",
+    "open_caption",
     "paste",
     "place",
     "question_answer",

@@ -41,6 +41,11 @@ class Hands(NamedTuple):
         return cls(Icons(arrays), Redrawn(np.concatenate(redrawn, 1)), learnt(arrays[SIZES[0]]))
 
     @property
+    def drew(self) -> NDArray[np.bool_]:
+        """Mask [400, hands] of the things that each hand drew, to be learnt from or not."""
+        return there(self.icons.arrays[SIZES[0]])
+
+    @property
     def others(self) -> NDArray[np.int64]:
         """The pairs of the other hands to train on, as rows (object, hand)."""
         pairs = np.argwhere(self.learnt)
@@ -49,9 +54,14 @@ class Hands(NamedTuple):
 
 def learnt(drawings: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Mask [400, hands] of the pairs to train on, given drawings [400, hands, side, side, 4]."""
-    there: NDArray[np.bool_] = np.asarray(drawings[..., 3].any((2, 3)))
-    seen = ~held_out()
-    there[:, : len(STYLES)] &= seen
+    mask, seen = there(drawings), ~held_out()
+    mask[:, : len(STYLES)] &= seen
     for other, style in _SAME_ARTIST.items():
-        there[:, HANDS.index(other)] &= seen[:, STYLES.index(style)]
-    return there
+        mask[:, HANDS.index(other)] &= seen[:, STYLES.index(style)]
+    return mask
+
+
+def there(drawings: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mask [400, hands] of the drawings that are any."""
+    mask: NDArray[np.bool_] = np.asarray(drawings[..., 3].any((2, 3)))
+    return mask

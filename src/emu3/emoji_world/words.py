@@ -75,6 +75,12 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return _say(_pick(CAPTIONS, rng), scene)
 
 
+def open_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption that leaves the style open."""
+    wordings = [wording for wording in CAPTIONS if "{style}" not in wording]
+    return _say(wordings[int(rng.integers(len(wordings)))], scene)
+
+
 def full_caption(scene: Scene) -> str:
     """The wording that says everything: `"a red apple on a blue background, noto style"`."""
     return _say(_FULL, scene)
