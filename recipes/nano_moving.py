@@ -29,7 +29,7 @@ from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
     nano_decoder.RUN,
-    steps=1400,
+    steps=1300,
     micro_batch=8,
     learning_rate=2e-3,
     warmup=40,
