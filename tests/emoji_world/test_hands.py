@@ -79,3 +79,5 @@ def test_hands_are_drawn_side_by_side(tmp_path: Path, monkeypatch: pytest.Monkey
         [True, True, False, *[False] * 4],
         [True, True, True, *[False] * 4],
     ]
+    silent = [True, True, True, *[False] * 4]  # held out or not, somebody drew it
+    assert hands.drew.tolist() == [silent, [True] * 7, silent, silent]

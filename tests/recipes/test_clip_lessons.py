@@ -63,6 +63,16 @@ def test_so_many_are_drawn_and_so_many_asked_about(documents: list[Document]) ->
     assert all("fps" in said(each) for each in documents)
 
 
+def test_clips_are_captioned_as_they_are_told_to_be(icons: Icons) -> None:
+    lessons = ClipLessons.of(Flat(), TEXT, icons, lambda _scene, _rng: "as it is said")
+    made = lessons(np.random.default_rng(0), ClipMix(drawn=8, longer=6))
+    drawn, longer = ([*map(said, each)] for each in (made[:8], made[8:]))
+    for texts in (drawn, longer):
+        captioned = ["as it is said" in each for each in texts]
+        assert sum(captioned) >= len(texts) // 3  # some have no caption at all
+        assert not any("style" in each for each in texts)
+
+
 def test_codes_of_answered_clips_are_only_read(documents: list[Document]) -> None:
     for each in documents:
         if "USER:" in said(each):
