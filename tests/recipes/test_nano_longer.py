@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from emu3.checkpoint import Place, open_checkpoint
-from emu3.emoji_world import Hands, Icons, Scene
+from emu3.emoji_world import Hands, Icons, Redrawn, Scene
 from emu3.emoji_world.hands import learnt
 from emu3.precision import FP32
 from recipes import nano_longer
@@ -20,9 +19,7 @@ from tests.recipes.test_nano_decoder import VARIATIONS
 
 @pytest.fixture
 def hands(icons: Icons) -> Hands:
-    return SimpleNamespace(  # type: ignore[return-value]
-        icons=icons, redrawn=None, others=np.argwhere(learnt(icons.arrays[48]))
-    )
+    return Hands(icons, Redrawn(np.empty(0, np.uint8)), learnt(icons.arrays[48]))
 
 
 def test_seed_share_and_captions_are_handed_on(
