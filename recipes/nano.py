@@ -16,6 +16,7 @@ And with clips besides:
 
     python -m recipes.nano_moving runs/moving      # the decoder alone, on pictures and clips
     python -m recipes.nano runs/moving             # in place of the package's
+    python -m recipes.nano runs/moving 0.5         # or the mean of both: that share is the run's
 """
 
 from __future__ import annotations
@@ -74,13 +75,13 @@ def decoder_of(folder: Path) -> Transformer:
     return decoder
 
 
-def assemble(vision: VisionTokenizer, decoder_folder: Path) -> Checkpoint:
-    """The checkpoint of a run and a tokenizer; the decoder in bfloat16, which halves the file."""
+def assemble(vision: VisionTokenizer, decoder: Transformer, text: TextTokenizer) -> Checkpoint:
+    """The checkpoint of these; the decoder in bfloat16, which halves the file."""
     return Checkpoint(
         name="nano",
         card=CARD,
-        decoder=decoder_of(decoder_folder).to(torch.bfloat16).eval(),
-        text=TextTokenizer.from_folder(decoder_folder),
+        decoder=decoder.to(torch.bfloat16).eval(),
+        text=text,
         codec=Codec(vision, PREPROCESSOR),
     )
 
@@ -88,17 +89,37 @@ def assemble(vision: VisionTokenizer, decoder_folder: Path) -> Checkpoint:
 def main(vision_folder: Path, decoder_folder: Path) -> None:
     """Write the checkpoint into the package, and the logs it came from into docs/nano."""
     vision = nano_vision.opened(vision_folder / nano_vision.MODEL)
-    assemble(vision, decoder_folder).save(HOME)
+    text = TextTokenizer.from_folder(decoder_folder)
+    assemble(vision, decoder_of(decoder_folder), text).save(HOME)
     keep_log(vision_folder, "vision")
     keep_log(vision_folder / "picture", "picture")
     keep_log(decoder_folder, "decoder")
 
 
-def longer(decoder_folder: Path) -> None:
-    """Put a decoder that went on from the package's in its place."""
+def longer(run: Path, share: float = 1.0) -> None:
+    """Put a decoder that went on from the package's in its place, or the mean of both.
+
+    What lies between two runs often knows better what neither has seen (Wortsman et al., "Model
+    soups", arXiv 2203.05482). The run's `share` of the mean is 1 where it is to be left alone.
+    """
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    assemble(nano.codec.vision, decoder_folder).save(HOME)
-    keep_log(decoder_folder, decoder_folder.name)
+    decoder = decoder_of(run)
+    if share < 1:
+        decoder = mean_of(nano.decoder, decoder, share)
+    assemble(nano.codec.vision, decoder, nano.text).save(HOME)
+    keep_log(run, run.name)
+
+
+def mean_of(before: Transformer, after: Transformer, share: float) -> Transformer:
+    """The decoder that is `share` of the way from one to another; SystemExit if shapes differ."""
+    if before.config != after.config:
+        raise SystemExit("the run has another shape than the package's nano: no mean of both")
+    mean = Transformer(after.config)
+    ends = before.state_dict(), after.state_dict()
+    mean.load_state_dict(
+        {name: torch.lerp(ends[0][name], ends[1][name], share) for name in ends[0]}
+    )
+    return mean
 
 
 def keep_log(run: Path, name: str) -> None:
@@ -109,6 +130,6 @@ def keep_log(run: Path, name: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        longer(Path(sys.argv[1]))
+        longer(Path(sys.argv[1]), *map(float, sys.argv[2:3]))
     else:
         main(Path("runs/vision"), Path("runs/decoder"))

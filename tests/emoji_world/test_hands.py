@@ -10,7 +10,7 @@ import pytest
 
 from emu3.emoji_world import HANDS, OBJECTS, STYLES, Hands, held_out
 from emu3.emoji_world import icons as icons_module
-from emu3.emoji_world.download import OTHERS, PACKAGES
+from emu3.emoji_world.download import OTHERS, PACKAGES, READ
 from emu3.emoji_world.hands import learnt
 from emu3.emoji_world.icons import name_in
 
@@ -22,7 +22,7 @@ def everything() -> np.ndarray:
 
 def test_the_styles_come_first_and_keep_their_places() -> None:
     assert HANDS[: len(STYLES)] == STYLES
-    assert len(set(HANDS)) == len(STYLES) + len(OTHERS)
+    assert len(set(HANDS)) == len(STYLES) + len(OTHERS) + len(READ)
 
 
 @pytest.mark.parametrize(("other", "style"), [("blob", "noto"), ("shaded", "fluent")])
@@ -62,22 +62,22 @@ def test_hands_are_drawn_side_by_side(tmp_path: Path, monkeypatch: pytest.Monkey
     for style in PACKAGES:
         icons = {name: {"body": body} for name in few}
         (tmp_path / f"{style}.json").write_text(json.dumps({"icons": icons}))
-    for other in OTHERS:
+    for other in (*OTHERS, *READ):
         icons = {few[1]: {"body": body.replace("#f00", "#00f")}}
         (tmp_path / f"{other}.json").write_text(json.dumps({"icons": icons}))
     hands = Hands.load(tmp_path)
     array = hands.icons.arrays[48]
-    assert array.shape[:2] == hands.redrawn.array.shape[:2] == hands.learnt.shape == (4, 7)
+    assert array.shape[:2] == hands.redrawn.array.shape[:2] == hands.learnt.shape == (4, 9)
     assert (array[1, :3, 24, 24] == (255, 0, 0, 255)).all()
     assert (array[1, 3:, 24, 24] == (0, 0, 255, 255)).all()
     assert not array[[0, 2, 3], 3:].any()
     assert not hands.redrawn.array[[0, 2, 3], 3:].any()
-    assert hands.others.tolist() == [[1, 3], [1, 4], [1, 5]]
+    assert hands.others.tolist() == [[1, 3], [1, 4], [1, 5]]  # the last two are only read
     assert hands.learnt.tolist() == [
-        [False, True, True, *[False] * 4],
-        [True, False, True, True, True, True, False],
-        [True, True, False, *[False] * 4],
-        [True, True, True, *[False] * 4],
+        [False, True, True, *[False] * 6],
+        [True, False, True, True, True, True, False, True, True],
+        [True, True, False, *[False] * 6],
+        [True, True, True, *[False] * 6],
     ]
     silent = [True, True, True, *[False] * 4]  # held out or not, somebody drew it
     assert hands.drew.tolist() == [silent, [True] * 7, silent, silent]

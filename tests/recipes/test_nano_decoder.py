@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.card import Card
 from emu3.emoji_world import (
     HANDS,
     OBJECTS,
@@ -22,7 +21,7 @@ from emu3.emoji_world import (
 from emu3.testing import byte_tokenizer
 from emu3.train.documents import Document
 from emu3.vision.tokenizer import VisionTokenizer
-from recipes import nano, nano_decoder
+from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 
 MIX = Mix(drawn=20, asked=6, named=8, freely=3, others=4)
@@ -135,7 +134,3 @@ def test_no_held_out_pair_is_shown(steps: list[Sequence[Document]]) -> None:
     words = " ".join(said(each).lower() for step in steps for each in step)
     assert "style" in words
     assert not any(pair in words for pair in held)
-
-
-def test_the_package_has_the_card_of_the_recipe() -> None:
-    assert Card.of(nano.HOME, "nano") == nano.CARD

@@ -30,6 +30,12 @@ OTHERS = {
 }
 """npm packages of other hands' drawings of the same things, as far as they drew them."""
 
+READ = {
+    "openmoji": "@iconify-json/openmoji@1.2.29",  # CC BY-SA 4.0
+    "emojione-v1": "@iconify-json/emojione-v1@1.2.3",  # CC BY-SA 4.0: what EmojiOne was before
+}
+"""The same, of hands whose drawings are only named, never drawn: they are to be shared alike."""
+
 _MEMBER = "package/icons.json"
 
 

@@ -1,8 +1,9 @@
 """Everything that is drawn by somebody: the three styles, and other hands to learn from besides.
 
 nano is asked for three styles and judged in them. What a thing looks like it may learn from more
-artists than these, who drew only some of the things. Two of them are the same artists at another
-time: where a style of theirs is held out, so is their other drawing.
+artists than these, who drew only some of the things; some it is never asked to draw like. Two of
+them are the same artists at another time: where a style of theirs is held out, so is their other
+drawing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emu3.emoji_world.download import OTHERS, PACKAGES, STYLES
+from emu3.emoji_world.download import OTHERS, PACKAGES, READ, STYLES
 from emu3.emoji_world.icons import SIZES, Icons
 from emu3.emoji_world.redrawing import Redrawn
 from emu3.emoji_world.split import held_out
 
-HANDS = (*STYLES, *OTHERS)
-"""The three styles, and behind them the others."""
+HANDS = (*STYLES, *OTHERS, *READ)
+"""The three styles, behind them the others, and last those whose drawings are only named."""
+
+_ASKED_FOR = len(STYLES) + len(OTHERS)
 
 _SAME_ARTIST = {"blob": "noto", "shaded": "fluent"}
 
@@ -34,21 +37,21 @@ class Hands(NamedTuple):
     @classmethod
     def load(cls, folder: Path | None = None) -> Hands:
         """Read the drawings, fetching and making what the folder lacks: some minutes once."""
-        both = (PACKAGES, OTHERS)
-        icons = [Icons.load(folder, packages).arrays for packages in both]
-        redrawn = [Redrawn.load(folder, packages).array for packages in both]
+        every = (PACKAGES, OTHERS, READ)
+        icons = [Icons.load(folder, packages).arrays for packages in every]
+        redrawn = [Redrawn.load(folder, packages).array for packages in every]
         arrays = {size: np.concatenate([each[size] for each in icons], 1) for size in SIZES}
         return cls(Icons(arrays), Redrawn(np.concatenate(redrawn, 1)), learnt(arrays[SIZES[0]]))
 
     @property
     def drew(self) -> NDArray[np.bool_]:
-        """Mask [400, hands] of the things that each hand drew, to be learnt from or not."""
-        return there(self.icons.arrays[SIZES[0]])
+        """Mask [400, hands to be asked for] of what each of them drew, to be learnt from or not."""
+        return there(self.icons.arrays[SIZES[0]][:, :_ASKED_FOR])
 
     @property
     def others(self) -> NDArray[np.int64]:
-        """The pairs of the other hands to train on, as rows (object, hand)."""
-        pairs = np.argwhere(self.learnt)
+        """The pairs of the other hands to learn to draw, as rows (object, hand)."""
+        pairs = np.argwhere(self.learnt[:, :_ASKED_FOR])
         return pairs[pairs[:, 1] >= len(STYLES)]
 
 
