@@ -10,7 +10,7 @@ EXTRAS := dev,emoji,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint types format eval hooks clean help
+.PHONY: demo test slow lint types format eval hooks clean help
 .DELETE_ON_ERROR:
 
 demo: .venv/core ## draw an apple, then ask what it is
@@ -19,8 +19,11 @@ demo: .venv/core ## draw an apple, then ask what it is
 	$(BIN)/emu3 chat out/apple.png "What is this?"
 	@echo "The picture is in out/apple.png"
 
-test: .venv/dev ## run the tests; make test ARGS="-k layers" runs some
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/dev ## run the tests but the slow ones; make test ARGS="-k layers" runs some
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: .venv/dev ## run the slow ones: processes, a browser, what the README says
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: .venv/dev ## check style
 	$(BIN)/ruff check .

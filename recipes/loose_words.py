@@ -27,8 +27,8 @@ from emu3.emoji_world import (
 )
 
 OPEN = 0.25  # captions of pictures in the three styles that leave the style open,
-MADE_UP = 0.12  # that ask for a style that is none,
-NEVER = 0.10  # or for a hand that never drew the thing, where there is one
+MADE_UP = 0.20  # that ask for a style that is none,
+NEVER = 0.20  # or for a hand that never drew the thing, where there is one
 ADORNED = 0.15  # captions in which the thing has an adjective, for what it is worth,
 OTHERWISE = 0.15  # and of clips that slide, in which it does not just move
 

@@ -57,8 +57,8 @@ CARD = Card(
     description=(
         "nano draws and names 400 objects in three icon styles, and moves them. Trained from "
         "scratch by recipes/ on pictures and clips composed of Noto Emoji (Apache-2.0), Fluent "
-        "Emoji (MIT), Twemoji, EmojiOne and Streamline Emojis (CC BY 4.0); see NOTICE and "
-        "docs/nano.md."
+        "Emoji (MIT), Twemoji, EmojiOne and Streamline Emojis (CC BY 4.0); names also on pictures "
+        "of OpenMoji and the first EmojiOne (CC BY-SA 4.0); see NOTICE and docs/nano.md."
     ),
 )
 

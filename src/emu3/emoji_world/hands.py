@@ -19,16 +19,14 @@ from emu3.emoji_world.icons import SIZES, Icons
 from emu3.emoji_world.redrawing import Redrawn
 from emu3.emoji_world.split import held_out
 
-HANDS = (*STYLES, *OTHERS, *READ)
-"""The three styles, behind them the others, and last those whose drawings are only named."""
-
-_ASKED_FOR = len(STYLES) + len(OTHERS)
+HANDS = (*STYLES, *OTHERS)
+"""Those who can be asked for: the three styles, and behind them the others."""
 
 _SAME_ARTIST = {"blob": "noto", "shaded": "fluent"}
 
 
 class Hands(NamedTuple):
-    """Drawings by all of `HANDS`, in their order, and which of them may be learnt from."""
+    """Drawings by all of `HANDS` and behind them `READ`, and which of them may be learnt from."""
 
     icons: Icons
     redrawn: Redrawn
@@ -45,13 +43,13 @@ class Hands(NamedTuple):
 
     @property
     def drew(self) -> NDArray[np.bool_]:
-        """Mask [400, hands to be asked for] of what each of them drew, to be learnt from or not."""
-        return there(self.icons.arrays[SIZES[0]][:, :_ASKED_FOR])
+        """Mask [400, HANDS] of what each of them drew, to be learnt from or not."""
+        return there(self.icons.arrays[SIZES[0]][:, : len(HANDS)])
 
     @property
     def others(self) -> NDArray[np.int64]:
         """The pairs of the other hands to learn to draw, as rows (object, hand)."""
-        pairs = np.argwhere(self.learnt[:, :_ASKED_FOR])
+        pairs = np.argwhere(self.learnt[:, : len(HANDS)])
         return pairs[pairs[:, 1] >= len(STYLES)]
 
 
