@@ -102,6 +102,8 @@ def longer(run: Path, share: float = 1.0) -> None:
     What lies between two runs often knows better what neither has seen (Wortsman et al., "Model
     soups", arXiv 2203.05482). The run's `share` of the mean is 1 where it is to be left alone.
     """
+    if not 0 < share <= 1:
+        raise SystemExit(f"a share of {share}: above 0, and 1 at most")
     nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
     decoder = decoder_of(run)
     if share < 1:

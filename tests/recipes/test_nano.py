@@ -55,6 +55,14 @@ def test_of_two_shapes_there_is_no_mean(config: DecoderConfig) -> None:
         nano.mean_of(fresh(config, 0), fresh(deeper, 0), 0.5)
 
 
+@pytest.mark.parametrize("share", [-0.5, 0.0, 1.5, float("nan")])
+def test_a_share_is_a_share(share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nano, "HOME", tmp_path)
+    with pytest.raises(SystemExit, match="at most"):
+        nano.longer(tmp_path / "run", share)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_a_run_goes_into_the_package_alone_or_halfway(
     share: float, text: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
