@@ -15,6 +15,7 @@ from emu3.precision import BF16, FP32, INT4, INT8, PRECISIONS, Precision
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", CASES)
 def test_every_way_draws_the_whole_picture(way: str) -> None:
     if CASES[way].dense:
@@ -31,6 +32,7 @@ def test_every_way_draws_the_whole_picture(way: str) -> None:
     assert result.peak > result.bytes_a_pass
 
 
+@pytest.mark.slow
 def test_a_case_runs_in_a_process_of_its_own_and_fails_alone() -> None:
     good, bad = run_all(
         [Case("nano", "windows", "int8"), Case("nano", "batched", "int8", seconds=1)]

@@ -13,6 +13,7 @@ from typer.testing import Result
 Emu3Command = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_figures_go_to_a_file_and_to_stdout(emu3: Emu3Command, tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     options = ("--way", "windows", "--seconds", 1, "--json", "-o", out)
@@ -24,6 +25,7 @@ def test_figures_go_to_a_file_and_to_stdout(emu3: Emu3Command, tmp_path: Path) -
     assert said["machine"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_a_table_for_people(emu3: Emu3Command) -> None:
     done = emu3("bench", "nano", "--way", "sequential", "--seconds", 1, "--dtype", "int4")
     assert done.exit_code == 0, done.output

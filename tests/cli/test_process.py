@@ -72,6 +72,7 @@ def test_the_front_door_is_lazy_but_whole() -> None:
         emu3.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_ctrl_c_while_drawing_leaves_nothing(
     checkpoint: Checkpoint, tmp_path: Path, here: Path

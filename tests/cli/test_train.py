@@ -68,6 +68,7 @@ def test_from_samples_to_a_model(
     assert str(tiny) not in card
 
 
+@pytest.mark.slow
 def test_weights_of_data_new_weights_and_an_adapter(
     data: Path, tiny: Path, here: Path, emu3: Emu3Command
 ) -> None:
