@@ -79,6 +79,7 @@ def process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Po
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 @pytest.mark.timeout(3 * PATIENCE)
 def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:

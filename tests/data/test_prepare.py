@@ -67,6 +67,7 @@ def test_bad_samples_are_told_and_counted(samples: Path, whole: Path) -> None:
     assert json.loads((whole / "index.json").read_text())["skipped"] == 12
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(
     samples: Path, whole: Path, model: Model, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_killed_and_run_again_is_never_killed(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(
     samples: Path, model: Model, tmp_path: Path
 ) -> None:
