@@ -42,6 +42,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs_as_printed(reference: Path) -> None:
     names = run(DRAW, reference)
     assert names["model"].dtype == torch.bfloat16
@@ -51,6 +52,7 @@ def test_the_quickstart_runs_as_printed(reference: Path) -> None:
     assert (picture.size, after) == ((64, 64), "<|extra_204|>")
 
 
+@pytest.mark.slow
 def test_the_quickstart_draws_what_the_original_draws(
     reference: Path, golden: dict[str, Tensor]
 ) -> None:
@@ -80,6 +82,7 @@ def batch(masked: bool) -> dict[str, str]:
     return {**GREEDY, **changes}
 
 
+@pytest.mark.slow
 def test_two_prompts_in_a_batch_are_drawn_as_the_original_draws_them(
     reference: Path, golden: dict[str, Tensor]
 ) -> None:
@@ -91,6 +94,7 @@ def test_two_prompts_in_a_batch_are_drawn_as_the_original_draws_them(
     assert torch.equal(names["outputs"], golden["batch.output"].long())
 
 
+@pytest.mark.slow
 def test_two_prompts_in_a_batch_are_drawn_as_alone_once_masked(
     reference: Path, golden: dict[str, Tensor]
 ) -> None:

@@ -58,6 +58,7 @@ def test_nothing_held_out_shows_and_they_are_made_once(tmp_path: Path) -> None:
         assert torch.equal(again[ratio], first)
 
 
+@pytest.mark.slow
 def test_another_seed_makes_others(tmp_path: Path) -> None:
     made = []
     for seed in (0, 0, 1):
@@ -69,6 +70,7 @@ def test_another_seed_makes_others(tmp_path: Path) -> None:
     assert same.float().mean() < 0.1
 
 
+@pytest.mark.slow
 def test_other_hands_show_themselves_alone_where_there_are_any(tmp_path: Path) -> None:
     """Object 1 was drawn by none of them, all others by the first one."""
     more = len(HANDS) - len(STYLES)
