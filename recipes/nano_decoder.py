@@ -134,12 +134,14 @@ class Lessons:
         *variations: Mapping[str, torch.Tensor],
         others: NDArray[np.int64] | None = None,
         say: Say = caption,
+        pairs: NDArray[np.int64] | None = None,
     ) -> None:
         """What there is to teach with.
 
         `variations`, each as often as another, by ratio: codes [objects, any number, h, w] of
         drawings of no style. `others`: rows (object, hand) of pictures by other hands; `icons`
-        has their drawings, too. `say`: how pictures to draw are captioned.
+        has their drawings, too. `say`: how pictures to draw are captioned. `pairs`: rows (object,
+        style) of the pictures that are not by others; all that are not held out, unless told.
         """
         self.mix, self.variations, self.others = mix, variations, others
         self.say = say
@@ -147,7 +149,7 @@ class Lessons:
         self.prompts = Prompts.of(text)
         self.visual = text.vocabulary.visual
         self.alike = nearest_entries(vision.quantize.embedding.weight.detach(), NEAREST)
-        self.pairs = seen_pairs()
+        self.pairs = seen_pairs() if pairs is None else pairs
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
         """As many documents of each kind as the mix says."""

@@ -21,7 +21,7 @@ from emu3.emoji_world import Hands
 from emu3.text import TextTokenizer
 from emu3.train.compiled import MULTIPLE
 from emu3.train.documents import Document
-from recipes import nano_decoder, nano_longer
+from recipes import further_things, nano_decoder, nano_longer
 from recipes.clip_lessons import ClipLessons, ClipMix
 from recipes.looking_back import deeper
 from recipes.loose_words import LooseWords
@@ -36,7 +36,7 @@ RUN = replace(
     hold=450,
     schedule="linear",
     multiple=4 * MULTIPLE,  # clips are of many lengths, and each is compiled by itself
-    seed=11,
+    seed=12,
 )
 
 FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
@@ -45,8 +45,9 @@ FOLLOWING = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 A decoder that has its block more has been through this, and goes on with everything.
 """
 
-FEWER = 3  # variations of drawings than are made for a decoder that only learns pictures
-STILLS = Mix(drawn=14, asked=2, named=60, others=6)
+FEWER = 4  # variations of drawings than are made for a decoder that only learns pictures
+STILLS = Mix(drawn=20, asked=2, named=34, others=6)
+FURTHER = Mix(drawn=20, asked=0, named=0)  # of things that are known in two styles alone
 STILLS_WEIGHT = 2.0  # clips are longer, and of their codes many are easily foreseen
 FOLLOWED, ASIDE = 16, ClipMix(which_way=10)  # clips to follow, and what else there is then
 MIX = ClipMix(drawn=4, longer=2, asked=5, which_way=3)
@@ -61,6 +62,7 @@ class Course:
     """What is taught in each step; how many there were is part of a checkpoint."""
 
     stills: Lessons
+    further: Lessons
     clips: ClipLessons
     following: Mapping[int, int]
     step: int = 0
@@ -69,7 +71,10 @@ class Course:
         """The documents of the next step."""
         ways = next((ways for until, ways in self.following.items() if self.step < until), None)
         self.step += 1
-        stills = [replace(each, weights=STILLS_WEIGHT * each.weights) for each in self.stills(rng)]
+        stills = [
+            replace(each, weights=STILLS_WEIGHT * each.weights)
+            for each in [*self.stills(rng), *self.further(rng)]
+        ]
         if ways is None:
             return stills + self.clips(rng, MIX)
         return stills + self.clips(rng, ASIDE) + self.clips.followed(rng, FOLLOWED, ways)
@@ -88,9 +93,17 @@ def main(folder: Path) -> Transformer:
     nano, hands = nano_longer.opened(folder), Hands.load()
     words = LooseWords(hands.drew)
     stills = nano_longer.lessons_for(nano, STILLS, hands, folder, FEWER, RUN.seed, words.picture)
+    further = Lessons(
+        FURTHER,
+        nano.codec.vision,
+        nano.text,
+        further_things.icons(),
+        say=further_things.said,
+        pairs=further_things.pairs(),
+    )
     clips = ClipLessons.of(nano.codec.vision, nano.text, hands.icons, words.clip)
     grown = looking_back(nano.decoder, nano.text, clips)
-    course = Course(stills, clips, {} if grown is nano.decoder else FOLLOWING)
+    course = Course(stills, further, clips, {} if grown is nano.decoder else FOLLOWING)
     decoder = nano_longer.ready(grown, RUN)
     return nano_decoder.learn(decoder, nano.text, nano.codec.vision, RUN, folder, course)
 

@@ -11,6 +11,7 @@ from emu3.emoji_world import Icons
 from emu3.testing import byte_tokenizer
 from emu3.train.decoder import fresh
 from recipes.clip_lessons import ClipLessons
+from recipes.further_things import pairs, said
 from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_moving import (
     ASIDE,
@@ -23,26 +24,27 @@ from recipes.nano_moving import (
 from tests.recipes.test_nano_decoder import Flat
 
 TEXT = byte_tokenizer(2048)
-STILLS = Mix(drawn=3, asked=1, named=0)
+STILLS, FURTHER = Mix(drawn=3, asked=1, named=0), Mix(drawn=2, asked=0, named=0)
 
 
 @pytest.fixture(scope="module")
 def course(icons: Icons) -> Course:
     stills, clips = Lessons(STILLS, Flat(), TEXT, icons), ClipLessons.of(Flat(), TEXT, icons)
-    return Course(stills, clips, FOLLOWING)
+    further = Lessons(FURTHER, Flat(), TEXT, icons, say=said, pairs=pairs())
+    return Course(stills, further, clips, FOLLOWING)
 
 
 def test_first_clips_are_followed_then_there_is_everything(course: Course) -> None:
     rng, last = np.random.default_rng(0), max(FOLLOWING)
     before = replace(course, step=last - 1)
-    stills = STILLS.drawn + STILLS.asked
+    stills = STILLS.drawn + STILLS.asked + FURTHER.drawn
     assert (len(before(rng)), before.step) == (stills + ASIDE.which_way + FOLLOWED, last)
     assert len(before(rng)) == stills + MIX.drawn + MIX.longer + MIX.asked + MIX.which_way
 
 
 def test_who_has_been_through_it_has_everything_at_once(course: Course) -> None:
     again = replace(course, following={})(np.random.default_rng(0))
-    stills = STILLS.drawn + STILLS.asked
+    stills = STILLS.drawn + STILLS.asked + FURTHER.drawn
     assert len(again) == stills + MIX.drawn + MIX.longer + MIX.asked + MIX.which_way
 
 
