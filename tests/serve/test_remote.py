@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -113,4 +115,35 @@ def test_the_connection_goes_where_was_looked(
         with pytest.raises(Problem, match=message):
             remote.fetch("http://example.com/a?b", "url", settings)
     assert went == [("1.2.3.4", 80)]
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["", "head", "body"]
+)
+def test_an_answer_that_drips_is_not_waited_for(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    sent = bytearray()
+
+    def drip() -> None:
+        try:
+            theirs.sendall(begin)
+            while len(sent) < 400:  # twenty times as long as is waited for, and never silent
+                theirs.sendall(b"x")
+                sent.append(0)
+                time.sleep(0.01)
+        except OSError:  # hung up
+            pass
+
+    monkeypatch.setattr(remote, "SECONDS", 0.2)
+    monkeypatch.setattr(remote, "public_address", lambda host, port, param: "1.2.3.4")
+    monkeypatch.setattr(socket, "create_connection", lambda where, timeout: ours)
+    other = threading.Thread(target=drip)
+    other.start()
+    with pytest.raises(Problem, match="could not be fetched"):
+        remote.fetch("http://example.com/a.png", "url", ALLOWED)
+    other.join()
+    assert len(sent) < 400
     theirs.close()

@@ -10,12 +10,14 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from emu3.serve.problems import bad
 from emu3.serve.settings import Settings
 
-SECONDS = 10.0
+SECONDS = 10.0  # to connect, and again for all of the answer
 
 
 def fetch(url: str, param: str, settings: Settings) -> bytes:
@@ -74,18 +76,35 @@ def _get(
     scheme: str, host: str, port: int, address: str, target: str, most: int, param: str
 ) -> bytes:
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    connection.sock = socket.create_connection((address, port), timeout=SECONDS)
+    sock = socket.create_connection((address, port), timeout=SECONDS)
+    if scheme == "https":
+        context = ssl.create_default_context()
+        sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    late = threading.Event()
+
+    def hang_up() -> None:
+        late.set()
+        with suppress(OSError):
+            # Not TLS's own, which would wait for the other side to agree.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(SECONDS, hang_up)
+    timer.start()
     try:
-        if scheme == "https":
-            context = ssl.create_default_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+        if isinstance(sock, ssl.SSLSocket):
+            sock.do_handshake()
+        connection.sock = sock
         connection.request("GET", target, headers={"Accept": "image/*"})
         answer = connection.getresponse()
         if answer.status != 200:
             raise bad(param, f"the picture's host answers with status {answer.status}")
         data = answer.read(most + 1)
     finally:
+        timer.cancel()
         connection.close()
+        sock.close()
+    if late.is_set():  # half a picture is none
+        raise TimeoutError
     if len(data) > most:
         raise bad(param, f"more than {most} bytes (limit max_fetch)")
     return data
