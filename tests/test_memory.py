@@ -62,6 +62,27 @@ def test_what_cannot_be_made_narrow_stays_as_narrow_as_it_can(
     assert memory.fitting(tiny, tiny_vision().config, CPU) == INT8
 
 
+def test_places_are_those_of_a_cache_that_may_be_there_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_decoder()
+    cache = model.new_cache(1, 50)
+    twice = 2 * (cache.keys.nbytes + cache.values.nbytes)
+    monkeypatch.setattr(memory, "available", lambda device: 1.25 * twice)
+    assert memory.cache_places(model) == 50
+    monkeypatch.setattr(memory, "available", lambda device: 0)
+    assert memory.cache_places(model) == 1
+
+
+def test_what_pytorch_holds_on_a_gpu_and_does_not_use_is_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GB, 24 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 17 * GB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 6 * GB)
+    assert memory.available(torch.device("cuda")) == 16 * GB
+
+
 def test_there_is_some_memory() -> None:
     tensor = torch.empty(1)
     assert tensor.nbytes < memory.available(CPU) < 2**50

@@ -57,6 +57,22 @@ def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
         assert alone.images[0].size == together.images[index].size
 
 
+def test_pictures_are_drawn_one_after_another_where_memory_is_scarce(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together, told = MODEL.image(PROMPTS, ratio=RATIOS, seed=5), list[list[int]]()
+
+    def on_row(done: int, total: int, rows: Sequence[Tensor]) -> None:
+        told.append([len(each) for each in rows])
+
+    monkeypatch.setattr("emu3.pictures.cache_places", lambda model: 1)
+    alone = MODEL.image(PROMPTS, ratio=RATIOS, seed=5, on_row=on_row)
+    assert equal(alone.codes, together.codes)
+    heights = [len(each) for each in alone.codes]
+    assert all(heights[0] == rows[0] or rows[1:] == [0, 0] for rows in told)
+    assert told[-1] == heights
+
+
 def test_several_pictures_of_a_prompt_have_seeds_in_a_row() -> None:
     out = MODEL.image(PROMPTS[:2], num_images=3, seed=10)
     assert [(s.prompt, s.seed) for s in out.settings] == [

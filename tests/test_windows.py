@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -74,6 +75,19 @@ def test_slots_are_refilled_and_nobody_notices(slots: int) -> None:
     if slots > 1:  # a short picture left before a long one was done, and another came
         changes = [b for a, b in pairwise(seen) if a != b]
         assert any(len(active) == slots for active in changes)
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_as_many_at_a_time_as_there_are_places_for(many: int) -> None:
+    sampling, drawn, seen = Sampling(top_k=20), pictures(True), set[int]()
+    drawing = Drawing(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, 3.0, window=2)
+    each = 2 * max(map(drawing.room, drawn))
+    for places in (many * each, (many + 1) * each - 1):
+        drawn = pictures(True)
+        replace(drawing, places=places).run(drawn, lambda active: seen.add(len(active)))
+        assert [picture.codes for picture in drawn] == slow(sampling, True, 3.0)
+        assert max(seen) == many
+    replace(drawing, places=1).run(pictures(True)[:1])  # one is always drawn
 
 
 def test_line_ends_ride_along() -> None:

@@ -19,6 +19,7 @@ GUIDED = 2  # sequences in a batch: the prompt's and the negative prompt's
 # Measured at its true size: 5.1 GB at 720x720 and 9.2 GB at 1024x1024, which are 9.6 and 8.5.
 FINEST = 10
 SPARE = 0.5e9  # bytes for everything else
+SHARE = 0.4  # of the free memory for caches: while rows join one, it is there twice
 
 
 def weight_bytes(config: DecoderConfig, to: Precision) -> int:
@@ -36,6 +37,13 @@ def cache_bytes(config: DecoderConfig, ids: int, to: Precision) -> int:
     """Of the keys and values of a guided picture of so many ids, prompts included."""
     channels = config.num_key_value_heads * config.head_dim
     return 2 * config.num_hidden_layers * channels * ids * GUIDED * to.dtype.itemsize
+
+
+def cache_places(model: Transformer) -> int:
+    """How many ids of one row fit into a cache of the memory that is free now, one at least."""
+    config = model.config
+    heads = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return max(1, int(SHARE * available(model.device) / (2 * heads * model.dtype.itemsize)))
 
 
 def picture_bytes(config: DecoderConfig, vision: VisionConfig) -> int:
@@ -59,7 +67,9 @@ def needed(config: DecoderConfig, vision: VisionConfig, to: Precision) -> int:
 def available(device: torch.device) -> int:
     """Bytes that a process could take now, on a GPU or of the machine (and of its container)."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What PyTorch holds and does not use is its own to give again.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     limits = [_meminfo(), _container()]
     return min(limit for limit in limits if limit is not None)
 

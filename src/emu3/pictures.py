@@ -13,6 +13,7 @@ from emu3.checkpoint import Checkpoint
 from emu3.errors import InputError
 from emu3.image import size_in_codes
 from emu3.limits import check_context, check_guidance, check_seed
+from emu3.memory import cache_places
 from emu3.output import Settings
 from emu3.sampling import Sampling
 from emu3.windows import Drawing, OnPass, Picture, window_for
@@ -32,8 +33,8 @@ def draw(
     allow_special: bool,
     on_row: OnRow | None,
 ) -> list[Tensor]:
-    """Codes [h, w] for each of the settings, drawn in one batch; raises InputError where a prompt
-    and its picture exceed the context.
+    """Codes [h, w] for each of the settings, as many at a time as there is memory for; raises
+    InputError where a prompt and its picture exceed the context.
     """
     prompts, grammar = checkpoint.prompts, checkpoint.prompts.grammar
     factor = checkpoint.codec.vision.config.spatial_factor
@@ -59,7 +60,9 @@ def draw(
     ]
     window = window_for(checkpoint.decoder, len(pictures) * len(pictures[0].prompts))
     told = (lambda active: None) if on_row is None else _row_reporter(on_row, pictures)
-    Drawing(checkpoint.decoder, grammar, sampling, scale, window).run(pictures, told)
+    places = cache_places(checkpoint.decoder)
+    drawing = Drawing(checkpoint.decoder, grammar, sampling, scale, window, places=places)
+    drawing.run(pictures, told)
     return [torch.tensor(each.codes).view(each.size) for each in pictures]
 
 

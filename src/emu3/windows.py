@@ -143,7 +143,9 @@ OnPass = Callable[[Sequence[Picture]], None]
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn: `window` codes a pass and at most `slots` pictures at a time."""
+    """How pictures are drawn: `window` codes a pass and at most `slots` pictures at a time, or as
+    many, one at least, as have room in a cache of `places` ids of one row.
+    """
 
     model: Transformer
     grammar: Grammar
@@ -151,6 +153,7 @@ class Drawing:
     guidance_scale: float
     window: int
     slots: int = 64
+    places: int | None = None  # None: as many as it takes
 
     @torch.inference_mode()
     def run(self, pictures: Sequence[Picture], on_pass: OnPass = lambda active: None) -> None:
@@ -158,9 +161,10 @@ class Drawing:
         waiting = [picture for picture in pictures if not picture.done]
         active = list[Picture]()
         capacity = max(map(self.room, waiting), default=0)
+        slots = self.at_a_time(waiting, capacity)
         cache: Cache | None = None
         while waiting or active:
-            if free := min(self.slots - len(active), len(waiting)):
+            if free := min(slots - len(active), len(waiting)):
                 fresh = self.read(waiting[:free], capacity)
                 if cache is None or not active:
                     cache = fresh
@@ -174,6 +178,13 @@ class Drawing:
             if any(going_on) and not all(going_on):
                 cache.keep([row for row, still in enumerate(going_on) if still])
             active = [picture for picture in active if not picture.done]
+
+    def at_a_time(self, waiting: Sequence[Picture], capacity: int) -> int:
+        """How many pictures may be drawn at a time, each row of which has `capacity` places."""
+        if self.places is None or not waiting:
+            return self.slots
+        rows = max(len(picture.prompts) for picture in waiting)
+        return max(1, min(self.slots, self.places // (rows * capacity)))
 
     def room(self, picture: Picture) -> int:
         """Places in the cache that a picture can come to need."""

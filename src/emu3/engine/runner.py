@@ -42,11 +42,10 @@ from emu3.engine.ticket import Listener, Ticket
 from emu3.engine.tokens import TokensBatch, TokensJob
 from emu3.errors import InputError
 from emu3.limits import check_seed
-from emu3.memory import available
+from emu3.memory import cache_places
 
 LOG = logging.getLogger("emu3.engine")
 BUG = "the engine failed; its log says more"
-SHARE = 0.4  # of the free memory for caches: while rows join, a cache is there twice
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Engine:
         Raises InputError on a bound below 1.
         """
         self.checkpoint = checkpoint
-        most = default_places(checkpoint) if places is None else places
+        most = cache_places(checkpoint.decoder) if places is None else places
         self._scheduler: Scheduler[Job] = Scheduler(queue, slots, most)
         self._batches: dict[Hashable, PictureBatch | ChatBatch | TokensBatch] = {}
         self._counts = Counts()
@@ -290,11 +289,3 @@ class Engine:
         self._counts.said += isinstance(end, Said)
         self._counts.failed += isinstance(end, Failed)
         self._counts.cancelled += isinstance(end, Cancelled)
-
-
-def default_places(checkpoint: Checkpoint) -> int:
-    """Places that fit into the memory that is free now."""
-    model = checkpoint.decoder
-    config = model.config
-    heads = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return max(1, int(SHARE * available(model.device) / (2 * heads * model.dtype.itemsize)))

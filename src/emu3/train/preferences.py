@@ -19,6 +19,7 @@ from PIL import Image
 
 from emu3.checkpoint import Checkpoint
 from emu3.errors import InputError
+from emu3.memory import cache_places
 from emu3.progress import counting
 from emu3.sampling import Sampling
 from emu3.train.dpo import Pair
@@ -126,7 +127,7 @@ def read_drawn(path: Path) -> list[Drawn]:
 def _draw_one(
     checkpoint: Checkpoint, request: Request, voter: Voter, sampler: Sampler, first: int
 ) -> Drawn:
-    """Pictures with seeds from `first` on, all in one batch."""
+    """Pictures with seeds from `first` on, as many at a time as there is memory for."""
     prompts, card = checkpoint.prompts, checkpoint.card
     prompt = prompts.image(request.words + card.suffix, request.size)
     branches = [prompt, prompts.image(card.negative_prompt, request.size)]
@@ -138,7 +139,12 @@ def _draw_one(
     ]
     window = window_for(checkpoint.decoder, len(pictures) * len(branches))
     Drawing(
-        checkpoint.decoder, prompts.grammar, sampler.sampling, sampler.guidance_scale, window
+        checkpoint.decoder,
+        prompts.grammar,
+        sampler.sampling,
+        sampler.guidance_scale,
+        window,
+        places=cache_places(checkpoint.decoder),
     ).run(pictures)
     rows = [picture.rows() for picture in pictures]
     eos = checkpoint.text.vocabulary.eos
