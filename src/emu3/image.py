@@ -42,6 +42,8 @@ def open_image(path: Path, data: bytes | None = None) -> Image.Image:
             return picture
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name a file") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: not a picture that Pillow can read") from None
     except Image.DecompressionBombError:

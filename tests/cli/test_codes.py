@@ -148,6 +148,7 @@ def damaged(path: Path) -> None:
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
+    "a folder": (Path.mkdir, "codes.npz: is a folder"),
     "text": (lambda path: path.write_text("no codes"), "not a readable"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable"),
     "no zip": (lambda path: path.write_bytes(b"PK\x03\x04 and nothing"), "not a readable"),

@@ -169,7 +169,7 @@ PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
     "text": (lambda path: path.write_text("no picture"), "not a picture"),
     "empty": (lambda path: path.write_bytes(b""), "not a picture"),
-    "a folder": (Path.mkdir, "bad.png"),
+    "a folder": (Path.mkdir, "bad.png: is a folder"),
     "truncated": (truncated, "cut short"),
     "a bomb": (bomb, "too large"),
     "six to one": (lambda path: Image.new("RGB", (96, 16)).save(path), "at most 5 times"),

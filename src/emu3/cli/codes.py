@@ -241,6 +241,8 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             return {key: file[key] for key in ("codes", "model", "fps", "frames") if key in file}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name a file") from None
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
