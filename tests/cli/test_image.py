@@ -13,9 +13,10 @@ from rich.console import Console
 from typer.testing import Result
 
 from emu3.checkpoint import Checkpoint
+from emu3.cli import picture
 from emu3.cli.picture import names
 from emu3.cli.progress import drawing, fitting, half_blocks
-from emu3.output import PNG_KEY
+from emu3.output import PNG_KEY, ImageOutput
 from emu3.pipeline import Emu3
 
 Emu3Command = Callable[..., Result]
@@ -91,6 +92,38 @@ def test_interrupted_while_drawing(
     assert list(here.iterdir()) == []
 
 
+def test_some_at_a_time_are_those_drawn_at_once(
+    emu3: Emu3Command, tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("image", "a fox", "an owl", "-n", 2, "--model", tiny, "--seed", 3)
+    assert emu3(*command, "-o", "at.png").exit_code == 0
+    monkeypatch.setattr(picture, "AT_ONCE", 3)
+    assert emu3(*command, "-o", "some.png").exit_code == 0
+    for number in (1, 2, 3, 4):
+        once, some = here / f"at-{number}.png", here / f"some-{number}.png"
+        assert once.read_bytes() == some.read_bytes()
+
+
+def test_interrupted_later_what_is_drawn_is_there(
+    emu3: Emu3Command, tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, calls = Emu3.image, list[object]()
+
+    def stop(m: Emu3, prompts: list[str], **how: object) -> ImageOutput:
+        calls.append(prompts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(m, prompts, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Emu3, "image", stop)
+    monkeypatch.setattr(picture, "AT_ONCE", 2)
+    done = emu3("image", "a fox", "-n", 5, "--model", tiny, "-o", "fox.png")
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted; 2 of 5 pictures written\n"
+    assert done.stdout.split() == ["fox-1.png", "fox-2.png"]
+    assert {each.name for each in here.iterdir()} == {"fox-1.png", "fox-2.png"}
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_no_memory(
     error: Exception,
@@ -119,7 +152,7 @@ def test_a_bug_is_not_swallowed(
 def test_the_picture_grows_under_the_bar(checkpoint: Checkpoint) -> None:
     m = Emu3(checkpoint)
     console = Console(force_terminal=True, width=60, height=20, color_system="truecolor")
-    with console.capture() as captured, drawing(console, m.decode) as on_row:
+    with console.capture() as captured, drawing(console, 1, m.decode) as on_row:
         m.image("a fox", on_row=on_row)
     shown = captured.get()
     assert "4/4" in shown
@@ -127,8 +160,17 @@ def test_the_picture_grows_under_the_bar(checkpoint: Checkpoint) -> None:
     assert "▀" in shown
 
 
+def test_the_bar_goes_on_over_parts(checkpoint: Checkpoint) -> None:
+    m = Emu3(checkpoint)
+    console = Console(force_terminal=True, width=60, height=20)
+    with console.capture() as captured, drawing(console, 3, None) as on_row:
+        for prompts in (["a fox", "an owl"], ["a bat"]):
+            m.image(prompts, on_row=on_row)
+    assert "12/12" in captured.get()
+
+
 def test_no_bar_without_a_terminal() -> None:
-    with drawing(None, None) as on_row:
+    with drawing(None, 1, None) as on_row:
         assert on_row is None
 
 

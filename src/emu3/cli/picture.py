@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +35,10 @@ from emu3.errors import InputError
 
 if TYPE_CHECKING:
     from emu3.output import ImageOutput
+    from emu3.pictures import OnRow
+    from emu3.pipeline import Emu3
+
+AT_ONCE = 16  # pictures drawn at a time and then written: a long run that is ended keeps them
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -44,7 +49,8 @@ emu3 image "a fox" "an owl" -n 2 -o zoo.png      [dim]zoo-1.png to zoo-4.png[/di
 
 emu3 image "a lighthouse at dusk" --model BAAI/Emu3-Gen --ratio 16:9 --seed 7 -o light.jpg
 
-The file remembers prompt, seed and settings: the same again draws the same picture.
+The file remembers prompt, seed and settings: the same again draws the same picture. Many are
+drawn sixteen at a time and then written, and whoever ends a long run keeps these.
 """
 
 Prompts = Annotated[
@@ -77,29 +83,34 @@ def image(
     """Draw pictures from words."""
     check_text(*prompts, negative_prompt, suffix)
     paths = names(output, len(prompts) * num_images)
-    _check(paths, ratio, top_k, top_p, temperature)
+    seed = seed_or_chance(seed)
+    _check(paths, ratio, top_k, top_p, temperature, seed)
     m = open_model(model, vision, device, dtype, quiet=quiet)
     start = perf_counter()
-    terminal = None if quiet else terminal_on_stderr()
-    with drawing(terminal, m.decode if preview else None) as on_row:
-        out = m.image(
-            prompts,
-            ratio=ratio,
-            area=area,
-            negative_prompt=negative_prompt,
-            suffix=suffix,
-            guidance_scale=guidance_scale,
-            top_k=top_k,
-            top_p=top_p,
-            temperature=temperature,
-            num_images=num_images,
-            seed=seed_or_chance(seed),
-            on_row=on_row,
-        )
-    seconds = perf_counter() - start
-    _save(out, paths)
+    terminal, written = None if quiet else terminal_on_stderr(), list[Path]()
+    how = {
+        "ratio": ratio,
+        "area": area,
+        "negative_prompt": negative_prompt,
+        "suffix": suffix,
+        "guidance_scale": guidance_scale,
+        "top_k": top_k,
+        "top_p": top_p,
+        "temperature": temperature,
+    }
+    each = [prompt for prompt in prompts for _ in range(num_images)]
+    try:
+        with drawing(terminal, len(paths), m.decode if preview else None) as on_row:
+            out = _draw(m, each, paths, seed, how, on_row, written.append)
+    except KeyboardInterrupt:
+        if not written:
+            raise
+        raise KeyboardInterrupt(f"{len(written)} of {len(paths)} pictures written") from None
+    finally:  # not while the bar is there
+        for path in written:
+            typer.echo(path)
     if not quiet:
-        typer.echo(summary(out, seconds), err=True)
+        typer.echo(summary(out, perf_counter() - start), err=True)
 
 
 def names(output: Path, count: int) -> list[Path]:
@@ -122,25 +133,49 @@ def summary(out: ImageOutput, seconds: float) -> str:
 
 
 def _check(
-    paths: list[Path], ratio: str, top_k: int | None, top_p: float, temperature: float | None
+    paths: list[Path],
+    ratio: str,
+    top_k: int | None,
+    top_p: float,
+    temperature: float | None,
+    seed: int,
 ) -> None:
     """Whatever can be known to be wrong before a large model is read."""
     from emu3.image import parse_ratio
+    from emu3.limits import check_seed
     from emu3.output import check_picture_path
     from emu3.sampling import Sampling
 
     for path in paths:
         check_picture_path(path)
     parse_ratio(ratio)
+    check_seed(seed, len(paths))
     Sampling(top_k or 0, top_p, 1.0 if temperature is None else temperature)
 
 
-def _save(out: ImageOutput, paths: list[Path]) -> None:
-    """Write all pictures, and name each on stdout once it is there."""
-    written = 0
-    try:
-        for index, path in enumerate(paths):
-            typer.echo(out.save(path, index))
-            written += 1
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{written} of {len(paths)} pictures written") from None
+def _draw(
+    m: Emu3,
+    prompts: list[str],
+    paths: list[Path],
+    seed: int,
+    how: dict[str, Any],
+    on_row: OnRow | None,
+    on_file: Callable[[Path], None],
+) -> ImageOutput:
+    """Draw a picture for each prompt and write it, `AT_ONCE` at a time; all of them are given back.
+
+    Picture i has seed `seed + i`, as if all were drawn at once.
+    """
+    from emu3.output import ImageOutput
+
+    parts = list[ImageOutput]()
+    for start in range(0, len(paths), AT_ONCE):
+        some = prompts[start : start + AT_ONCE]
+        parts.append(m.image(some, seed=seed + start, on_row=on_row, **how))
+        for index, path in enumerate(paths[start : start + AT_ONCE]):
+            on_file(parts[-1].save(path, index))
+    return ImageOutput(
+        [each for part in parts for each in part.images],
+        [each for part in parts for each in part.codes],
+        [each for part in parts for each in part.settings],
+    )

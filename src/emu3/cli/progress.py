@@ -70,9 +70,14 @@ class Preview:
 
 @contextmanager
 def drawing(
-    console: Console | None, decode: Callable[[Tensor], Image.Image | Tensor] | None
+    console: Console | None,
+    count: int,
+    decode: Callable[[Tensor], Image.Image | Tensor] | None,
 ) -> Iterator[Callable[[int, int, Sequence[Tensor]], None] | None]:
-    """Give what `Emu3.image` takes as `on_row`; without `decode` there is a bar only."""
+    """Give what `Emu3.image` takes as `on_row`; without `decode` there is a bar only.
+
+    It is for `count` pictures of one height, in as many calls of `image` as it takes.
+    """
     if console is None:
         yield None
         return
@@ -84,11 +89,17 @@ def drawing(
     def shown() -> Group:
         return Group(bar) if preview is None else Group(bar, preview.picture)
 
+    rows_before = codes_before = 0
+
     def on_row(done: int, total: int, codes: Sequence[Tensor]) -> None:
-        drawn = sum(each.numel() for each in codes)
-        bar.update(task, completed=done, total=total, codes=drawn)
+        nonlocal rows_before, codes_before
+        height, drawn = total // len(codes), sum(each.numel() for each in codes)
+        rows, all_codes = rows_before + done, codes_before + drawn
+        bar.update(task, completed=rows, total=count * height, codes=all_codes)
         if preview is not None and len(codes[0]):
-            preview.grow(codes[0], total // len(codes), done == total)
+            preview.grow(codes[0], height, done == total)
+        if done == total:
+            rows_before, codes_before = rows, all_codes
 
     with Live(get_renderable=shown, console=console, refresh_per_second=8):
         yield on_row
