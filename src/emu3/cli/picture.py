@@ -49,8 +49,9 @@ emu3 image "a fox" "an owl" -n 2 -o zoo.png      [dim]zoo-1.png to zoo-4.png[/di
 
 emu3 image "a lighthouse at dusk" --model BAAI/Emu3-Gen --ratio 16:9 --seed 7 -o light.jpg
 
-The file remembers prompt, seed and settings: the same again draws the same picture. Many are
-drawn sixteen at a time and then written, and whoever ends a long run keeps these.
+The file remembers prompt, seed and settings: the same again draws the same picture.
+
+Many are drawn sixteen at a time and then written: whoever ends a long run keeps these.
 """
 
 Prompts = Annotated[
