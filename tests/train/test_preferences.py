@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from emu3.checkpoint import Checkpoint
+from emu3.decoder.cache import Cache
+from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.generate import generate_pictures
 from emu3.testing import tiny_checkpoint
@@ -55,6 +57,22 @@ def test_ids_are_those_that_were_drawn(checkpoint: Checkpoint, tmp_path: Path) -
             assert ids[-1] == v.eos
             codes = prompts.grammar.read_body(torch.tensor(ids), *request.size)
             assert score == brightness(checkpoint.codec.picture(codes), "")
+
+
+def test_where_memory_is_scarce_they_are_drawn_one_after_another(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = draw(checkpoint, REQUESTS, brightness, tmp_path / "together.jsonl", SAMPLER)
+    rows, new_cache = set[int](), Transformer.new_cache
+
+    def counted(model: Transformer, count: int, capacity: int) -> Cache:
+        rows.add(count)
+        return new_cache(model, count, capacity)
+
+    monkeypatch.setattr(Transformer, "new_cache", counted)
+    monkeypatch.setattr("emu3.train.preferences.cache_places", lambda model: 1)
+    assert draw(checkpoint, REQUESTS, brightness, tmp_path / "one.jsonl", SAMPLER) == together
+    assert rows == {2}  # a picture and its guidance
 
 
 @pytest.mark.parametrize("torn", [0, 1, 40])
