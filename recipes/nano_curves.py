@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 TOKENIZER = "vision", "picture"
 DECODER = (
     *("decoder", "longer", "surer", "namer", "freer", "hands"),  # pictures
-    *("course", "settled", "further", "larger", "both", "coherent", "wide"),  # clips, too
+    *("course", "settled", "further", "larger", "both", "coherent"),  # clips, too
+    *("wide", "drawn", "calm"),
 )
 """Runs, each from where the last one ended."""
 
