@@ -35,15 +35,19 @@ def weight_bytes(config: DecoderConfig, to: Precision) -> int:
 
 def cache_bytes(config: DecoderConfig, ids: int, to: Precision) -> int:
     """Of the keys and values of a guided picture of so many ids, prompts included."""
-    channels = config.num_key_value_heads * config.head_dim
-    return 2 * config.num_hidden_layers * channels * ids * GUIDED * to.dtype.itemsize
+    return GUIDED * ids * _place_bytes(config, to.dtype)
 
 
 def cache_places(model: Transformer) -> int:
     """How many ids of one row fit into a cache of the memory that is free now, one at least."""
-    config = model.config
-    heads = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return max(1, int(SHARE * available(model.device) / (2 * heads * model.dtype.itemsize)))
+    place = _place_bytes(model.config, model.dtype)
+    return max(1, int(SHARE * available(model.device) / place))
+
+
+def _place_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Of the keys and values of one id of one row."""
+    channels = config.num_key_value_heads * config.head_dim
+    return 2 * config.num_hidden_layers * channels * dtype.itemsize
 
 
 def picture_bytes(config: DecoderConfig, vision: VisionConfig) -> int:
