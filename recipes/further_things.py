@@ -26,7 +26,10 @@ from emu3.emoji_world import (
     with_article,
 )
 from emu3.emoji_world.icons import drawing
+from emu3.text import TextTokenizer
+from emu3.vision.tokenizer import VisionTokenizer
 from recipes.loose_words import in_style
+from recipes.nano_decoder import Lessons, Mix
 
 UNKNOWN = 0.4  # captions that ask for the style which the thing is not known in
 
@@ -70,11 +73,18 @@ def icons(folder: Path | None = None) -> Icons:
         style: json.loads(path.read_text(encoding="utf-8"))
         for style, path in fetch_icons(where).items()
     }
-    arrays = {size: np.zeros((len(THINGS), 3, size, size, 4), np.uint8) for size in SIZES}
+    arrays = {size: np.zeros((len(THINGS), len(STYLES), size, size, 4), np.uint8) for size in SIZES}
     for thing, style in pairs():
         for size, array in arrays.items():
             array[thing, style] = drawing(sets[STYLES[style]], THINGS[thing], size)
     return Icons(arrays)
+
+
+def lessons(
+    mix: Mix, vision: VisionTokenizer, text: TextTokenizer, folder: Path | None = None
+) -> Lessons:
+    """These things to be drawn from their captions, as many a step as the mix says."""
+    return Lessons(mix, vision, text, icons(folder), say=said, pairs=pairs())
 
 
 def said(scene: Scene, rng: np.random.Generator) -> str:

@@ -93,14 +93,7 @@ def main(folder: Path) -> Transformer:
     nano, hands = nano_longer.opened(folder), Hands.load()
     words = LooseWords(hands.drew)
     stills = nano_longer.lessons_for(nano, STILLS, hands, folder, FEWER, RUN.seed, words.picture)
-    further = Lessons(
-        FURTHER,
-        nano.codec.vision,
-        nano.text,
-        further_things.icons(),
-        say=further_things.said,
-        pairs=further_things.pairs(),
-    )
+    further = further_things.lessons(FURTHER, nano.codec.vision, nano.text)
     clips = ClipLessons.of(nano.codec.vision, nano.text, hands.icons, words.clip)
     grown = looking_back(nano.decoder, nano.text, clips)
     course = Course(stills, further, clips, {} if grown is nano.decoder else FOLLOWING)

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from emu3.emoji_world import OBJECTS, SIZES, STYLES, random_scene, spoken
+from emu3.testing import byte_tokenizer
 from recipes import further_things
 from recipes.further_things import THINGS, UNKNOWN, known_in, pairs, said
+from recipes.nano_decoder import Mix
+from tests.recipes.test_nano_decoder import Flat
 
+TEXT = byte_tokenizer(2048)
 MANY = 3000
 
 
@@ -48,7 +52,7 @@ def test_captions_name_the_thing_and_ask_for_its_style_or_the_one_it_is_not_know
     assert kinds["unknown"] / MANY == pytest.approx(0.95 * UNKNOWN, abs=0.03)
 
 
-def test_the_third_drawing_is_not_even_there(
+def test_lessons_have_their_words_and_drawings_and_the_third_is_not_even_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(further_things, "THINGS", THINGS[:3])
@@ -57,7 +61,10 @@ def test_the_third_drawing_is_not_even_there(
         body = {"body": square.format(colour)}
         known = {"icons": dict.fromkeys(THINGS[:3], body), "aliases": {}}
         (tmp_path / f"{style}.json").write_text(json.dumps(known))
-    icons = further_things.icons(tmp_path)
+    lessons = further_things.lessons(Mix(drawn=40, asked=0, named=0), Flat(), TEXT, tmp_path)
+    read = [TEXT.decode(each.ids.tolist()) for each in lessons(np.random.default_rng(0))]
+    assert sum(any(name in words for name in THINGS[:3]) for words in read) > 30  # some say nothing
+    icons = lessons.codes_of.icons
     for size in SIZES:
         for thing in range(3):
             for style in range(len(STYLES)):
