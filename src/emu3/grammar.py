@@ -28,7 +28,7 @@ from emu3.errors import InputError
 from emu3.vocab import Vocabulary
 
 _SIDE = r"([1-9][0-9]{0,5})"
-_NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)"
+_NUMBER = r"([0-9]{1,10}(?:\.[0-9]{1,3})?)"
 META = re.compile(rf"{_SIDE}\*{_SIDE}(?: {_NUMBER}fps {_NUMBER}s)?")
 THOUSAND = 1000
 MAX_FPS = 999  # up to here a duration in thousandths of a second tells every number of frames
