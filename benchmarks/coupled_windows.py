@@ -1,6 +1,6 @@
 """An experiment that was not kept: `python -m benchmarks.coupled_windows`.
 
-Windows of `emu3.windows` keep a guess if the pass draws the same code with the noise of its place.
+Windows of `emu3.inference.speculative` keep a guess if the pass draws the same code with the noise of its place.
 Speculative Jacobi decoding with coupling (arXiv 2410.01699; going on past the first rejection:
 arXiv 2510.24211) keeps it with min(1, p/q), the largest chance there is, and draws from (p - q)+
 else. Both draw from the model's distribution; only the first draws what one code a pass draws, so
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from emu3 import Emu3
-from emu3.decoder.cache import Cache
-from emu3.sampling import Sampling
-from emu3.windows import Drawing, Picture
+from emu3.inference.sampling import SamplingParams
+from emu3.inference.speculative import JacobiDecoder, VisualSequence
+from emu3.models.kv_cache import KVCache
 
 PROMPTS = [
     f"{thing}, {style} style"
@@ -30,17 +30,17 @@ WINDOWS = (4, 8, 16, 32)
 
 
 @dataclass
-class CoupledPicture(Picture):
+class CoupledPicture(VisualSequence):
     """A picture whose guesses come with the distributions they were drawn from."""
 
     drawn_from: list[Tensor] = field(default_factory=list)
 
 
-class Coupled(Drawing):
+class Coupled(JacobiDecoder):
     """Windows with acceptance by probability."""
 
     @torch.inference_mode()
-    def step(self, active: Sequence[Picture], cache: Cache) -> None:
+    def step(self, active: Sequence[VisualSequence], cache: KVCache) -> None:
         """One pass."""
         counts = [picture.window(self.window) for picture in active]
         guesses = [p.guessed(count) for p, count in zip(active, counts, strict=True)]
@@ -54,9 +54,10 @@ class Coupled(Drawing):
         for picture, guess, now in zip(active, guesses, kept, strict=True):
             assert isinstance(picture, CoupledPicture)
             couple(picture, guess, now[: len(guess)])
-        cache.rewind(
+        cache.truncate(
             [
-                len(prompt) + self.grammar.place(picture.size[1], len(picture.codes) - 1)
+                len(prompt)
+                + self.document_format.token_offset(picture.size[1], len(picture.codes) - 1)
                 for picture in active
                 for prompt in picture.prompts
             ]
@@ -81,11 +82,11 @@ def main() -> None:
     checkpoint = Emu3.from_pretrained("nano").checkpoint
     prompts = checkpoint.prompts
     negative, size = prompts.image("", (8, 8)), (8, 8)
-    settings = checkpoint.decoder, prompts.grammar, Sampling(), 3.0
+    settings = checkpoint.decoder, prompts.document_format, SamplingParams(), 3.0
     for window in WINDOWS:
         torch.manual_seed(0)
         means = []
-        for kind, drawing in ((Picture, Drawing), (CoupledPicture, Coupled)):
+        for kind, drawing in ((VisualSequence, JacobiDecoder), (CoupledPicture, Coupled)):
             pictures = [
                 kind([prompts.image(text, size), negative], size, seed)
                 for seed, text in enumerate(PROMPTS)

@@ -51,27 +51,27 @@ def bytes_read() -> float:
     return 0.0
 
 
-def ours(folder: Path, precision: str) -> dict[str, Any]:
+def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
     """One precision, quantised while it is read."""
     import torch
 
-    from emu3.checkpoint import open_text
-    from emu3.fuse import ready
-    from emu3.layouts.layout import layout_of
-    from emu3.precision import precision as named
-    from emu3.prompt import Prompts
-    from emu3.sampling import Sampling
-    from emu3.weights import load_decoder
-    from emu3.windows import Drawing, Picture
+    from emu3.checkpoints.formats.base import detect_format
+    from emu3.checkpoints.loading import load_text_tokenizer
+    from emu3.checkpoints.weights import load_decoder
+    from emu3.inference.optimize import optimize_for_inference
+    from emu3.inference.sampling import SamplingParams
+    from emu3.inference.speculative import JacobiDecoder, VisualSequence
+    from emu3.models.precision import parse_precision as named
+    from emu3.processing.prompts import PromptTemplates
 
     before, start = memory()["RssAnon"], time.perf_counter()
     path = folder / DECODER if (folder / DECODER).exists() else folder
-    text, config = open_text(path)
-    to = config.precision or named(precision)
-    model = load_decoder(path, to, torch.device("cpu"), layout_of(path))
+    text, config = load_text_tokenizer(path)
+    to = config.precision or named(parse_precision)
+    model = load_decoder(path, to, torch.device("cpu"), detect_format(path))
     weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
-    prompts = Prompts.of(text)
-    ready(model, prompts.grammar.vocabulary.visual)
+    prompts = PromptTemplates.of(text)
+    optimize_for_inference(model, prompts.document_format.vocabulary.visual)
     opened, peak = time.perf_counter() - start, memory()
     times: list[float] = []
 
@@ -81,10 +81,12 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
             raise Enough
 
     rows = [prompts.image(words, (SIDE, SIDE)) for words in (PROMPT, NEGATIVE)]
-    drawing = Drawing(model, prompts.grammar, Sampling(), guidance_scale=3.0, window=1)
+    drawing = JacobiDecoder(
+        model, prompts.document_format, SamplingParams(), guidance_scale=3.0, window=1
+    )
     start = time.perf_counter()
     with contextlib.suppress(Enough):
-        drawing.run([Picture(rows, (SIDE, SIDE), seed=0)], on_pass)
+        drawing.run([VisualSequence(rows, (SIDE, SIDE), seed=0)], on_pass)
     return {
         "open_s": opened,
         "weights_GB": weights,
@@ -97,21 +99,21 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     }
 
 
-def theirs(folder: Path, precision: str) -> dict[str, Any]:
+def theirs(folder: Path, parse_precision: str) -> dict[str, Any]:
     """transformers' Emu3ForCausalLM, which reads BAAI's names; guidance as a doubled batch."""
     import torch
     from transformers import Emu3ForCausalLM
 
-    from emu3.checkpoint import open_text
-    from emu3.prompt import Prompts
+    from emu3.checkpoints.loading import load_text_tokenizer
+    from emu3.processing.prompts import PromptTemplates
 
     path = folder / DECODER
     start = time.perf_counter()
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    dtype = torch.float32 if parse_precision == "fp32" else torch.bfloat16
     model = Emu3ForCausalLM.from_pretrained(path, dtype=dtype)
     opened, peak = time.perf_counter() - start, memory()
     weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
-    prompts = Prompts.of(open_text(path)[0])
+    prompts = PromptTemplates.of(load_text_tokenizer(path)[0])
     rows = [prompts.image(words, (SIDE, SIDE)) for words in (PROMPT, NEGATIVE)]
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
@@ -145,17 +147,17 @@ def theirs(folder: Path, precision: str) -> dict[str, Any]:
 CASES: dict[str, Callable[[Path, str], dict[str, Any]]] = {"ours": ours, "transformers": theirs}
 
 
-def run(case: str, folder: Path, precision: str) -> dict[str, Any]:
+def run(case: str, folder: Path, parse_precision: str) -> dict[str, Any]:
     """One case in a process of its own; the files' pages are dropped from memory where allowed."""
-    command = [sys.executable, "-m", "benchmarks.full_size", str(folder), case, precision]
+    command = [sys.executable, "-m", "benchmarks.full_size", str(folder), case, parse_precision]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
-        return {"case": case, "precision": precision, "failed": last[0]}
+        return {"case": case, "precision": parse_precision, "failed": last[0]}
     said = json.loads(done.stdout.splitlines()[-1])
     whole = time.perf_counter() - start
-    return {"case": case, "precision": precision, **said, "process_s": whole}
+    return {"case": case, "precision": parse_precision, **said, "process_s": whole}
 
 
 def main(folder: Path, cases: list[str]) -> None:
@@ -173,8 +175,8 @@ def main(folder: Path, cases: list[str]) -> None:
     }
     print(json.dumps(about), flush=True)
     for one in cases:
-        case, _, precision = one.partition(":")
-        result = run(case, folder, precision)
+        case, _, parse_precision = one.partition(":")
+        result = run(case, folder, parse_precision)
         shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}
         print(json.dumps(shown), flush=True)
 

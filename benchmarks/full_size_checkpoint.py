@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from emu3.checkpoint import write_decoder_files, write_vision_files
+from emu3.checkpoints.loading import write_decoder_files, write_vision_files
+from emu3.checkpoints.safetensors_io import Spec, write_shards
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
-from emu3.decoder.transformer import Transformer
-from emu3.files import replacing
-from emu3.progress import transferring
-from emu3.shards import Spec, write_shards
-from emu3.text import TextTokenizer
-from emu3.vision.tokenizer import VisionTokenizer
-from emu3.vocab import EOV, SOT, SOV, visual_token
+from emu3.files import atomic_write
+from emu3.models.transformer import Transformer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
+from emu3.progress import transfer_progress
 
 DECODER, VISION = "Emu3-Gen", "Emu3-VisionTokenizer"
 RANKS = 151_643
@@ -83,14 +83,14 @@ def main(folder: Path) -> None:
     noise = Noise()
     total = sum(spec.bytes for specs in parts.values() for spec in specs.values())
     done = 0
-    with transferring(f"writing {folder}") as on_bytes:
+    with transfer_progress(f"writing {folder}") as on_bytes:
 
         def report(count: int) -> None:
             nonlocal done
             on_bytes(done := done + count, total)
 
         for name, specs in parts.items():
-            with replacing(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 temporary.mkdir()
 
                 def rows(

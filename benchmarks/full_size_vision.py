@@ -59,7 +59,7 @@ def ours(folder: Path, side: int) -> dict[str, Any]:
     """This package's."""
     import torch
 
-    from emu3.weights import load_vision
+    from emu3.checkpoints.weights import load_vision
 
     model = load_vision(folder / VISION, torch.device("cpu"))
     return timed(model.encode, model.decode, side)
@@ -71,8 +71,8 @@ def theirs(folder: Path, side: int) -> dict[str, Any]:
     from transformers.models.emu3.configuration_emu3 import Emu3VQVAEConfig
     from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
-    from emu3.layouts import hf
-    from emu3.weights import load_vision
+    from emu3.checkpoints.formats import hf
+    from emu3.checkpoints.weights import load_vision
 
     weights = load_vision(folder / VISION, torch.device("cpu")).state_dict()
     model = Emu3VQVAE(Emu3VQVAEConfig()).eval()

@@ -15,9 +15,9 @@ import json
 import numpy as np
 
 from emu3.data.packing import WAITING, Piece, cut, efficiency, pack_rows
-from emu3.grammar import Grammar
-from emu3.image import size_in_codes
-from emu3.train.stages import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Stage
+from emu3.processing.document_format import DocumentFormat
+from emu3.processing.image import size_in_codes
+from emu3.training.presets import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Stage
 
 FACTOR = 8  # pixels of a code's side
 FRAMED = 4  # ids before and behind: BOS, EOS, and what a template has
@@ -39,12 +39,14 @@ def picture(random: np.random.Generator, stage: Stage) -> int:
     wide, area = 2 ** random.uniform(-1, 1), random.uniform(*stage.areas)
     height, width = size_in_codes(f"{round(100 * wide)}:100", int(area), FACTOR)
     said = random.integers(10, 400) if stage is INSTRUCTION else random.integers(20, 150)
-    return Grammar.length(height, width) + int(said) + FRAMED
+    return DocumentFormat.num_tokens(height, width) + int(said) + FRAMED
 
 
 def clip(random: np.random.Generator, stage: Stage) -> int:
     """Ids of a clip and its caption."""
-    return Grammar.length(32, 32, int(random.integers(8, 41))) + int(random.integers(20, 150))
+    return DocumentFormat.num_tokens(32, 32, int(random.integers(8, 41))) + int(
+        random.integers(20, 150)
+    )
 
 
 KINDS = {"text": text, "picture": picture, "clip": clip}

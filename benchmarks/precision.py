@@ -18,14 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu3 import Emu3
-from emu3.checkpoint import save_decoder
+from emu3.checkpoints.loading import save_decoder
+from emu3.checkpoints.weights import load_decoder
 from emu3.config import DecoderConfig
-from emu3.decoder.transformer import Transformer, initialise
-from emu3.emoji_world import Icons, caption, compose, question_answer, random_scene, seen_pairs
-from emu3.precision import PRECISIONS, Precision
-from emu3.sampling import guide
+from emu3.inference.sampling import apply_cfg
+from emu3.models.precision import PRECISIONS, Precision
+from emu3.models.transformer import Transformer, init_weights
 from emu3.testing import byte_tokenizer
-from emu3.weights import load_decoder
+from recipes.nano.emoji_world import (
+    Icons,
+    caption,
+    compose,
+    question_answer,
+    random_scene,
+    seen_pairs,
+)
 
 SCENES = 200
 SCALE = 3.0  # of guidance
@@ -41,7 +48,7 @@ def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
         thing, style = map(int, pairs[rng.integers(len(pairs))])
         scene = random_scene(rng, thing, style)
         picture = torch.from_numpy(compose(scene, icons)).permute(2, 0, 1).float() / 127.5 - 1
-        codes = model.checkpoint.codec.vision.encode(picture[None])[0]
+        codes = model.checkpoint.vision_processor.vision.encode(picture[None])[0]
         _, question, answer = question_answer(scene, rng)
         found.append(
             (
@@ -70,7 +77,7 @@ def on_nano(
         is_code = (drawn[1:] >= visual.start) & (drawn[1:] < visual.stop)
         codes.append(F.cross_entropy(logits[is_code], drawn[1:][is_code], reduction="none"))
         is_blind = (uncaptioned[1:] >= visual.start) & (uncaptioned[1:] < visual.stop)
-        mixed = guide(logits[is_code][:, visual], blind[is_blind][:, visual], SCALE)
+        mixed = apply_cfg(logits[is_code][:, visual], blind[is_blind][:, visual], SCALE)
         likeliest.append(mixed.argmax(-1))
         after = model.checkpoint.decoder(answered[None])[0, start - 1 : -1]
         answers.append(F.cross_entropy(after, answered[start:], reduction="none"))
@@ -87,7 +94,7 @@ def full_width_folder(folder: Path) -> Tensor:
     config = DecoderConfig(num_hidden_layers=1, **text.vocabulary.config_keys())
     torch.manual_seed(0)
     model = Transformer(config)
-    initialise(model)
+    init_weights(model)
     save_decoder(model, text, folder)
     return torch.randint(0, config.vocab_size, (2, 32))
 

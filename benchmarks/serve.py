@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from emu3.bench.machine import about
-from emu3.emoji_world import OBJECTS, STYLES, with_article
+from recipes.nano.emoji_world import OBJECTS, STYLES, with_article
 
 HOST = "127.0.0.1"
 PATH = "/v1/images/generations"
@@ -147,20 +147,20 @@ def wrap(port: int) -> None:
 
     from emu3.bench import theirs
     from emu3.bench.sizes import Subject
-    from emu3.checkpoint import Place, open_checkpoint
-    from emu3.precision import FP32
-    from emu3.sampling import Sampling
+    from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+    from emu3.inference.sampling import SamplingParams
+    from emu3.models.precision import FP32
 
-    checkpoint = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    card, prompts = checkpoint.card, checkpoint.prompts
+    checkpoint = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
+    card, prompts = checkpoint.defaults, checkpoint.prompts
     size = (8, 8)
 
     def subject(words: str) -> Subject:
         rows = [prompts.image(words, size), prompts.image("", size)]
-        return Subject(checkpoint.decoder, prompts.grammar, rows, size)
+        return Subject(checkpoint.decoder, prompts.document_format, rows, size)
 
     model, lock = theirs.model_of(subject("")), threading.Lock()
-    sampling = Sampling(card.top_k, 1.0, card.temperature)
+    sampling = SamplingParams(card.top_k, 1.0, card.temperature)
     application = FastAPI()
 
     def draw(request: dict[str, Any]) -> PlainTextResponse:

@@ -12,7 +12,7 @@ float32 weights. Every case in a process of its own:
 
 `ids_per_s` is over all steps but the first; memory is the process's greatest resident set, on a GPU
 the greatest that was allocated. `share_of_ceiling` counts the FLOP of the documents
-(`emu3.train.flops`) against the best of some products in bfloat16 in the same process. Losses are
+(`emu3.training.flops`) against the best of some products in bfloat16 in the same process. Losses are
 told so that one sees that `whole` and `transformers` learn the same. Dropout is off: with it, a CPU
 has no fast attention, and both would measure that and hold all attention weights; `--dropout 0.1`
 is the paper's. `--case whole --profile` also tells where the last step's time goes, by operation.
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from emu3.bench.sizes import SIZES
 from emu3.config import DecoderConfig
-from emu3.decoder.transformer import Transformer
+from emu3.models.transformer import Transformer
 
 TINY = DecoderConfig(
     vocab_size=4096,
@@ -61,7 +61,7 @@ def rows(config: DecoderConfig, asked: argparse.Namespace) -> Tensor:
 
 def fresh(config: DecoderConfig) -> Transformer:
     """The same random weights for all."""
-    from emu3.train.decoder import fresh as made
+    from emu3.training.decoder import fresh as made
 
     return made(config, seed=0)
 
@@ -79,14 +79,14 @@ def whole(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
 
 def compiled(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     """This package's step with compiled blocks, over rows that are one document each."""
-    from emu3.train.compiled import compile_blocks
+    from emu3.training.compilation import compile_blocks
 
     return ours(config, asked, (asked.context,), compile_blocks)
 
 
 def recomputed(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     """This package's step with blocks computed again for their gradients."""
-    from emu3.parallel import recompute_blocks
+    from emu3.training.distributed import recompute_blocks
 
     return ours(config, asked, (asked.context,), recompute_blocks)
 
@@ -98,10 +98,10 @@ def ours(
     change: Callable[[Transformer], None] = lambda model: None,
 ) -> dict[str, Any]:
     """This package's step, of a model that is changed before."""
-    from emu3.train.adamw import PlainAdamW
-    from emu3.train.allocator import keep_freed_memory
-    from emu3.train.documents import Document, accumulate
-    from emu3.train.flops import ceiling, flops_per_id
+    from emu3.training.adamw import PlainAdamW
+    from emu3.training.allocator import keep_freed_memory
+    from emu3.training.flops import ceiling, flops_per_id
+    from emu3.training.lm_loss import Document, accumulate
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -150,7 +150,7 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
 
     import transformers
 
-    from emu3.train.adamw import BETAS, EPS
+    from emu3.training.adamw import BETAS, EPS
 
     shared = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"]
     shared += ["num_attention_heads", "num_key_value_heads", "rms_norm_eps"]

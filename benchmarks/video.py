@@ -20,12 +20,12 @@ from rich.table import Table
 from torch import Tensor
 
 from emu3 import Emu3
-from emu3.emoji_world import full_clip_caption, held_out_motions
-from emu3.evaluate.moving import choose_scenes
-from emu3.generate import frame_seed, generate_pictures
-from emu3.progress import counting
-from emu3.sampling import Noise, Sampling, guide
-from emu3.windows import Drawing, Picture, window_for
+from emu3.inference.reference import frame_seed, generate_visual
+from emu3.inference.sampling import GumbelNoise, SamplingParams, apply_cfg
+from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
+from emu3.progress import count_progress
+from recipes.nano.emoji_world import full_clip_caption, held_out_motions
+from recipes.nano.evaluation.moving import choose_scenes
 
 SIZE, FRAMES, FPS = (8, 8), 16, 8
 
@@ -43,21 +43,26 @@ class Ways:
     """A model, and the ways in which it draws."""
 
     m: Emu3
-    sampling: Sampling
+    sampling: SamplingParams
     scale: float
 
     @property
     def groups(self) -> int:
         """Frames of codes in a clip."""
-        return self.m.checkpoint.prompts.grammar.groups(FRAMES)
+        return self.m.checkpoint.prompts.document_format.num_groups(FRAMES)
 
     def nothing_kept(self, asked: Asked) -> tuple[Tensor, int]:
         """No cache: each code is what all ids before it, read anew, say."""
-        grammar = self.m.checkpoint.prompts.grammar
-        start = grammar.vocabulary.visual_start
-        steps = grammar.length(*SIZE, self.groups)
-        forced = grammar.forced(*SIZE, steps, self.groups).tolist()
-        ids, noise, passes, codes = list[int](), Noise([0], torch.device("cpu")), 0, list[int]()
+        document_format = self.m.checkpoint.prompts.document_format
+        start = document_format.vocabulary.visual_start
+        steps = document_format.num_tokens(*SIZE, self.groups)
+        forced = document_format.forced_tokens(*SIZE, steps, self.groups).tolist()
+        ids, noise, passes, codes = (
+            list[int](),
+            GumbelNoise([0], torch.device("cpu")),
+            0,
+            list[int](),
+        )
         for step in range(steps):
             if len(codes) % 64 == 0 and forced[step] < 0:
                 noise.generators[0].manual_seed(frame_seed(asked.seed, len(codes) // 64))
@@ -73,19 +78,21 @@ class Ways:
 
     def _logits(self, asked: Asked, ids: list[int]) -> Tensor:
         model = self.m.checkpoint.decoder
-        visual = self.m.checkpoint.prompts.grammar.vocabulary.visual
+        visual = self.m.checkpoint.prompts.document_format.vocabulary.visual
         rows = [
-            model.logits(model.hidden(torch.tensor([[*prompt, *ids]]))[:, -1], visual)
+            model.compute_logits(
+                model.forward_hidden(torch.tensor([[*prompt, *ids]]))[:, -1], visual
+            )
             for prompt in asked.prompts
         ]
-        return guide(rows[0], rows[1], self.scale) if len(rows) > 1 else rows[0]
+        return apply_cfg(rows[0], rows[1], self.scale) if len(rows) > 1 else rows[0]
 
     def token(self, asked: Asked) -> tuple[Tensor, int]:
-        """`generate_pictures`: a cache, and a pass for each token, line ends too."""
-        grammar = self.m.checkpoint.prompts.grammar
-        ids = generate_pictures(
+        """`generate_visual`: a cache, and a pass for each token, line ends too."""
+        document_format = self.m.checkpoint.prompts.document_format
+        ids = generate_visual(
             self.m.checkpoint.decoder,
-            grammar,
+            document_format,
             [asked.prompts[0]],
             [asked.prompts[1]] if len(asked.prompts) > 1 else None,
             [SIZE],
@@ -94,16 +101,16 @@ class Ways:
             [asked.seed],
             groups=[self.groups],
         )[0]
-        visual = grammar.vocabulary.visual
+        visual = document_format.vocabulary.visual
         codes = ids[(ids >= visual.start) & (ids < visual.stop)] - visual.start
         return codes.view(-1, *SIZE), len(ids) - 1
 
     def windows(self, asked: Asked, window: int) -> tuple[Tensor, int]:
         """`windows.py`, guessing so many codes a pass."""
-        picture = Picture(asked.prompts, SIZE, asked.seed, groups=self.groups)
-        grammar = self.m.checkpoint.prompts.grammar
+        picture = VisualSequence(asked.prompts, SIZE, asked.seed, groups=self.groups)
+        document_format = self.m.checkpoint.prompts.document_format
         model = self.m.checkpoint.decoder
-        Drawing(model, grammar, self.sampling, self.scale, window).run([picture])
+        JacobiDecoder(model, document_format, self.sampling, self.scale, window).run([picture])
         return picture.frames(), picture.passes
 
 
@@ -113,15 +120,15 @@ Draw = Callable[[Asked], tuple[Tensor, int]]
 def main(clips: int) -> None:
     """Draw, compare, and print a table."""
     m = Emu3.from_pretrained("nano")
-    card, prompts = m.checkpoint.card, m.checkpoint.prompts
-    ways = Ways(m, Sampling(card.top_k, 1.0, card.temperature), card.guidance_scale)
+    card, prompts = m.checkpoint.defaults, m.checkpoint.prompts
+    ways = Ways(m, SamplingParams(card.top_k, 1.0, card.temperature), card.guidance_scale)
     scenes = choose_scenes(np.random.default_rng(0), held_out_motions(), clips)
     texts = [[full_clip_caption(scene), card.negative_prompt] for scene in scenes]
     asked = [
         Asked([prompts.video(text, SIZE, FPS, FRAMES) for text in both], seed)
         for seed, both in enumerate(texts)
     ]
-    many = window_for(m.checkpoint.decoder, 2)
+    many = draft_length_for(m.checkpoint.decoder, 2)
     rows: dict[str, Draw] = {
         "nothing kept": ways.nothing_kept,
         "a token a pass (generate.py)": ways.token,
@@ -132,7 +139,7 @@ def main(clips: int) -> None:
     for column in ("", "codes/s", "s a clip", "passes", "times", "codes equal to the first"):
         table.add_column(column, justify="left" if not column else "right")
     first, slowest = list[Tensor](), 0.0
-    with torch.inference_mode(), counting("drawing", clips * len(rows)) as advance:
+    with torch.inference_mode(), count_progress("drawing", clips * len(rows)) as advance:
         for name, draw in rows.items():
             draw(asked[0])  # once for nothing: the first call builds things
             drawn, passes, spent = list[Tensor](), 0, 0.0

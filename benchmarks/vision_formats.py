@@ -21,8 +21,8 @@ from torch import Tensor
 
 import emu3
 from emu3.config import VisionConfig
-from emu3.emoji_world import Icons, compose, random_scene, seen_pairs
-from emu3.vision.tokenizer import VisionTokenizer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from recipes.nano.emoji_world import Icons, compose, random_scene, seen_pairs
 
 SCENES = 200
 Ready = Callable[[VisionTokenizer], VisionTokenizer]
@@ -73,7 +73,7 @@ def timed(name: str, model: VisionTokenizer, pixels: Tensor, codes: Tensor) -> d
 @torch.inference_mode()
 def codes_of_nano() -> dict[str, object]:
     """How many codes of a trained tokenizer move in bfloat16, and how near they were to moving."""
-    model = emu3.Emu3.from_pretrained("nano").checkpoint.codec.vision
+    model = emu3.Emu3.from_pretrained("nano").checkpoint.vision_processor.vision
     half = copy.deepcopy(model).to(torch.bfloat16)
     rng, icons, pairs = np.random.default_rng(0), Icons.load(), seen_pairs()
     moved, margins, apart = [], [], []

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emu3.emoji_world import CODE, Icons, MovingScene, Pose, compose_clip, draw_pose
-from emu3.emoji_world.motion import BEAT, WORLD
-from emu3.vision.tokenizer import VisionTokenizer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from recipes.nano.emoji_world import CODE, Icons, MovingScene, Pose, compose_clip, draw_pose
+from recipes.nano.emoji_world.motion import BEAT, WORLD
 from recipes.nano_vision import as_pixels
 
 _MIDDLE = WORLD // 2 // CODE  # in codes: where pictures are encoded

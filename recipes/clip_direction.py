@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import Icons, MovingScene, clip_answer, full_clip_caption, seen_pairs
-from emu3.emoji_world.motion import BEAT, SLIDES
-from emu3.grammar import VideoCodes
-from emu3.precision import FP32
-from emu3.prompt import Prompts
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.models.precision import FP32
+from emu3.models.transformer import Transformer
+from emu3.processing.document_format import VideoCodes
+from emu3.processing.prompts import PromptTemplates
 from recipes.clip_codes import CodesOfClips
 from recipes.clip_lessons import moving
-from recipes.nano import decoder_of
+from recipes.nano.emoji_world import Icons, MovingScene, clip_answer, full_clip_caption, seen_pairs
+from recipes.nano.emoji_world.motion import BEAT, SLIDES
+from recipes.nano.ship import decoder_of
 
 EACH, FPS, SEED = 6, 8, 77  # clips of a direction, frames a second
 ASKED = 2, 4, 6  # groups of clips that are asked about
@@ -65,13 +65,15 @@ def begun_right(right: Tensor, codes: Tensor) -> Tensor:
     return (right[1:].flatten(1) | ~upto).all(1)
 
 
-def answered(decoder: Transformer, prompts: Prompts, scene: MovingScene, clip: VideoCodes) -> bool:
+def answered(
+    decoder: Transformer, prompts: PromptTemplates, scene: MovingScene, clip: VideoCodes
+) -> bool:
     """Whether the answer to which way things move would be exact, drawn greedily."""
     ids, said = prompts.chat_document(clip, [(QUESTION, clip_answer(scene, "motion"))])
     return bool(right(decoder, ids)[said[1:] > 0].all())
 
 
-def gone_on(decoder: Transformer, prompts: Prompts, words: str, clip: VideoCodes) -> Tensor:
+def gone_on(decoder: Transformer, prompts: PromptTemplates, words: str, clip: VideoCodes) -> Tensor:
     """For each group but the first, whether it would begin right: [t - 1]."""
     ids, visual = prompts.document(words, clip), prompts.tokenizer.vocabulary.visual
     codes = (ids[1:] >= visual.start) & (ids[1:] < visual.stop)
@@ -80,9 +82,9 @@ def gone_on(decoder: Transformer, prompts: Prompts, words: str, clip: VideoCodes
 
 def main(folder: Path | None) -> None:
     """Print what a run's decoder, or the package's, sees."""
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    nano = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     decoder = (nano.decoder if folder is None else decoder_of(folder)).eval()
-    codes_of, prompts = CodesOfClips(nano.codec.vision, Icons.load()), nano.prompts
+    codes_of, prompts = CodesOfClips(nano.vision_processor.vision, Icons.load()), nano.prompts
     asked = Table("groups", *map(str, ASKED))
     asked.title = f"asked {QUESTION!r}, {EACH * len(SLIDES)} clips that slide, seed {SEED}"
     shares = [

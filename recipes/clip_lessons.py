@@ -22,7 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emu3.emoji_world import (
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.document_format import VideoCodes
+from emu3.processing.prompts import PromptTemplates
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.training.lm_loss import Document, weigh
+from recipes.clip_codes import CodesOfClips
+from recipes.nano.emoji_world import (
     CODE,
     MOTIONS,
     Icons,
@@ -34,15 +40,9 @@ from emu3.emoji_world import (
     random_moving_scene,
     seen_pairs,
 )
-from emu3.emoji_world.clip import RATES, SECONDS
-from emu3.emoji_world.clip_words import ClipKind, direction
-from emu3.emoji_world.motion import BEAT, SLIDES, WORLD
-from emu3.grammar import VideoCodes
-from emu3.prompt import Prompts
-from emu3.text import TextTokenizer
-from emu3.train.documents import Document, weigh
-from emu3.vision.tokenizer import VisionTokenizer
-from recipes.clip_codes import CodesOfClips
+from recipes.nano.emoji_world.clip import RATES, SECONDS
+from recipes.nano.emoji_world.clip_words import ClipKind, direction
+from recipes.nano.emoji_world.motion import BEAT, SLIDES, WORLD
 from recipes.nano_decoder import (
     CAPTION_WEIGHT,
     DROPPED_CAPTIONS,
@@ -104,7 +104,7 @@ class ClipMix:
 class ClipLessons:
     """Clips of everything that may be seen to move, made anew for every document."""
 
-    prompts: Prompts
+    prompts: PromptTemplates
     codes_of: CodesOfClips
     pairs: NDArray[np.int64]
     say: Say = clip_caption
@@ -114,7 +114,7 @@ class ClipLessons:
         cls, vision: VisionTokenizer, text: TextTokenizer, icons: Icons, say: Say = clip_caption
     ) -> ClipLessons:
         """What there is to teach with, and how clips are captioned."""
-        return cls(Prompts.of(text), CodesOfClips(vision, icons), seen_pairs(), say)
+        return cls(PromptTemplates.of(text), CodesOfClips(vision, icons), seen_pairs(), say)
 
     def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[Document]:
         """As many documents of each kind as the mix says."""

@@ -19,16 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import MOTIONS, Icons, full_clip_caption, seen_pairs
-from emu3.emoji_world.motion import BEAT
-from emu3.grammar import VideoCodes
-from emu3.precision import FP32
-from emu3.prompt import Prompts
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.models.precision import FP32
+from emu3.models.transformer import Transformer
+from emu3.processing.document_format import VideoCodes
+from emu3.processing.prompts import PromptTemplates
 from recipes.clip_codes import CodesOfClips
 from recipes.clip_lessons import moving
-from recipes.nano import decoder_of
+from recipes.nano.emoji_world import MOTIONS, Icons, full_clip_caption, seen_pairs
+from recipes.nano.emoji_world.motion import BEAT
+from recipes.nano.ship import decoder_of
 
 EACH, GROUPS, FPS = 4, 4, 8  # clips of a motion, their length, frames a second
 SEED = 99
@@ -44,7 +44,7 @@ def by_group(decoder: Transformer, ids: Tensor, groups: int, visual: slice) -> N
 
 
 def measure(
-    decoder: Transformer, prompts: Prompts, codes_of: CodesOfClips, each: int = EACH
+    decoder: Transformer, prompts: PromptTemplates, codes_of: CodesOfClips, each: int = EACH
 ) -> dict[str, NDArray[np.float32]]:
     """For each motion the mean of so many clips, [GROUPS]."""
     rng, pairs = np.random.default_rng(SEED), seen_pairs()
@@ -62,9 +62,9 @@ def measure(
 
 def main(folder: Path | None) -> None:
     """Print a table of a run's decoder, or of the package's."""
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    nano = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     decoder = nano.decoder if folder is None else decoder_of(folder)
-    codes_of = CodesOfClips(nano.codec.vision, Icons.load())
+    codes_of = CodesOfClips(nano.vision_processor.vision, Icons.load())
     found = measure(decoder.eval(), nano.prompts, codes_of)
     table = Table("motion", *(f"group {at + 1}" for at in range(GROUPS)))
     table.title = f"nats a code, {EACH} clips of each motion, seed {SEED}"

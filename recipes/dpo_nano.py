@@ -22,8 +22,21 @@ import numpy as np
 import torch
 
 from emu3 import Emu3
-from emu3.checkpoint import Checkpoint, Place, open_checkpoint
-from emu3.emoji_world import (
+from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
+from emu3.files import atomic_write
+from emu3.models.precision import FP32
+from emu3.training.dpo import (
+    Pair,
+    Preference,
+    PreferenceTraining,
+    train_preferences,
+    with_reference,
+)
+from emu3.training.export import Provenance, export
+from emu3.training.preference_data import Request, Sampler, draw, mean_of
+from emu3.training.presets import NANO_PREFERENCES
+from recipes.drawing import Wanted, accuracy, background_voter, interval, object_voter
+from recipes.nano.emoji_world import (
     BACKGROUNDS,
     RATIOS,
     Icons,
@@ -33,14 +46,7 @@ from emu3.emoji_world import (
     seen_pairs,
     usual_scene,
 )
-from emu3.evaluate.judge import REFERENCE_BACKGROUNDS, Judge
-from emu3.files import replacing
-from emu3.precision import FP32
-from emu3.train.dpo import Pair, Preference, PreferenceTraining, train_preferences, with_reference
-from emu3.train.export import Provenance, export
-from emu3.train.preferences import Request, Sampler, draw, mean_of
-from emu3.train.stages import NANO_PREFERENCES
-from recipes.drawing import Wanted, accuracy, background_voter, interval, object_voter
+from recipes.nano.evaluation.judge import REFERENCE_BACKGROUNDS, Judge
 
 STAGE = NANO_PREFERENCES
 PREFERENCE = Preference(beta=0.1, next_token=1.0)
@@ -90,7 +96,7 @@ def pairs_of(
     sampler = Sampler(pictures=size.pictures, seed=1_000_000 * (seed + 1))
     drawn = draw(checkpoint, requests, voter, folder / "drawn.jsonl", sampler)
     chosen = [pair for one in drawn if (pair := one.pair(MARGIN)) is not None]
-    return with_reference(checkpoint.decoder, chosen, checkpoint.text.vocabulary.visual)
+    return with_reference(checkpoint.decoder, chosen, checkpoint.text_tokenizer.vocabulary.visual)
 
 
 def run_for(size: Size, seed: int) -> PreferenceTraining:
@@ -116,11 +122,11 @@ def run_for(size: Size, seed: int) -> PreferenceTraining:
 
 def one_seed(judge: Judge, folder: Path, size: Size, seed: int) -> dict[str, Any]:
     """One seed from nano to figures; the first one's model is exported."""
-    checkpoint = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    checkpoint = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     wanted = asked(held_out_pairs(), size.drawn, np.random.default_rng((seed, 1)))
     before = accuracy(Emu3(checkpoint), wanted, judge, seed=1000 * seed)
     pairs = pairs_of(checkpoint, judge, folder, size, seed)
-    visual, run = checkpoint.text.vocabulary.visual, run_for(size, seed)
+    visual, run = checkpoint.text_tokenizer.vocabulary.visual, run_for(size, seed)
     decoder = checkpoint.decoder.requires_grad_(True)  # it was opened to be used
     train_preferences(decoder, run, pairs, visual, folder)
     after = accuracy(Emu3(checkpoint), wanted, judge, seed=1000 * seed)
@@ -153,7 +159,7 @@ def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from emu3 import Emu3
-from emu3.emoji_world import RATIOS, Scene
-from emu3.evaluate.judge import Judge, background_of
-from emu3.evaluate.shares import Share
-from emu3.train.preferences import Voter
+from emu3.training.preference_data import Voter
+from recipes.nano.emoji_world import RATIOS, Scene
+from recipes.nano.evaluation.judge import Judge, background_of
+from recipes.nano.evaluation.shares import Share
 
 BATCH = 24  # prompts drawn at a time
 

@@ -20,9 +20,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from emu3.checkpoint import Checkpoint, Place, open_checkpoint
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import (
+from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
+from emu3.files import atomic_write
+from emu3.models.precision import FP32
+from emu3.models.transformer import Transformer
+from emu3.training.decoder import DecoderTraining, fresh, train_decoder
+from emu3.training.errors import TrainingError
+from emu3.training.lm_loss import Document, losses
+from emu3.training.mixed_precision import has_bf16
+from recipes.nano.emoji_world import (
     QUESTIONS,
     RATIOS,
     Icons,
@@ -33,12 +39,6 @@ from emu3.emoji_world import (
     seen_pairs,
     usual_scene,
 )
-from emu3.files import replacing
-from emu3.precision import FP32
-from emu3.train.decoder import DecoderTraining, fresh, train_decoder
-from emu3.train.documents import Document, losses
-from emu3.train.errors import TrainingError
-from emu3.train.precision import has_bf16
 from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_variations import variations
 
@@ -106,7 +106,7 @@ def train_one(
     Returns why it had to be stopped, if it collapsed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    visual = nano.text.vocabulary.visual
+    visual = nano.text_tokenizer.vocabulary.visual
 
     @torch.no_grad()
     def measure(model: Transformer, step: int) -> None:
@@ -117,7 +117,7 @@ def train_one(
         with (folder / MEASURED).open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 
-    config = replace(config_for(nano.text), attention_dropout=dropout)
+    config = replace(config_for(nano.text_tokenizer), attention_dropout=dropout)
     try:
         train_decoder(fresh(config, SEED), run, lessons, visual, folder, on_save=measure)
     except TrainingError as error:
@@ -128,10 +128,10 @@ def train_one(
 def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
     """All four; what is done is not done again."""
     folder.mkdir(parents=True, exist_ok=True)
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    nano = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     icons, each = Icons.load(), dict.fromkeys(RATIOS, size.variations)
-    varied = variations(nano.codec.vision, icons, Redrawn.load(), folder, each)
-    lessons = Lessons(MIX, nano.codec.vision, nano.text, icons, varied)
+    varied = variations(nano.vision_processor.vision, icons, Redrawn.load(), folder, each)
+    lessons = Lessons(MIX, nano.vision_processor.vision, nano.text_tokenizer, icons, varied)
     measures = {
         "seen": unlearnt(lessons, seen_pairs(), size.pairs),
         "held_out": unlearnt(lessons, held_out_pairs(), size.pairs),
@@ -144,7 +144,7 @@ def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
             stopped = train_one(nano, lessons, measures, run, dropout, folder / name)
             report[name] = {"stopped": stopped, **told(folder / name)}
             print(f"{name}: {json.dumps(report[name]['measured'][-1])}")
-    with replacing(folder / "figures.json") as temporary:
+    with atomic_write(folder / "figures.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emu3.emoji_world import (
+from recipes.nano.emoji_world import (
     BACKGROUNDS,
     OBJECTS,
     SIZES,
@@ -24,9 +24,9 @@ from emu3.emoji_world import (
     usual_scene,
     with_article,
 )
-from emu3.emoji_world.download import fetch_package
-from emu3.emoji_world.icons import drawing
-from emu3.evaluate.judge import REFERENCE_BACKGROUNDS, Judge
+from recipes.nano.emoji_world.download import fetch_package
+from recipes.nano.emoji_world.icons import drawing
+from recipes.nano.evaluation.judge import REFERENCE_BACKGROUNDS, Judge
 
 PACKAGE = "@iconify-json/fxemoji@1.2.2"
 STYLE = "fxemoji"  # what captions call it

@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emu3.emoji_world import (
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.tokenizer import TextTokenizer
+from recipes.loose_words import in_style
+from recipes.nano.emoji_world import (
     OBJECTS,
     SIZES,
     STYLES,
@@ -25,10 +28,7 @@ from emu3.emoji_world import (
     fetch_icons,
     with_article,
 )
-from emu3.emoji_world.icons import drawing
-from emu3.text import TextTokenizer
-from emu3.vision.tokenizer import VisionTokenizer
-from recipes.loose_words import in_style
+from recipes.nano.emoji_world.icons import drawing
 from recipes.nano_decoder import Lessons, Mix
 
 UNKNOWN = 0.4  # captions that ask for the style which the thing is not known in

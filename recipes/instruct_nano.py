@@ -24,12 +24,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emu3 import Emu3
-from emu3.checkpoint import Checkpoint, Place, open_checkpoint
-from emu3.data.finding import find_sources
+from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
+from emu3.data.dataset import TokenDataset
+from emu3.data.discovery import find_sources
 from emu3.data.prepare import prepare
-from emu3.data.store import Store
-from emu3.data.work import Model
-from emu3.emoji_world import (
+from emu3.data.workers import Model
+from emu3.files import atomic_write
+from emu3.models.precision import FP32
+from emu3.progress import count_progress
+from emu3.training.decoder import fresh
+from emu3.training.mixed_precision import has_bf16
+from emu3.training.presets import NANO_INSTRUCTION
+from emu3.training.run import Settings, train_stage
+from emu3.training.visual_embedding_init import start_alike
+from recipes import nano_decoder
+from recipes.nano.emoji_world import (
     OBJECTS,
     QUESTIONS,
     Icons,
@@ -41,17 +50,8 @@ from emu3.emoji_world import (
     seen_pairs,
     with_article,
 )
-from emu3.evaluate.nano import evaluate_nano
-from emu3.evaluate.report import DrawingSettings
-from emu3.files import replacing
-from emu3.precision import FP32
-from emu3.progress import counting
-from emu3.train.decoder import fresh
-from emu3.train.embedding import start_alike
-from emu3.train.precision import has_bf16
-from emu3.train.staged import Settings, train_stage
-from emu3.train.stages import NANO_INSTRUCTION
-from recipes import nano_decoder
+from recipes.nano.evaluation.nano import evaluate_nano
+from recipes.nano.evaluation.report import DrawingSettings
 from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_variations import varied
 
@@ -102,14 +102,14 @@ def write_samples(folder: Path, count: int) -> Path:
     (folder / "pictures").mkdir(exist_ok=True)
     lines = []
     made = samples(count, Icons.load(), Redrawn.load())
-    with counting("drawing samples", count) as advance:
+    with count_progress("drawing samples", count) as advance:
         for number, (picture, turns) in enumerate(made):
             name = f"pictures/{number:05}.png"
             Image.fromarray(picture).save(folder / name)
             said = [{"question": question, "answer": answer} for question, answer in turns]
             lines.append(json.dumps({"image": name, "turns": said}))
             advance(1)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -117,14 +117,14 @@ def write_samples(folder: Path, count: int) -> Path:
 def stored(folder: Path, size: Size, workers: int) -> Path:
     """The samples as ids of nano, made or gone on with."""
     sources = find_sources([write_samples(folder, size.samples)])
-    with counting("preparing", sum(source.slices for source in sources)) as advance:
+    with count_progress("preparing", sum(source.slices for source in sources)) as advance:
         prepare(sources, folder / STORE, Model("nano"), workers, advance)
     return folder / STORE
 
 
 def unasked(nano: Checkpoint, folder: Path, steps: int) -> Checkpoint:
     """A decoder of nano's shape that has only drawn, over nano's tokenizers."""
-    text, vision = nano.text, nano.codec.vision
+    text, vision = nano.text_tokenizer, nano.vision_processor.vision
     model = fresh(config_for(text), SEED)
     start_alike(model, text.vocabulary.visual, vision.quantize.embedding.weight)
     lessons = Lessons(ONLY_DRAWN, vision, text, Icons.load(), {})
@@ -136,26 +136,26 @@ def unasked(nano: Checkpoint, folder: Path, steps: int) -> Checkpoint:
 
 def measured(checkpoint: Checkpoint, pairs: int) -> dict[str, Any]:
     """What `emu3 eval nano` finds of a model."""
-    drawing = DrawingSettings.of(checkpoint.card)
+    drawing = DrawingSettings.of(checkpoint.defaults)
     return evaluate_nano(Emu3(checkpoint), samples=pairs, drawing=drawing).to_dict()
 
 
 def main(folder: Path, size: Size = FULL, *, only_drawn: bool = False) -> dict[str, Any]:
     """Measure, tune, measure again; everything goes to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    mark, place = "-unasked" if only_drawn else "", Place(torch.device("cpu"), FP32)
-    checkpoint = open_checkpoint("nano", None, place)
+    mark, place = "-unasked" if only_drawn else "", DeviceConfig(torch.device("cpu"), FP32)
+    checkpoint = load_checkpoint("nano", None, place)
     if only_drawn:
         checkpoint = unasked(checkpoint, folder / "unasked", size.drawing)
     before = measured(checkpoint, size.pairs)
-    store = Store.open(stored(folder, size, workers=2), checkpoint.text)
+    store = TokenDataset.open(stored(folder, size, workers=2), checkpoint.text_tokenizer)
     warmup = min(NANO_INSTRUCTION.warmup, size.steps)
     stage = NANO_INSTRUCTION.changed(starts_from=checkpoint.name, steps=size.steps, warmup=warmup)
     settings = Settings(seed=SEED, bf16=has_bf16("cpu"))
     model = train_stage(stage, checkpoint, [(store, 1.0)], folder / f"run{mark}", settings)
-    after = measured(open_checkpoint(model / "baai", None, place), size.pairs)
+    after = measured(load_checkpoint(model / "baai", None, place), size.pairs)
     report = {"before": before, "after": after}
-    with replacing(folder / f"figures{mark}.json") as temporary:
+    with atomic_write(folder / f"figures{mark}.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for kind in ("seen", "held_out"):
         for name, share in report["before"][kind].items():

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emu3.decoder.attention import rotation
-from emu3.decoder.transformer import Block, Transformer
+from emu3.models.attention import rotary_tables
+from emu3.models.transformer import Block, Transformer
 
 SHARP = 12.0  # of the score of a distance: a code next to the right one gets a fifth of its weight
 TURNS = 12  # channel pairs of a head that tell distances: the fastest, down to 0.04 radians an id
@@ -71,7 +71,7 @@ def _look_back(block: Block, distances: Sequence[float], theta: float, common: T
     """Queries and keys that score each other by distance alone, highest at the head's own."""
     attention, width = block.self_attn, _width(block)
     size = (SHARP**0.5 * (torch.arange(width // 2) < TURNS)).repeat(2)
-    cos, sin = rotation(-torch.tensor([distances]), width, theta, torch.float32)
+    cos, sin = rotary_tables(-torch.tensor([distances]), width, theta, torch.float32)
     # A query turned back beforehand meets, so much further on, a key that is not turned at all.
     turned = torch.cat([cos[0, 0, :, : width // 2], sin[0, 0, :, width // 2 :]], dim=-1)
     key = size * (torch.arange(width) < width // 2)
@@ -102,7 +102,7 @@ def _width(block: Block) -> int:
 def _inputs(model: Transformer, at: int, ids: Tensor) -> Tensor:
     """What block `at` reads of a document, normed: [L, hidden]."""
     config, positions = model.config, torch.arange(len(ids))[None]
-    by = rotation(positions, config.head_dim, config.rope_theta, torch.float32)
+    by = rotary_tables(positions, config.head_dim, config.rope_theta, torch.float32)
     x = model.model.embed_tokens(ids[None])
     for block in model.model.layers[:at]:
         x = block(x, by, None, None)

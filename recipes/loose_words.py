@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emu3.emoji_world import (
+from recipes.nano.emoji_world import (
     HANDS,
     OBJECTS,
     STYLES,

@@ -18,8 +18,18 @@ import numpy as np
 import torch
 
 from emu3 import Emu3
-from emu3.checkpoint import Checkpoint, Place, open_checkpoint
-from emu3.emoji_world import (
+from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
+from emu3.files import atomic_write
+from emu3.models.precision import FP32
+from emu3.training.decoder import DecoderTraining, train_decoder
+from emu3.training.export import Provenance, export
+from emu3.training.lm_loss import Document
+from emu3.training.lora import Lora, adapt
+from emu3.training.mixed_precision import has_bf16
+from emu3.training.presets import NANO_QUALITY, Stage
+from recipes.drawing import Wanted, accuracy
+from recipes.fourth_style import NUMBER, PACKAGE, FourthStyle, caption
+from recipes.nano.emoji_world import (
     BACKGROUNDS,
     Icons,
     full_caption,
@@ -27,18 +37,8 @@ from emu3.emoji_world import (
     seen_pairs,
     usual_scene,
 )
-from emu3.evaluate.judge import REFERENCE_BACKGROUNDS, Judge
-from emu3.evaluate.shares import Share
-from emu3.files import replacing
-from emu3.precision import FP32
-from emu3.train.decoder import DecoderTraining, train_decoder
-from emu3.train.documents import Document
-from emu3.train.export import Provenance, export
-from emu3.train.lora import Lora, adapt
-from emu3.train.precision import has_bf16
-from emu3.train.stages import NANO_QUALITY, Stage
-from recipes.drawing import Wanted, accuracy
-from recipes.fourth_style import NUMBER, PACKAGE, FourthStyle, caption
+from recipes.nano.evaluation.judge import REFERENCE_BACKGROUNDS, Judge
+from recipes.nano.evaluation.shares import Share
 from recipes.nano_codes import CodesOfScenes
 
 COLOURS = list(BACKGROUNDS)
@@ -85,10 +85,10 @@ class Lessons:
         self, checkpoint: Checkpoint, style: FourthStyle, icons: Icons, size: Size, stage: Stage
     ) -> None:
         self.checkpoint, self.size, self.stage = checkpoint, size, stage
-        self.codes_of = CodesOfScenes(checkpoint.codec.vision, icons)
+        self.codes_of = CodesOfScenes(checkpoint.vision_processor.vision, icons)
         scenes = style.scenes(style.learnt, np.random.default_rng(0))
         self.captions = [caption(scene) for scene in scenes]
-        self.codes = CodesOfScenes(checkpoint.codec.vision, style.icons)(scenes)
+        self.codes = CodesOfScenes(checkpoint.vision_processor.vision, style.icons)(scenes)
         self.pairs = seen_pairs()
 
     def __call__(self, rng: np.random.Generator) -> list[Document]:
@@ -105,7 +105,7 @@ class Lessons:
     def document(self, words: str, codes: torch.Tensor, rng: np.random.Generator) -> Document:
         words = "" if rng.random() < self.stage.dropped_captions else words
         ids = self.checkpoint.prompts.document(words, codes)
-        visual = self.checkpoint.text.vocabulary.visual
+        visual = self.checkpoint.text_tokenizer.vocabulary.visual
         is_visual = (ids >= visual.start) & (ids < visual.stop)
         weights = self.stage.weights
         return Document(ids, torch.where(is_visual, weights.vision, weights.text))
@@ -144,7 +144,7 @@ def run_for(size: Size) -> DecoderTraining:
 
 def main(folder: Path, size: Size = FULL) -> dict[str, object]:
     """Measure, teach, measure again; everything goes to `folder`."""
-    checkpoint = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    checkpoint = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     icons, style = Icons.load(), FourthStyle.load()
     known = Judge.build(icons, backgrounds=size.backgrounds)
     judge = style.taught_to(known, size.backgrounds)
@@ -153,7 +153,9 @@ def main(folder: Path, size: Size = FULL) -> dict[str, object]:
     adapted = adapt(checkpoint.decoder, LORA)
     lessons = Lessons(checkpoint, style, icons, size, STAGE)
     start = time.perf_counter()
-    train_decoder(adapted.model, run_for(size), lessons, checkpoint.text.vocabulary.visual, folder)
+    train_decoder(
+        adapted.model, run_for(size), lessons, checkpoint.text_tokenizer.vocabulary.visual, folder
+    )
     seconds = time.perf_counter() - start
     adapted.save(folder / "adapter")
     adapted.merge()
@@ -172,7 +174,7 @@ def main(folder: Path, size: Size = FULL) -> dict[str, object]:
     journal = folder / "log.jsonl"
     provenance = Provenance(DATA, "CPU; see the journal.", stage, journal, figures)
     export(replace(checkpoint, name="nano-fxemoji"), provenance, folder / "model")
-    with replacing(folder / "figures.json") as temporary:
+    with atomic_write(folder / "figures.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for name, said in figures.items():
         print(f"{name}: {said}")

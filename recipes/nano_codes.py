@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from emu3.emoji_world import CODE, RATIOS, Icons, Scene, grid
-from emu3.vision.tokenizer import VisionTokenizer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from recipes.nano.emoji_world import CODE, RATIOS, Icons, Scene, grid
 from recipes.nano_vision import pixels_of
 
 SQUARE = grid(RATIOS[0])[0]  # codes along a side

@@ -19,8 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emu3.config import DecoderConfig
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import (
+from emu3.inference.reference import generate_visual
+from emu3.inference.sampling import SamplingParams
+from emu3.models.transformer import Transformer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.prompts import PromptTemplates
+from emu3.processing.tokenizer import RANKS_FILE, TextTokenizer
+from emu3.training.bpe_training import train_text
+from emu3.training.decoder import DecoderTraining, Documents, fresh, train_decoder
+from emu3.training.lm_loss import Document, weigh
+from emu3.training.mixed_precision import has_bf16
+from emu3.training.token_noise import corrupt
+from emu3.training.visual_embedding_init import nearest_entries, start_alike
+from recipes import nano_vision
+from recipes.nano.emoji_world import (
     QUESTIONS,
     Icons,
     Redrawn,
@@ -34,19 +46,7 @@ from emu3.emoji_world import (
     random_scene,
     seen_pairs,
 )
-from emu3.emoji_world.scene import USUAL as MOSTLY
-from emu3.generate import generate_pictures
-from emu3.prompt import Prompts
-from emu3.sampling import Sampling
-from emu3.text import RANKS_FILE, TextTokenizer
-from emu3.train.corruption import corrupt
-from emu3.train.decoder import DecoderTraining, Documents, fresh, train_decoder
-from emu3.train.documents import Document, weigh
-from emu3.train.embedding import nearest_entries, start_alike
-from emu3.train.precision import has_bf16
-from emu3.train.text import train_text
-from emu3.vision.tokenizer import VisionTokenizer
-from recipes import nano_vision
+from recipes.nano.emoji_world.scene import USUAL as MOSTLY
 from recipes.nano_codes import CodesOfScenes
 from recipes.nano_variations import variations
 
@@ -146,7 +146,7 @@ class Lessons:
         self.mix, self.variations, self.others = mix, variations, others
         self.say = say
         self.codes_of = CodesOfScenes(vision, icons)
-        self.prompts = Prompts.of(text)
+        self.prompts = PromptTemplates.of(text)
         self.visual = text.vocabulary.visual
         self.alike = nearest_entries(vision.quantize.embedding.weight.detach(), NEAREST)
         self.pairs = seen_pairs() if pairs is None else pairs
@@ -262,24 +262,24 @@ def learn(
     lessons: Documents,
 ) -> Transformer:
     """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
-    prompts = Prompts.of(text)
+    prompts = PromptTemplates.of(text)
     rng = np.random.default_rng(1)
     pairs = [*rng.permutation(seen_pairs())[:16], *rng.permutation(held_out_pairs())[:16]]
     scenes = [random_scene(rng, int(thing), int(style)) for thing, style in pairs]
 
     @torch.no_grad()
     def sheet(model: Transformer, step: int) -> None:
-        ids = generate_pictures(
+        ids = generate_visual(
             model,
-            prompts.grammar,
+            prompts.document_format,
             [prompts.image(full_caption(scene), (8, 8)) for scene in scenes],
             [prompts.image("", (8, 8))] * len(scenes),
             [(8, 8)] * len(scenes),
-            Sampling(),
+            SamplingParams(),
             guidance_scale=3.0,
             seeds=list(range(len(scenes))),
         )
-        codes = torch.stack([prompts.grammar.read_body(row, 8, 8) for row in ids])
+        codes = torch.stack([prompts.document_format.decode_body(row, 8, 8) for row in ids])
         pixels = vision.decode(codes).clamp(-1, 1).add(1).mul(127.5).byte()
         rows = pixels.view(2, 16, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(128, 1024, 3)
         Image.fromarray(rows.numpy()).save(folder / f"sheet-{step:06d}.png")

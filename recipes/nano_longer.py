@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from emu3.checkpoint import Checkpoint, Place, open_checkpoint
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import Hands, caption
-from emu3.precision import FP32
-from emu3.train.compiled import MULTIPLE, compile_blocks
-from emu3.train.decoder import DecoderTraining
+from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
+from emu3.models.precision import FP32
+from emu3.models.transformer import Transformer
+from emu3.training.compilation import MULTIPLE, compile_blocks
+from emu3.training.decoder import DecoderTraining
 from recipes import nano_decoder
+from recipes.nano.emoji_world import Hands, caption
 from recipes.nano_decoder import Lessons, Mix, Say
 from recipes.nano_variations import BY_OTHERS, EACH, by_others, variations
 
@@ -40,9 +40,9 @@ RUN = replace(
 
 def opened(folder: Path) -> Checkpoint:
     """The package's nano; its text tokenizer is kept in the run's folder."""
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    nano = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     folder.mkdir(parents=True, exist_ok=True)
-    nano.text.save(folder)
+    nano.text_tokenizer.save(folder)
     return nano
 
 
@@ -68,7 +68,7 @@ def lessons_for(
     A run that asks about few pictures has so many times `fewer` of them varied, and with a `seed`
     of its own others than the runs before it, which were read too often to be learned from again.
     """
-    vision = nano.codec.vision
+    vision = nano.vision_processor.vision
     each, of_others = (
         {ratio: count // fewer for ratio, count in counts.items()} for counts in (EACH, BY_OTHERS)
     )
@@ -76,14 +76,18 @@ def lessons_for(
         variations(vision, hands.icons, hands.redrawn, folder, each, seed),
         by_others(vision, hands, folder, of_others, seed),
     )
-    return Lessons(mix, vision, nano.text, hands.icons, *varied, others=hands.others, say=say)
+    return Lessons(
+        mix, vision, nano.text_tokenizer, hands.icons, *varied, others=hands.others, say=say
+    )
 
 
 def main(folder: Path) -> Transformer:
     """Train the package's decoder further; its text and vision tokenizers stay what they are."""
     nano = opened(folder)
     lessons, decoder = lessons_for(nano, MIX, Hands.load(), folder), ready(nano.decoder, RUN)
-    return nano_decoder.learn(decoder, nano.text, nano.codec.vision, RUN, folder, lessons)
+    return nano_decoder.learn(
+        decoder, nano.text_tokenizer, nano.vision_processor.vision, RUN, folder, lessons
+    )
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import Hands
-from emu3.text import TextTokenizer
-from emu3.train.compiled import MULTIPLE
-from emu3.train.documents import Document
+from emu3.models.transformer import Transformer
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.training.compilation import MULTIPLE
+from emu3.training.lm_loss import Document
 from recipes import further_things, nano_decoder, nano_longer
 from recipes.clip_lessons import ClipLessons, ClipMix
 from recipes.looking_back import deeper
 from recipes.loose_words import LooseWords
+from recipes.nano.emoji_world import Hands
 from recipes.nano_decoder import Lessons, Mix, config_for
 
 RUN = replace(
@@ -93,12 +93,16 @@ def main(folder: Path) -> Transformer:
     nano, hands = nano_longer.opened(folder), Hands.load()
     words = LooseWords(hands.drew)
     stills = nano_longer.lessons_for(nano, STILLS, hands, folder, FEWER, RUN.seed, words.picture)
-    further = further_things.lessons(FURTHER, nano.codec.vision, nano.text)
-    clips = ClipLessons.of(nano.codec.vision, nano.text, hands.icons, words.clip)
-    grown = looking_back(nano.decoder, nano.text, clips)
+    further = further_things.lessons(FURTHER, nano.vision_processor.vision, nano.text_tokenizer)
+    clips = ClipLessons.of(
+        nano.vision_processor.vision, nano.text_tokenizer, hands.icons, words.clip
+    )
+    grown = looking_back(nano.decoder, nano.text_tokenizer, clips)
     course = Course(stills, further, clips, {} if grown is nano.decoder else FOLLOWING)
     decoder = nano_longer.ready(grown, RUN)
-    return nano_decoder.learn(decoder, nano.text, nano.codec.vision, RUN, folder, course)
+    return nano_decoder.learn(
+        decoder, nano.text_tokenizer, nano.vision_processor.vision, RUN, folder, course
+    )
 
 
 def looking_back(decoder: Transformer, text: TextTokenizer, clips: ClipLessons) -> Transformer:

@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.emoji_world import (
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.models.precision import FP32
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.progress import count_progress
+from recipes.nano.emoji_world import (
     BACKGROUNDS,
     OBJECTS,
     RATIOS,
@@ -27,9 +30,6 @@ from emu3.emoji_world import (
     seen_pairs,
     usual_scene,
 )
-from emu3.precision import FP32
-from emu3.progress import counting
-from emu3.vision.tokenizer import VisionTokenizer
 from recipes.nano_variations import variations
 from recipes.nano_vision import pixels_of
 
@@ -70,7 +70,7 @@ def trained(reader: nn.Module, codes: Tensor, table: Tensor, epochs: int = EPOCH
     optimizer = torch.optim.AdamW(reader.parameters(), RATE, weight_decay=DECAY)
     steps = epochs * (len(pictures) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    with counting("learning names", steps) as advance:
+    with count_progress("learning names", steps) as advance:
         for _ in range(epochs):
             for chosen in torch.randperm(len(pictures)).split(BATCH):
                 if len(chosen) < BATCH:
@@ -109,8 +109,8 @@ def true_pictures(
 
 def main(folder: Path) -> None:
     """Print what each reader names, of seen pairs and of held-out ones."""
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
-    vision, icons = nano.codec.vision, Icons.load()
+    nano = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
+    vision, icons = nano.vision_processor.vision, Icons.load()
     folder.mkdir(parents=True, exist_ok=True)
     codes = variations(vision, icons, Redrawn.load(), folder)[RATIOS[0]]
     table = entries(vision)

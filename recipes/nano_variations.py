@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from emu3.emoji_world import (
+from emu3.files import atomic_write
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.progress import count_progress
+from recipes.nano.emoji_world import (
     BACKGROUNDS,
     CODE,
     GENTLY,
@@ -35,11 +38,8 @@ from emu3.emoji_world import (
     paste,
     vary,
 )
-from emu3.emoji_world.scene import USUAL, USUAL_SIZE, icon_sizes
-from emu3.emoji_world.variation import Bent
-from emu3.files import replacing
-from emu3.progress import counting
-from emu3.vision.tokenizer import VisionTokenizer
+from recipes.nano.emoji_world.scene import USUAL, USUAL_SIZE, icon_sizes
+from recipes.nano.emoji_world.variation import Bent
 from recipes.nano_vision import as_pixels
 
 EACH = {ratio: 256 if ratio == RATIOS[0] else 40 for ratio in RATIOS}
@@ -93,13 +93,13 @@ def _kept(
     if not path.is_file():
         codes = defaultdict[str, list[Tensor]](list)
         every = [(ratio, thing) for ratio in each for thing in range(len(OBJECTS))]
-        with counting("variations of objects", len(every)) as advance:
+        with count_progress("variations of objects", len(every)) as advance:
             for ratio, thing in every:
                 rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio), *stream))
                 drawn = partial(varied, rng, icons, redrawn, thing, np.flatnonzero(learnt[thing]))
                 codes[ratio].append(encoded(vision, [drawn(ratio) for _ in range(each[ratio])]))
                 advance(1)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file({ratio: torch.stack(of) for ratio, of in codes.items()}, temporary)
     return load_file(path)
 

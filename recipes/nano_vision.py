@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from emu3.config import VisionConfig
-from emu3.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
-from emu3.train.checkpoints import load_state, save_state
-from emu3.train.codebook import spread
-from emu3.train.picture import PictureTraining, train_picture
-from emu3.train.precision import has_bf16
-from emu3.train.vision import VisionTraining, train_vision
-from emu3.vision.tokenizer import VisionTokenizer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.training.checkpoints import load_state, save_state
+from emu3.training.mixed_precision import has_bf16
+from emu3.training.vq_codebook import spread
+from emu3.training.vq_decoder_finetuning import PictureTraining, train_picture
+from emu3.training.vq_training import VisionTraining, train_vision
+from recipes.nano.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
 
 CONFIG = VisionConfig(codebook_size=2048, ch=32, ch_mult=(1, 1, 2, 4), num_res_blocks=1)
 

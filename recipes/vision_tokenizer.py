@@ -10,7 +10,7 @@ this size wants a GPU. `--quick` is the same in small, minutes on a CPU, to see 
 `--start` goes on from a tokenizer in BAAI's layout and of the same size, codebook and all.
 
 Pictures only, no clips: the paper's tokenizer saw both. Training takes clips as well
-(`emu3.train.vision.Batch`); what is missing here is a reader of video files.
+(`emu3.training.vq_training.Batch`); what is missing here is a reader of video files.
 
 Kill it whenever you like: the same command goes on from the last checkpoint. At the end the folder
 holds `Emu3-VisionTokenizer/` in BAAI's layout, and a sheet of held-out pictures for every save.
@@ -28,15 +28,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu3.checkpoint import open_codec, save_vision
-from emu3.codec import Codec
+from emu3.checkpoints.loading import load_vision_processor, save_vision
 from emu3.config import PreprocessorConfig, VisionConfig
 from emu3.errors import InputError
-from emu3.files import replacing
-from emu3.image import open_image
-from emu3.train.vision import VisionTraining, train_vision
-from emu3.train.warm_start import warm_start
-from emu3.vision.tokenizer import VisionTokenizer
+from emu3.files import atomic_write
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.image import open_image
+from emu3.processing.vision_processor import VisionProcessor
+from emu3.training.vq_training import VisionTraining, train_vision
+from emu3.training.vq_warm_start import warm_start
 from recipes.nano_vision import as_pixels, save_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -173,9 +173,9 @@ class Pictures:
 def export(model: VisionTokenizer, folder: Path) -> None:
     """Write the tokenizer in BAAI's layout, whole or not at all."""
     preprocessor = PreprocessorConfig(spatial_factor=model.config.spatial_factor)
-    with replacing(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
-        save_vision(Codec(model, preprocessor), temporary)
+        save_vision(VisionProcessor(model, preprocessor), temporary)
 
 
 def begin_from(folder: Path, size: Size) -> VisionTokenizer:
@@ -184,7 +184,7 @@ def begin_from(folder: Path, size: Size) -> VisionTokenizer:
     Raises InputError where it is of another size or has another codebook.
     """
     model = VisionTokenizer(size.config)
-    left = warm_start(model, open_codec(folder, torch.device("cpu")).vision.state_dict())
+    left = warm_start(model, load_vision_processor(folder, torch.device("cpu")).vision.state_dict())
     if left:
         raise InputError(f"{folder}: {left[0]} is missing or of another size; give its own config")
     return model

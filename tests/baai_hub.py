@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from emu3.hub import BAAI_VISION
+from emu3.checkpoints.hub import BAAI_VISION
 from tests.fake_hub import FakeHub, running
 
 GEN = "BAAI/Emu3-Gen"

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from emu3.card import Card
+from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.config import BOOKKEEPING, DecoderConfig, FileConfig, PreprocessorConfig, VisionConfig
 from emu3.errors import InputError
 
-KINDS: list[type[FileConfig]] = [DecoderConfig, VisionConfig, PreprocessorConfig, Card]
+KINDS: list[type[FileConfig]] = [
+    DecoderConfig,
+    VisionConfig,
+    PreprocessorConfig,
+    GenerationDefaults,
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Needy(FileConfig):
         VisionConfig(ch=32, ch_mult=(1, 1, 2), attn_resolutions=(0, 2), dropout=0.1),
         PreprocessorConfig(min_pixels=64, max_pixels=128, image_mean=(0.1, 0.2, 0.3), resample=0),
         PreprocessorConfig(size={"min_pixels": 512 * 512, "max_pixels": 1024 * 1024}),
-        Card(tasks=("chat",), suffix="", negative_prompt="ugly"),
+        GenerationDefaults(tasks=("chat",), suffix="", negative_prompt="ugly"),
     ],
 )
 def test_what_is_written_is_read(config: FileConfig) -> None:
@@ -131,7 +136,7 @@ BAD: list[tuple[type[FileConfig], str, object]] = [
     (PreprocessorConfig, "resample", None),
     (PreprocessorConfig, "image_mean", [0.5]),
     (PreprocessorConfig, "image_std", [0.5, 0.0, 0.5]),
-    (Card, "tasks", ["image", "dance"]),
+    (GenerationDefaults, "tasks", ["image", "dance"]),
 ]
 
 
@@ -181,8 +186,8 @@ def test_published_files_are_read(reference: Path) -> None:
 
 
 def test_a_card_follows_from_the_published_names(tmp_path: Path) -> None:
-    assert Card.of(tmp_path, "BAAI/Emu3-Gen").tasks == ("image",)
-    assert Card.of(tmp_path, "BAAI/Emu3-Chat").tasks == ("chat",)
-    assert Card.of(tmp_path, "BAAI/Emu3-Stage1").tasks == ("image", "chat")
+    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Gen").tasks == ("image",)
+    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Chat").tasks == ("chat",)
+    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Stage1").tasks == ("image", "chat")
     (tmp_path / "emu3.json").write_text(json.dumps({"tasks": ["image", "chat"], "suffix": "!"}))
-    assert Card.of(tmp_path, "BAAI/Emu3-Gen") == Card(suffix="!")
+    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Gen") == GenerationDefaults(suffix="!")

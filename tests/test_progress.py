@@ -24,10 +24,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch, patience: float) -> Terminal:
 
 
 def work(title: str = "working", *, quiet: bool = False) -> None:
-    with progress.counting(title, 3, quiet=quiet) as advance:
+    with progress.count_progress(title, 3, quiet=quiet) as advance:
         for _ in range(3):
             advance(1)
-    with progress.transferring(title, quiet=quiet) as report:
+    with progress.transfer_progress(title, quiet=quiet) as report:
         report(500_000, 1_000_000)
         report(1_000_000, 1_000_000)
 
@@ -59,7 +59,7 @@ def test_a_failure_takes_the_bar_away(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = terminal(monkeypatch, patience=-1)
 
     def fail() -> None:
-        with progress.counting("working", 2) as advance:
+        with progress.count_progress("working", 2) as advance:
             advance(1)
             raise ValueError("stop")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emu3.video import writing
+from emu3.processing.video import video_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pictures").mkdir()
     Image.fromarray(noise).save("pictures/noise.png")
     (tmp_path / "pictures" / "noise.txt").write_text("a lot of noise", encoding="utf-8")
-    with writing(tmp_path / "clip.mp4", 8) as write:
+    with video_writer(tmp_path / "clip.mp4", 8) as write:
         for _ in range(5):
             write(noise)
     return tmp_path

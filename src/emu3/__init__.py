@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, Any
 from emu3.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from emu3.output import ImageOutput, Settings, VideoOutput, VideoSettings
-    from emu3.pipeline import Emu3
+    from emu3.api import Emu3
+    from emu3.outputs import ImageOutput, ImageSettings, VideoOutput, VideoSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Emu3",
     "ImageOutput",
+    "ImageSettings",
     "InputError",
     "MissingExtraError",
-    "Settings",
     "VideoOutput",
     "VideoSettings",
     "__version__",
 ]
 
 _HOMES = {
-    "Emu3": "emu3.pipeline",
-    "ImageOutput": "emu3.output",
-    "Settings": "emu3.output",
-    "VideoOutput": "emu3.output",
-    "VideoSettings": "emu3.output",
+    "Emu3": "emu3.api",
+    "ImageOutput": "emu3.outputs",
+    "ImageSettings": "emu3.outputs",
+    "VideoOutput": "emu3.outputs",
+    "VideoSettings": "emu3.outputs",
 }
 """Names fetched when first asked for: PyTorch takes seconds to import, `emu3 --help` must not."""
 

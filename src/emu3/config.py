@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 
 from emu3.errors import InputError
-from emu3.precision import Precision
+from emu3.models.precision import Precision
 
 BOOKKEEPING = frozenset(
     {

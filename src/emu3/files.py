@@ -23,7 +23,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, with its suffix; takes its place only if all went well.
 
     A file replaces a file. A folder replaces a folder.

@@ -37,7 +37,9 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def counting(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+def count_progress(
+    title: str, total: int, *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
     """Give a function to call with how many of `total` steps are newly done."""
     if quiet:
         yield lambda count: None
@@ -53,7 +55,7 @@ def counting(title: str, total: int, *, quiet: bool = False) -> Iterator[Callabl
 
 
 @contextmanager
-def transferring(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def transfer_progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Give a function to call with the bytes done so far, and those in all."""
     if quiet:
         yield lambda done, total: None

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from emu3.card import Card
-from emu3.checkpoint import Checkpoint
-from emu3.codec import Codec
+from emu3.checkpoints.generation_defaults import GenerationDefaults
+from emu3.checkpoints.loading import Checkpoint
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
-from emu3.decoder.transformer import Transformer, initialise
-from emu3.text import TextTokenizer
-from emu3.vision.tokenizer import VisionTokenizer
-from emu3.vocab import EOV, SOT, SOV, visual_token
+from emu3.models.transformer import Transformer, init_weights
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.processing.vision_processor import VisionProcessor
+from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
 
 
 def byte_tokenizer(codebook_size: int = 64) -> TextTokenizer:
@@ -38,7 +38,7 @@ def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
     }
     torch.manual_seed(seed)
     model = Transformer(DecoderConfig(**{**settings, **changes}))
-    initialise(model)
+    init_weights(model)
     return model.eval()
 
 
@@ -68,10 +68,10 @@ def tiny_checkpoint(seed: int = 0) -> Checkpoint:
     """A whole model: pictures of 4x4 codes, answers of bytes, all of it noise."""
     return Checkpoint(
         name="tiny",
-        card=Card(suffix="", negative_prompt=""),
+        defaults=GenerationDefaults(suffix="", negative_prompt=""),
         decoder=tiny_decoder(seed),
-        text=byte_tokenizer(),
-        codec=Codec(
+        text_tokenizer=byte_tokenizer(),
+        vision_processor=VisionProcessor(
             tiny_vision(seed),
             PreprocessorConfig(min_pixels=64, max_pixels=1024, spatial_factor=4),
         ),

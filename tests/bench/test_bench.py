@@ -10,7 +10,7 @@ from emu3.bench import CASES, Case, Result, print_results, run_all
 from emu3.bench.cases import bytes_a_pass, measure
 from emu3.bench.sizes import SIZES, published_vocabulary, random_decoder, subject
 from emu3.config import DecoderConfig
-from emu3.precision import BF16, FP32, INT4, INT8, PRECISIONS, Precision
+from emu3.models.precision import BF16, FP32, INT4, INT8, PRECISIONS, Precision
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,7 @@ def test_bytes_are_those_of_the_weights_and_the_cache() -> None:
         square = config.hidden_size**2
         each = 2 * square + 2 * kv * config.hidden_size
         each += 3 * config.hidden_size * config.intermediate_size
-        head = what.grammar.vocabulary.codebook_size * config.hidden_size
+        head = what.document_format.vocabulary.codebook_size * config.hidden_size
         least = width * config.num_hidden_layers * each + min(4, max(1, width)) * head
         assert least <= bytes_a_pass(what) < 1.5 * least
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from emu3.checkpoint import Checkpoint
+from emu3.checkpoints.loading import Checkpoint
 from emu3.cli.app import build
 from emu3.testing import tiny_checkpoint
-from emu3.train import allocator
+from emu3.training import allocator
 
 Emu3Command = Callable[..., Result]
 

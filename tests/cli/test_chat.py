@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 from typer.testing import Result
 
-from emu3.checkpoint import Checkpoint
+from emu3.api import Emu3
+from emu3.checkpoints.loading import Checkpoint
 from emu3.cli.chat import Stream
-from emu3.pipeline import Emu3
 
 Emu3Command = Callable[..., Result]
 

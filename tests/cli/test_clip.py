@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from typer.testing import Result
 
-from emu3.card import CARD_FILE
-from emu3.checkpoint import Checkpoint
+from emu3.api import Emu3
+from emu3.checkpoints.generation_defaults import DEFAULTS_FILE
+from emu3.checkpoints.loading import Checkpoint
 from emu3.cli.progress import filming
-from emu3.pipeline import Emu3
-from emu3.video import open_clip, read_settings, writing
+from emu3.processing.video import open_clip, read_settings, video_writer
 
 pytest.importorskip("av")
 
@@ -28,7 +28,7 @@ NOTE = "was not trained on videos"
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
     frames = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
-    with writing(path, 8) as add:
+    with video_writer(path, 8) as add:
         for frame in frames:
             add(frame)
     return path
@@ -157,7 +157,7 @@ def test_the_newest_frame_is_under_the_bar(checkpoint: Checkpoint) -> None:
 def trained(tiny: Path, here: Path) -> Path:
     """A model whose card says that it was trained on videos."""
     shutil.copytree(tiny, here / "trained")
-    (here / "trained" / CARD_FILE).write_text(json.dumps({"tasks": ["image", "chat", "video"]}))
+    (here / "trained" / DEFAULTS_FILE).write_text(json.dumps({"tasks": ["image", "chat", "video"]}))
     return here / "trained"
 
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from emu3.checkpoint import Checkpoint
-from emu3.pipeline import Emu3
-from emu3.video import open_clip, read_frames, writing
+from emu3.api import Emu3
+from emu3.checkpoints.loading import Checkpoint
+from emu3.processing.video import open_clip, read_frames, video_writer
 
 Emu3Command = Callable[..., Result]
 Refused = Callable[..., str]
@@ -54,7 +54,7 @@ def moving(path: Path, count: int = 10, fps: float = 8) -> list[np.ndarray]:
     """A clip file of so many frames, each of its own grey."""
     pytest.importorskip("av")
     frames = [np.full((16, 24, 3), 20 * index, np.uint8) for index in range(count)]
-    with writing(path, fps) as add:
+    with video_writer(path, fps) as add:
         for frame in frames:
             add(frame)
     return frames
@@ -69,7 +69,7 @@ def test_a_clip_there_and_back(
     frames = list(read_frames(Path(name)))
     done = emu3("encode", name, "-o", "codes.npz", "--model", tiny, "--device", "cpu")
     assert (done.exit_code, done.stdout) == (0, "codes.npz\n"), done.output
-    groups = list(checkpoint.codec.encode_clip(frames))
+    groups = list(checkpoint.vision_processor.encode_frames(frames))
     with np.load("codes.npz") as file:
         assert np.array_equal(file["codes"], np.concatenate([g.codes.numpy() for g in groups]))
         assert (float(file["fps"]), int(file["frames"])) == (8, 10)

@@ -12,9 +12,9 @@ from typer.testing import Result
 
 pytest.importorskip("skimage", reason="judging needs the extra emoji")
 
-import emu3.evaluate as emu3_evaluate
-from emu3.emoji_world import Icons
-from emu3.evaluate import DrawingSettings, Figures, NanoReport, Share
+import recipes.nano.evaluation as emu3_evaluate
+from recipes.nano.emoji_world import Icons
+from recipes.nano.evaluation import DrawingSettings, Figures, NanoReport, Share
 
 Emu3Command = Callable[..., Result]
 

@@ -12,12 +12,12 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import Result
 
-from emu3.checkpoint import Checkpoint
+from emu3.api import Emu3
+from emu3.checkpoints.loading import Checkpoint
 from emu3.cli import picture
 from emu3.cli.picture import names
 from emu3.cli.progress import drawing, fitting, half_blocks
-from emu3.output import PNG_KEY, ImageOutput
-from emu3.pipeline import Emu3
+from emu3.outputs import PNG_KEY, ImageOutput
 
 Emu3Command = Callable[..., Result]
 

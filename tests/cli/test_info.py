@@ -10,10 +10,10 @@ import pytest
 import torch
 from typer.testing import Result
 
-from emu3.checkpoint import Checkpoint
+from emu3.checkpoints.loading import Checkpoint
+from emu3.checkpoints.weights import load_decoder, save_weights
 from emu3.cli.info import amount
-from emu3.precision import INT8
-from emu3.weights import load_decoder, save_weights
+from emu3.models.precision import INT8
 
 Emu3Command = Callable[..., Result]
 
@@ -24,7 +24,7 @@ def test_for_programs(emu3: Emu3Command, tiny: Path, checkpoint: Checkpoint) -> 
     said = json.loads(done.stdout)
     decoder, vision = (
         sum(each.numel() for each in model.parameters())
-        for model in (checkpoint.decoder, checkpoint.codec.vision)
+        for model in (checkpoint.decoder, checkpoint.vision_processor.vision)
     )
     assert said["decoder"]["parameters"] == decoder
     assert said["vision"]["parameters"] == vision

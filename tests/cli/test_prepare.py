@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from emu3.checkpoint import Checkpoint
-from emu3.data.store import Store
+from emu3.checkpoints.loading import Checkpoint
+from emu3.data.dataset import TokenDataset
 
 Emu3Command = Callable[..., Result]
 Refused = Callable[..., str]
@@ -36,7 +36,7 @@ def test_it_says_what_it_made_and_goes_on(
     for _ in range(2):
         done = emu3(*command, "--device", "cpu")
         assert (done.exit_code, done.stdout) == (0, "data\n"), done.output
-        store = Store.open(Path("data"), checkpoint.text)
+        store = TokenDataset.open(Path("data"), checkpoint.text_tokenizer)
         assert len(store) == 2
         ids = f"0 context, {store.counts['text']} text, {store.counts['vision']} vision, 0 answer"
         total = int(store.lengths.sum())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import emu3
-from emu3.checkpoint import Checkpoint
+from emu3.checkpoints.loading import Checkpoint
 from emu3.testing import tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def test_every_command_has_examples(command: str) -> None:
 
 def test_the_front_door_is_lazy_but_whole() -> None:
     done = run("-c", "import sys, emu3; assert 'torch' not in sys.modules; print(emu3.Emu3)")
-    assert done.stdout == "<class 'emu3.pipeline.Emu3'>\n", done.stderr
+    assert done.stdout == "<class 'emu3.api.Emu3'>\n", done.stderr
     assert set(emu3.__all__) <= set(dir(emu3))
     for name in emu3.__all__:
         assert getattr(emu3, name)

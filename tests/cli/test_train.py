@@ -14,8 +14,8 @@ import pytest
 import torch
 from typer.testing import Result
 
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.train.stages import BY_NAME
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.training.presets import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -45,7 +45,9 @@ def data(here: Path, photo: Path, tiny: Path, emu3: Emu3Command) -> Path:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     folder = run / "model" / "baai"
-    return open_checkpoint(folder, None, Place(torch.device("cpu"), None)).decoder.state_dict()
+    return load_checkpoint(
+        folder, None, DeviceConfig(torch.device("cpu"), None)
+    ).decoder.state_dict()
 
 
 def test_from_samples_to_a_model(

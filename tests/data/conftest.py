@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emu3.checkpoint import Checkpoint
-from emu3.data.document import Writer
-from emu3.data.work import Model
+from emu3.checkpoints.loading import Checkpoint
+from emu3.data.tokenization import SampleTokenizer
+from emu3.data.workers import Model
 from emu3.testing import tiny_checkpoint
 
 TURNS = [{"question": "What is it?", "answer": "A fox."}, {"question": "Big?", "answer": "No."}]
@@ -53,8 +53,8 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def writer(checkpoint: Checkpoint) -> Writer:
-    return Writer(checkpoint.prompts, checkpoint.codec)
+def writer(checkpoint: Checkpoint) -> SampleTokenizer:
+    return SampleTokenizer(checkpoint.prompts, checkpoint.vision_processor)
 
 
 @pytest.fixture(scope="session")

@@ -13,17 +13,17 @@ import torch
 
 pytest.importorskip("av", reason="clips need the extra video")
 
-from emu3.data import document
-from emu3.data.document import Writer
-from emu3.data.finding import find_sources
+from emu3.data import tokenization as document
+from emu3.data.dataset import TokenDataset
+from emu3.data.discovery import find_sources
 from emu3.data.prepare import prepare
-from emu3.data.roles import ANSWER, VISION
-from emu3.data.sample import Sample, VideoFile
-from emu3.data.store import Store
-from emu3.data.work import Model
+from emu3.data.samples import Sample, VideoFile
+from emu3.data.token_roles import ANSWER, VISION
+from emu3.data.tokenization import SampleTokenizer
+from emu3.data.workers import Model
 from emu3.errors import InputError
-from emu3.grammar import VideoCodes
-from emu3.video import read_frames, writing
+from emu3.processing.document_format import VideoCodes
+from emu3.processing.video import read_frames, video_writer
 
 TURN = {"question": "Which way?", "answer": "Up."}
 
@@ -34,25 +34,25 @@ def clip(tmp_path: Path) -> Path:
     folder = tmp_path / "clips"
     folder.mkdir()
     frames = np.random.default_rng(0).integers(0, 256, (6, 2, 3, 3), np.uint8)
-    with writing(folder / "a.mp4", 8) as add:
+    with video_writer(folder / "a.mp4", 8) as add:
         for frame in frames.repeat(8, 1).repeat(8, 2):
             add(frame)
     return folder / "a.mp4"
 
 
-def codes_of(writer: Writer, clip: Path) -> VideoCodes:
+def codes_of(writer: SampleTokenizer, clip: Path) -> VideoCodes:
     frames = [torch.as_tensor(frame) for frame in read_frames(clip, 8)]
-    codes = torch.cat([group.codes for group in writer.codec.encode_clip(frames)])
+    codes = torch.cat([group.codes for group in writer.vision_processor.encode_frames(frames)])
     return VideoCodes(codes, 8, len(frames))
 
 
-def test_a_clip_is_drawn_and_asked_about(writer: Writer, clip: Path) -> None:
+def test_a_clip_is_drawn_and_asked_about(writer: SampleTokenizer, clip: Path) -> None:
     video = codes_of(writer, clip)
     assert len(video.codes) == 2
     drawn = writer.write(Sample(text="up", video=VideoFile(clip)))
     assert drawn.ids.tolist() == writer.prompts.document("up", video).tolist()
     assert int((drawn.roles == VISION).sum()) == video.codes.numel()
-    parts = writer.prompts.grammar.parts(drawn.ids)
+    parts = writer.prompts.document_format.parse(drawn.ids)
     assert [part.frames for part in parts if isinstance(part, VideoCodes)] == [6]
     asked = writer.write(Sample(turns=(("Which way?", "Up."),), video=VideoFile(clip)))
     ids, said = writer.prompts.chat_document(video, [("Which way?", "Up.")])
@@ -60,13 +60,13 @@ def test_a_clip_is_drawn_and_asked_about(writer: Writer, clip: Path) -> None:
     assert ((asked.roles == ANSWER) == said).all()
 
 
-def test_bytes_are_as_good_as_a_file(writer: Writer, clip: Path) -> None:
+def test_bytes_are_as_good_as_a_file(writer: SampleTokenizer, clip: Path) -> None:
     file = writer.write(Sample(text="up", video=VideoFile(clip)))
     held = VideoFile(Path("some.tar/a.mp4"), clip.read_bytes())
     assert writer.write(Sample(text="up", video=held)).ids.tolist() == file.ids.tolist()
 
 
-def test_every_kind_of_source_gives_the_same(writer: Writer, clip: Path) -> None:
+def test_every_kind_of_source_gives_the_same(writer: SampleTokenizer, clip: Path) -> None:
     clip.with_suffix(".txt").write_text("up\n")
     lines = clip.parent.parent / "lines"
     lines.mkdir()
@@ -88,14 +88,14 @@ def test_a_store_says_how_often_it_looked(clip: Path, model: Model, tmp_path: Pa
     for fps in (4.0, 8.0):
         counts = prepare(sources, tmp_path / f"{fps:g}", replace(model, fps=fps))
         assert (counts.samples, counts.skipped) == (1, 1)
-        lengths.append(len(Store.open(tmp_path / f"{fps:g}")[0].ids))
+        lengths.append(len(TokenDataset.open(tmp_path / f"{fps:g}")[0].ids))
     assert lengths[0] < lengths[1]
     with pytest.raises(InputError, match="another request"):
         prepare(sources, tmp_path / "8", replace(model, fps=2))
 
 
 def test_what_is_no_clip_or_too_long_is_said(
-    writer: Writer, clip: Path, monkeypatch: pytest.MonkeyPatch
+    writer: SampleTokenizer, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"lost\.mp4"):
         writer.write(Sample(text="up", video=VideoFile(clip.with_name("lost.mp4"))))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.data.document import Encoded, text_facts
+from emu3.data.dataset import TokenDataset, digest_of
 from emu3.data.loader import Loader
 from emu3.data.packing import Pack
-from emu3.data.roles import ANSWER, TEXT, VISION
-from emu3.data.shard import write_shard
-from emu3.data.store import Store, digest_of
+from emu3.data.shards import write_shard
+from emu3.data.token_roles import ANSWER, TEXT, VISION
+from emu3.data.tokenization import TokenizedDocument, text_facts
 from emu3.errors import InputError
 from emu3.testing import byte_tokenizer
 
@@ -25,31 +25,31 @@ CONTEXT = 40
 LONG, PICTURE, TOO_LARGE = 100, 30, 41  # ids of a text, and of two documents with a picture
 
 
-def store(folder: Path, documents: list[Encoded]) -> Store:
+def store(folder: Path, documents: list[TokenizedDocument]) -> TokenDataset:
     folder.mkdir()
     request = {"model": text_facts(byte_tokenizer())}
     write_shard(folder / "a", digest_of(request), documents, [])
     index = {"version": 1, "request": request, "shards": {"a": len(documents)}}
     (folder / "index.json").write_text(json.dumps(index))
-    return Store.open(folder)
+    return TokenDataset.open(folder)
 
 
-def document(first: int, length: int, role: int) -> Encoded:
+def document(first: int, length: int, role: int) -> TokenizedDocument:
     """Ids that count up, so that a piece says where it is from."""
     roles = torch.full((length,), TEXT, dtype=torch.uint8)
     roles[length // 2] = role
-    return Encoded(torch.arange(first, first + length), roles)
+    return TokenizedDocument(torch.arange(first, first + length), roles)
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> list[Store]:
+def stores(tmp_path: Path) -> list[TokenDataset]:
     short = [document(1000 * n, 3 + n, TEXT) for n in range(1, 20)]
     texts = store(tmp_path / "texts", [*short, document(50_000, LONG, TEXT)])
     pictures = [document(100_000, PICTURE, VISION), document(200_000, TOO_LARGE, VISION)]
     return [texts, store(tmp_path / "pictures", pictures)]
 
 
-def loader(stores: list[Store], **changes: Any) -> Loader:
+def loader(stores: list[TokenDataset], **changes: Any) -> Loader:
     return Loader(
         stores, **{"weights": [3, 1], "context": CONTEXT, "seed": 5, "waiting": 30} | changes
     )
@@ -59,7 +59,7 @@ def parts(pack: Pack) -> list[Tensor]:
     return list(pack.ids.split(list(pack.lengths)))
 
 
-def test_rows_are_whole_documents_and_cut_texts(stores: list[Store]) -> None:
+def test_rows_are_whole_documents_and_cut_texts(stores: list[TokenDataset]) -> None:
     loading = loader(stores)
     packs = list(islice(loading, 100))
     assert loading.left_out == 1
@@ -72,7 +72,9 @@ def test_rows_are_whole_documents_and_cut_texts(stores: list[Store]) -> None:
     assert sum(len(pack.ids) for pack in packs) >= 0.97 * 100 * CONTEXT
 
 
-def test_every_id_of_a_text_is_learned_as_often_as_the_text_is_drawn(stores: list[Store]) -> None:
+def test_every_id_of_a_text_is_learned_as_often_as_the_text_is_drawn(
+    stores: list[TokenDataset],
+) -> None:
     loading = loader(stores)
     taken = [part for pack in islice(loading, 100) for part in parts(pack)]
     taken += [loading.read((piece,)).ids for piece in loading.packer.waiting]
@@ -89,7 +91,7 @@ def test_what_is_not_text_alone_is_cut_only_where_no_row_holds_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("stop", [0, 1, 17])
-def test_going_on_is_never_having_stopped(stores: list[Store], stop: int) -> None:
+def test_going_on_is_never_having_stopped(stores: list[TokenDataset], stop: int) -> None:
     whole = list(islice(loader(stores), 40))
     first = loader(stores)
     before = list(islice(first, stop))
@@ -102,7 +104,7 @@ def test_going_on_is_never_having_stopped(stores: list[Store], stop: int) -> Non
         assert ours.lengths == theirs.lengths
 
 
-def test_processes_share_the_rows_of_one(stores: list[Store]) -> None:
+def test_processes_share_the_rows_of_one(stores: list[TokenDataset]) -> None:
     alone, every = loader(stores), [loader(stores) for _ in range(2)]
     whole = [alone.read(alone.draw()).ids.tolist() for _ in range(20)]
     rows = [[each.draw() for _ in range(20)] for each in every]
@@ -111,7 +113,7 @@ def test_processes_share_the_rows_of_one(stores: list[Store]) -> None:
     assert every[0].state_dict() == every[1].state_dict() == alone.state_dict()
 
 
-def test_what_is_no_loader(stores: list[Store]) -> None:
+def test_what_is_no_loader(stores: list[TokenDataset]) -> None:
     with pytest.raises(InputError, match="none of 2 documents fits"):
         loader(stores, context=20)
     with pytest.raises(InputError, match="at least 2 ids"):

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from emu3.data.document import Writer
-from emu3.data.finding import find_sources
+from emu3.data.dataset import TokenDataset
+from emu3.data.discovery import find_sources
 from emu3.data.prepare import Counts, prepare
-from emu3.data.store import Store
-from emu3.data.work import Model
+from emu3.data.tokenization import SampleTokenizer
+from emu3.data.workers import Model
 from emu3.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +41,9 @@ def whole(samples: Path, model: Model, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_documents_are_those_of_the_samples_in_their_order(
-    samples: Path, whole: Path, writer: Writer
+    samples: Path, whole: Path, writer: SampleTokenizer
 ) -> None:
-    store = Store.open(whole, writer.prompts.tokenizer)
+    store = TokenDataset.open(whole, writer.prompts.tokenizer)
     (source,) = find_sources([samples], per_slice=10**6)
     number = 0
     for found in source.samples(0):
@@ -101,7 +101,7 @@ def test_killed_and_run_again_is_never_killed(
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("0*.safetensors")}
     assert 1 <= len(kept) < 6
     with pytest.raises(InputError, match="not finished"):
-        Store.open(folder)
+        TokenDataset.open(folder)
     (folder / ".00000-000003.1.part.safetensors").write_bytes(b"half")  # of a kill while writing
     run(samples, folder, model)
     assert files(folder) == files(whole)
@@ -114,7 +114,7 @@ def test_workers_end_with_a_parent_that_is_killed(
 ) -> None:
     code = (
         "import multiprocessing, os, threading\n"
-        "from emu3.data.work import _follow_parent\n"
+        "from emu3.data.workers import _follow_parent\n"
         "def child():\n"
         "    threading.Thread(target=_follow_parent, daemon=True).start()\n"
         "    print(os.getpid(), flush=True)\n"

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from emu3.data.finding import find_sources
-from emu3.data.sample import Sample
+from emu3.data.discovery import find_sources
+from emu3.data.parquet import Columns
+from emu3.data.samples import Sample
 from emu3.data.sources import Source
-from emu3.data.tables import Columns
 from emu3.errors import InputError
 
 TURNS = [{"question": "What?", "answer": "A fox."}]

@@ -25,9 +25,9 @@ from transformers import (
 import emu3
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
-from emu3.generate import generate_text
 from emu3.hf import Emu3Config, Emu3ForCausalLM, Emu3VisionVQConfig, Emu3VisionVQModel
-from emu3.sampling import Sampling
+from emu3.inference.reference import generate_text
+from emu3.inference.sampling import SamplingParams
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
 
 OURS = tiny_decoder()
@@ -102,7 +102,7 @@ def test_a_padded_row_is_the_row_alone(model: Any, left: bool) -> None:
 
 def test_greedy_answers_are_those_of_the_house(model: Any) -> None:
     """Alone and in a batch padded on the left."""
-    ours = generate_text(OURS, ROWS, V.eos, V.pad, 20, Sampling(top_k=1), [0] * 3)
+    ours = generate_text(OURS, ROWS, V.eos, V.pad, 20, SamplingParams(top_k=1), [0] * 3)
     ids, mask = padded(ROWS)
     out = model.generate(ids, GREEDY, attention_mask=mask, max_new_tokens=20)
     assert torch.equal(out[:, ids.shape[1] :], ours)

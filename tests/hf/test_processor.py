@@ -20,8 +20,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
 from emu3.hf import Emu3Processor, Emu3Tokenizer, Emu3VisionVQImageProcessor
-from emu3.image import to_pixels
-from emu3.text import TextTokenizer
+from emu3.processing.image import to_pixels
+from emu3.processing.tokenizer import TextTokenizer
 
 
 def opened(decoder: Path, vision: Path, **settings: Any) -> Emu3Processor:
@@ -221,7 +221,7 @@ def test_control_tokens_in_prompts_are_tokens_unless_told_otherwise(tiny: Path) 
 @pytest.mark.parametrize("kind", ["int", "list", "tensor"])
 def test_only_pictures_are_allowed(small: Emu3Processor, kind: str) -> None:
     """Every next id of a picture, EOS and padding, in rows of different sizes."""
-    grammar, sizes = small.grammar, [(2, 3), (4, 1)]
+    document_format, sizes = small.document_format, [(2, 3), (4, 1)]
     height, width = ([h for h, _ in sizes], [w for _, w in sizes])
     if kind == "tensor":
         allowed = small.build_prefix_constrained_fn(torch.tensor(height), torch.tensor(width))
@@ -232,9 +232,9 @@ def test_only_pictures_are_allowed(small: Emu3Processor, kind: str) -> None:
         allowed = small.build_prefix_constrained_fn(*sizes[0])
     v = small.tokenizer.text.vocabulary
     for row, size in enumerate(sizes):
-        ids = [v.pad, v.bos, 97, *grammar.header(*size)]
-        for step in range(grammar.length(*size) + 4):
-            low, high = grammar.allowed(*size, step)
+        ids = [v.pad, v.bos, 97, *document_format.header(*size)]
+        for step in range(document_format.num_tokens(*size) + 4):
+            low, high = document_format.allowed_range(*size, step)
             assert list(allowed(row, torch.tensor(ids))) == list(range(low, high))
             ids.append(low)
     with pytest.raises(InputError, match="no picture is begun"):
@@ -243,7 +243,7 @@ def test_only_pictures_are_allowed(small: Emu3Processor, kind: str) -> None:
 
 def test_documents_are_taken_apart(small: Emu3Processor) -> None:
     v, codes = small.tokenizer.text.vocabulary, torch.randint(64, (3, 5))
-    drawn = small.grammar.write(codes)
+    drawn = small.document_format.encode_image(codes)
     ids = torch.cat([torch.tensor([v.bos, 104, 105]), drawn, torch.tensor([v.eos])])
     before, picture, after = small.decode(ids)
     assert (before, after) == ("<|extra_203|>hi", "<|extra_204|>")

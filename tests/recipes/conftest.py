@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emu3.emoji_world import HANDS, OBJECTS, SIZES, Icons
+from recipes.nano.emoji_world import HANDS, OBJECTS, SIZES, Icons
 
 
 @pytest.fixture(scope="session")

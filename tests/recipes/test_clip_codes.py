@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.emoji_world import MOTIONS, OBJECTS, SIZES, Icons, compose_clip, random_moving_scene
 from recipes.clip_codes import CodesOfClips, pixels_of_clips
+from recipes.nano.emoji_world import (
+    MOTIONS,
+    OBJECTS,
+    SIZES,
+    Icons,
+    compose_clip,
+    random_moving_scene,
+)
 
 
 class Blocks:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.decoder.transformer import Transformer
-from emu3.emoji_world import Icons
-from emu3.prompt import Prompts
+from emu3.models.transformer import Transformer
+from emu3.processing.prompts import PromptTemplates
 from emu3.testing import byte_tokenizer
-from emu3.train.decoder import fresh
+from emu3.training.decoder import fresh
 from recipes.clip_codes import CodesOfClips
 from recipes.clip_direction import EACH, answered, begun_right, gone_on, slides
+from recipes.nano.emoji_world import Icons
 from recipes.nano_decoder import config_for
 from tests.recipes.test_nano_decoder import Flat
 
@@ -57,7 +57,7 @@ def clip(icons: Icons) -> tuple:
 
 
 def test_only_the_answer_has_to_be_right(clip: tuple) -> None:
-    prompts, (scene, video) = Prompts.of(TEXT), clip
+    prompts, (scene, video) = PromptTemplates.of(TEXT), clip
     ids, said = prompts.chat_document(video, [("How does it move?", "to the right")])
     answer = int(said.nonzero()[0, 0])
     assert answered(knowing(ids, list(range(answer - 1))), prompts, scene, video)
@@ -65,7 +65,7 @@ def test_only_the_answer_has_to_be_right(clip: tuple) -> None:
 
 
 def test_who_foresees_everything_goes_on_right(clip: tuple) -> None:
-    prompts, (_, video) = Prompts.of(TEXT), clip
+    prompts, (_, video) = PromptTemplates.of(TEXT), clip
     ids = prompts.document("", video)
     assert gone_on(knowing(ids, []), prompts, "", video).tolist() == [True, True]
     assert not gone_on(knowing(ids, list(range(len(ids) - 1))), prompts, "", video).any()

@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.emoji_world import (
-    MOTIONS,
-    OBJECTS,
-    STYLES,
-    Icons,
-    held_out,
-    held_out_motions,
-    with_article,
-)
-from emu3.emoji_world.motion import BEAT, SLIDES
 from emu3.testing import byte_tokenizer
-from emu3.train.documents import Document
+from emu3.training.lm_loss import Document
 from recipes.clip_lessons import (
     BEATS,
     BEGINS_WEIGHT,
@@ -29,6 +19,16 @@ from recipes.clip_lessons import (
     elsewhere,
     weights_of,
 )
+from recipes.nano.emoji_world import (
+    MOTIONS,
+    OBJECTS,
+    STYLES,
+    Icons,
+    held_out,
+    held_out_motions,
+    with_article,
+)
+from recipes.nano.emoji_world.motion import BEAT, SLIDES
 from tests.recipes.test_nano_decoder import Flat
 
 TEXT = byte_tokenizer(2048)

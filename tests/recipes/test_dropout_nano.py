@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from emu3.emoji_world import OBJECTS, STYLES, Icons, held_out_pairs, with_article
 from recipes.dropout_nano import LOG, MEASURED, MIX, told, unlearnt
+from recipes.nano.emoji_world import OBJECTS, STYLES, Icons, held_out_pairs, with_article
 from recipes.nano_decoder import Lessons
 from tests.recipes.test_nano_decoder import TEXT, VARIATIONS, Flat, said
 

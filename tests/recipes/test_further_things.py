@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emu3.emoji_world import OBJECTS, SIZES, STYLES, random_scene, spoken
 from emu3.testing import byte_tokenizer
 from recipes import further_things
 from recipes.further_things import THINGS, UNKNOWN, known_in, pairs, said
+from recipes.nano.emoji_world import OBJECTS, SIZES, STYLES, random_scene, spoken
 from recipes.nano_decoder import Mix
 from tests.recipes.test_nano_decoder import Flat
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.decoder.attention import Attention, rotate, rotation
-from emu3.decoder.transformer import Block, Transformer
-from emu3.grammar import VideoCodes
-from emu3.precision import FP32
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.models.attention import Attention, apply_rotary, rotary_tables
+from emu3.models.precision import FP32
+from emu3.models.transformer import Block, Transformer
+from emu3.processing.document_format import VideoCodes
 from recipes.looking_back import LOUD, deeper
 
 VISUAL = slice(1235, 3283)
@@ -21,7 +21,7 @@ AT, DISTANCES = 2, (62.5, 63, 72, 71.5, 80.5, 82)
 @pytest.fixture(scope="module")
 def rows() -> list[Tensor]:
     rng = np.random.default_rng(0)
-    prompts = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).prompts
+    prompts = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32)).prompts
     words = [f"a {name} moving up, noto style" for name in ("fox", "red car", "pear", "bus") * 6]
     codes = [torch.from_numpy(rng.integers(2048, size=(3, 8, 8))) for _ in words]
     return [
@@ -32,12 +32,12 @@ def rows() -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def nano() -> Transformer:
-    return open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).decoder
+    return load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32)).decoder
 
 
 def before(model: Transformer, ids: Tensor) -> Tensor:
     """What the block reads of a document, [1, L, hidden]."""
-    by = rotation(torch.arange(len(ids))[None], 64, model.config.rope_theta, torch.float32)
+    by = rotary_tables(torch.arange(len(ids))[None], 64, model.config.rope_theta, torch.float32)
     x = model.model.embed_tokens(ids[None])
     for layer in model.model.layers[:AT]:
         x = layer(x, by, None, None)
@@ -73,9 +73,9 @@ def test_what_it_brings_along_tells_codes_apart(nano: Transformer, rows: list[Te
 @torch.no_grad()
 def test_its_heads_look_back_by_their_distances(nano: Transformer, rows: list[Tensor]) -> None:
     grown, ids = deeper(nano, AT, DISTANCES, rows[:-1], VISUAL), rows[-1]
-    by = rotation(torch.arange(len(ids))[None], 64, grown.config.rope_theta, torch.float32)
+    by = rotary_tables(torch.arange(len(ids))[None], 64, grown.config.rope_theta, torch.float32)
     split = attention(grown).project(before(grown, ids)).unflatten(-1, (12, 64))
-    turned = rotate(split.transpose(1, 2)[:, :9], by)[0]
+    turned = apply_rotary(split.transpose(1, 2)[:, :9], by)[0]
     for head, distance in enumerate(DISTANCES):
         scores = turned[head] @ turned[6 + head // 2].T / 64**0.5
         seen = scores.masked_fill(~torch.ones_like(scores).tril().bool(), -torch.inf).softmax(-1)

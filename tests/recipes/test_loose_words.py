@@ -7,7 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from emu3.emoji_world import (
+from recipes import loose_words
+from recipes.loose_words import MOVING, LooseWords, described, made_up
+from recipes.nano.emoji_world import (
     HANDS,
     OBJECTS,
     STYLES,
@@ -17,8 +19,6 @@ from emu3.emoji_world import (
     seen_pairs,
     spoken,
 )
-from recipes import loose_words
-from recipes.loose_words import MOVING, LooseWords, described, made_up
 
 MANY = 3000
 DREW = np.ones((len(OBJECTS), len(HANDS)), np.bool_)

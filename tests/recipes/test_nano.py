@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from emu3.card import Card
-from emu3.checkpoint import Place, open_checkpoint
+from emu3.checkpoints.generation_defaults import GenerationDefaults
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
 from emu3.config import DecoderConfig
-from emu3.precision import FP32
-from emu3.text import TextTokenizer
-from emu3.train.checkpoints import save_state
-from emu3.train.decoder import fresh
+from emu3.models.precision import FP32
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.training.checkpoints import save_state
+from emu3.training.decoder import fresh
 from recipes import nano
 from recipes.nano_decoder import config_for
 
@@ -33,7 +33,7 @@ def config(text: TextTokenizer) -> DecoderConfig:
 
 
 def test_the_package_has_the_card_of_the_recipe() -> None:
-    assert Card.of(nano.HOME, "nano") == nano.CARD
+    assert GenerationDefaults.of(nano.HOME, "nano") == nano.CARD
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
@@ -67,8 +67,8 @@ def test_a_share_is_a_share(share: float, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_goes_into_the_package_alone_or_halfway(
     share: float, text: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(torch.device("cpu"), FP32)
-    before = open_checkpoint("nano", None, place).decoder.state_dict()
+    place = DeviceConfig(torch.device("cpu"), FP32)
+    before = load_checkpoint("nano", None, place).decoder.state_dict()
     run, home = tmp_path / "runs" / "further", tmp_path / "nano"
     run.mkdir(parents=True)
     text.save(run)
@@ -78,7 +78,7 @@ def test_a_run_goes_into_the_package_alone_or_halfway(
     monkeypatch.setattr(nano, "HOME", home)
     monkeypatch.setattr(nano, "LOGS", tmp_path / "logs")
     nano.longer(run, share)
-    made = open_checkpoint(str(home), None, place).decoder
+    made = load_checkpoint(str(home), None, place).decoder
     for name, value in made.state_dict().items():
         torch.testing.assert_close(value, before[name] + share, rtol=0.01, atol=0.01)
     assert (tmp_path / "logs" / "further.jsonl").is_file()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.emoji_world import OBJECTS, SIZES, STYLES, Icons, grid, random_scene
+from recipes.nano.emoji_world import OBJECTS, SIZES, STYLES, Icons, grid, random_scene
 from recipes.nano_codes import CodesOfScenes, middle
 from recipes.nano_vision import pixels_of
 

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.emoji_world import (
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.testing import byte_tokenizer
+from emu3.training.lm_loss import Document
+from recipes import nano_decoder
+from recipes.nano.emoji_world import (
     HANDS,
     OBJECTS,
     RATIOS,
@@ -18,10 +22,6 @@ from emu3.emoji_world import (
     held_out_pairs,
     with_article,
 )
-from emu3.testing import byte_tokenizer
-from emu3.train.documents import Document
-from emu3.vision.tokenizer import VisionTokenizer
-from recipes import nano_decoder
 from recipes.nano_decoder import Lessons, Mix
 
 MIX = Mix(drawn=20, asked=6, named=8, freely=3, others=4)

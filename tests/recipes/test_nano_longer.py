@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.emoji_world import Hands, Icons, Redrawn, Scene
-from emu3.emoji_world.hands import learnt
-from emu3.precision import FP32
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.models.precision import FP32
 from recipes import nano_longer
+from recipes.nano.emoji_world import Hands, Icons, Redrawn, Scene
+from recipes.nano.emoji_world.hands import learnt
 from recipes.nano_decoder import Mix
 from tests.recipes.test_nano_decoder import VARIATIONS
 
@@ -40,11 +40,13 @@ def test_seed_share_and_captions_are_handed_on(
 
     monkeypatch.setattr(nano_longer, "variations", variations)
     monkeypatch.setattr(nano_longer, "by_others", by_others)
-    nano = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32))
+    nano = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
     lessons = nano_longer.lessons_for(nano, Mix(9, 0, 0), hands, tmp_path, 4, 11, say)
     assert made == [
         ("styles", nano_longer.EACH["1:1"] // 4, 11),
         ("others", nano_longer.BY_OTHERS["1:1"] // 4, 11),
     ]
-    said = [nano.text.decode(each.ids.tolist()) for each in lessons(np.random.default_rng(0))]
+    said = [
+        nano.text_tokenizer.decode(each.ids.tolist()) for each in lessons(np.random.default_rng(0))
+    ]
     assert sum("as it is said" in each for each in said) >= 7  # others have none at all

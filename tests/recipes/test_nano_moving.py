@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emu3.emoji_world import Icons
 from emu3.testing import byte_tokenizer
-from emu3.train.decoder import fresh
+from emu3.training.decoder import fresh
 from recipes.clip_lessons import ClipLessons
 from recipes.further_things import pairs, said
+from recipes.nano.emoji_world import Icons
 from recipes.nano_decoder import Lessons, Mix, config_for
 from recipes.nano_moving import (
     ASIDE,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.emoji_world import (
+from recipes.nano.emoji_world import (
     CODE,
     HANDS,
     OBJECTS,
@@ -22,8 +22,8 @@ from emu3.emoji_world import (
     held_out,
     usual_scene,
 )
-from emu3.emoji_world.hands import learnt
-from emu3.emoji_world.redrawing import REDRAWN, SIDE
+from recipes.nano.emoji_world.hands import learnt
+from recipes.nano.emoji_world.redrawing import REDRAWN, SIDE
 from recipes.nano_variations import LIKE, OFF, bent, by_others, somewhere, variations
 from tests.recipes.test_nano_decoder import Flat
 

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emu3.emoji_world import (
+from recipes.dpo_nano import asked
+from recipes.drawing import Wanted, background_voter, interval, object_voter
+from recipes.fourth_style import HELD_OUT, NUMBER, FourthStyle, caption
+from recipes.instruct_nano import samples, write_samples
+from recipes.nano.emoji_world import (
     BACKGROUNDS,
     CODE,
     OBJECTS,
@@ -24,11 +28,7 @@ from emu3.emoji_world import (
     usual_scene,
     with_article,
 )
-from emu3.evaluate.judge import Judge
-from recipes.dpo_nano import asked
-from recipes.drawing import Wanted, background_voter, interval, object_voter
-from recipes.fourth_style import HELD_OUT, NUMBER, FourthStyle, caption
-from recipes.instruct_nano import samples, write_samples
+from recipes.nano.evaluation.judge import Judge
 from tests.recipes.test_nano_variations import drawings
 
 
@@ -100,7 +100,7 @@ def test_the_judge_never_takes_an_object_that_has_no_drawing(
     def flat(picture: np.ndarray) -> np.ndarray:
         return picture.mean((0, 1)).astype(np.float32)
 
-    monkeypatch.setattr("emu3.evaluate.judge.describe", flat)
+    monkeypatch.setattr("recipes.nano.evaluation.judge.describe", flat)
     judge = style.taught_to(Judge({}, {}), ("white",))
     blank = compose(Scene(399, 0, "white", "1:1", 48, 8, 8, False), style.icons)
     assert judge.nearest(blank, NUMBER) < 50

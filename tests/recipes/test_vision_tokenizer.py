@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu3.checkpoint import open_codec
+from emu3.checkpoints.loading import load_vision_processor
 from emu3.config import VisionConfig
 from emu3.errors import InputError
 from emu3.testing import tiny_vision
@@ -53,9 +53,9 @@ def photos(tmp_path: Path) -> Path:
 def test_a_run_ends_with_a_folder_that_opens(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     model = main(photos, folder, TINY)
-    codec = open_codec(folder / OUT, torch.device("cpu"))
+    vision_processor = load_vision_processor(folder / OUT, torch.device("cpu"))
     pixels = torch.rand(1, 3, 24, 24) * 2 - 1
-    assert torch.equal(codec.vision.encode(pixels), model.encode(pixels))
+    assert torch.equal(vision_processor.vision.encode(pixels), model.encode(pixels))
     sheets = sorted(path.name for path in folder.glob("sheet-*.png"))
     assert sheets == ["sheet-000002.png", "sheet-000003.png"]
     with Image.open(folder / sheets[0]) as sheet:
@@ -68,7 +68,7 @@ def test_a_run_ends_with_a_folder_that_opens(photos: Path, tmp_path: Path) -> No
 def test_an_export_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(codec: object, folder: Path) -> None:
+    def full(vision_processor: object, folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("no space")
 

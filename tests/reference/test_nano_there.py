@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from emu3 import Emu3
-from emu3.checkpoint import Place, open_checkpoint
-from emu3.convert import convert
-from emu3.precision import FP32
+from emu3.checkpoints.convert import convert
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+from emu3.models.precision import FP32
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `reference`")
 
@@ -31,12 +31,14 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
     theirs = transformers.Emu3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     pixels = torch.from_numpy(noise).permute(2, 0, 1).float().div(127.5).sub(1)[None]
-    codes = ours.checkpoint.codec.vision.encode(pixels)
+    codes = ours.checkpoint.vision_processor.vision.encode(pixels)
     seen = theirs.model.vqmodel.encode(pixels, torch.tensor([[64, 64]]))
     assert torch.equal(codes[0], seen.image_tokens[0].long())
     ids = ours.checkpoint.prompts.document("a red apple, noto style", codes[0])[None]
     # In float64: of logits as large as nano's, rounding to float32 is most of what differs.
-    decoder = open_checkpoint("nano", None, Place(torch.device("cpu"), FP32)).decoder.double()
+    decoder = load_checkpoint(
+        "nano", None, DeviceConfig(torch.device("cpu"), FP32)
+    ).decoder.double()
     assert (theirs.double()(input_ids=ids).logits - decoder(ids)).abs().max() < 1e-4
 
 

@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from emu3.card import QUALITY_SUFFIX
-from emu3.prompt import Prompts
+from emu3.checkpoints.generation_defaults import QUALITY_SUFFIX
+from emu3.processing.prompts import PromptTemplates
+from emu3.processing.tokenizer import TextTokenizer
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.text import TextTokenizer
-from emu3.train.documents import Document, accumulate, weigh
+from emu3.training.lm_loss import Document, accumulate, weigh
 
 pytest.importorskip("transformers", reason="needs pip install emu3[reference]")
 
 from tests.reference.test_transformers import their_decoder
 
-PROMPTS = Prompts.of(byte_tokenizer())
+PROMPTS = PromptTemplates.of(byte_tokenizer())
 V = PROMPTS.tokenizer.vocabulary
 
 
@@ -75,7 +75,7 @@ def test_a_document_is_what_the_published_code_writes(
     """Its data set joins what its processor does: a prompt, then a picture of any size."""
     said = json.loads((reference / "golden.json").read_text("utf-8"))
     text = said["single"]["prompts"] if at is None else said["batch"]["prompts"][at]
-    prompts = Prompts.of(TextTokenizer.from_folder(reference / "Emu3-Gen-tiny"))
+    prompts = PromptTemplates.of(TextTokenizer.from_folder(reference / "Emu3-Gen-tiny"))
     v = prompts.tokenizer.vocabulary
     whole = load_file(reference / "golden.safetensors")[f"{key}.output"][0].long()
     rows = int((whole == v.eol).sum())

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.checkpoint import save_decoder
+from emu3.checkpoints.loading import save_decoder
 from emu3.config import DecoderConfig, VisionConfig
-from emu3.decoder.transformer import Transformer
-from emu3.generate import generate_pictures
-from emu3.prompt import Prompts
-from emu3.sampling import Sampling, guide
+from emu3.inference.reference import generate_visual
+from emu3.inference.sampling import SamplingParams, apply_cfg
+from emu3.models.transformer import Transformer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.prompts import PromptTemplates
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
-from emu3.vision.tokenizer import VisionTokenizer
 
 transformers = pytest.importorskip("transformers", reason="needs pip install emu3[reference]")
 
@@ -70,15 +70,17 @@ def test_a_folder_of_ours_is_opened_by_theirs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(3, 4), (1, 1), (2, 6)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_guided_pictures_are_theirs_token_for_token(size: tuple[int, int], seed: int) -> None:
-    """Their `generate`: greedy, guidance 3, and only ids that our grammar allows."""
+    """Their `generate`: greedy, guidance 3, and only ids that our document_format allows."""
     ours = tiny_decoder(seed, initializer_range=0.3)
-    prompts = Prompts.of(byte_tokenizer())
-    grammar = prompts.grammar
+    prompts = PromptTemplates.of(byte_tokenizer())
+    document_format = prompts.document_format
     row, negative = prompts.image("a red apple", size), prompts.image("ugly", size)
-    out = generate_pictures(ours, grammar, [row], [negative], [size], Sampling(1), 3.0, [0])[0]
+    out = generate_visual(
+        ours, document_format, [row], [negative], [size], SamplingParams(1), 3.0, [0]
+    )[0]
 
     def allowed(_: int, ids: Tensor) -> list[int]:
-        return list(range(*grammar.allowed(*size, len(ids) - len(row))))
+        return list(range(*document_format.allowed_range(*size, len(ids) - len(row))))
 
     theirs = their_decoder(ours).generate(
         torch.tensor([row]),
@@ -91,16 +93,23 @@ def test_guided_pictures_are_theirs_token_for_token(size: tuple[int, int], seed:
         max_new_tokens=len(out) + 5,
     )
     assert theirs[0].tolist() == [*row, *out.tolist()]
-    unguided = generate_pictures(ours, grammar, [row], None, [size], Sampling(1), 1.0, [0])[0]
+    unguided = generate_visual(
+        ours, document_format, [row], None, [size], SamplingParams(1), 1.0, [0]
+    )[0]
     if size != (1, 1):
         assert unguided.tolist() != out.tolist()  # so that guidance was indeed compared
 
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(5, 1.0, 0.7), Sampling(0, 0.6, 1.0), Sampling(8, 0.5, 2.0), Sampling(0, 1.0, 3.0)],
+    [
+        SamplingParams(5, 1.0, 0.7),
+        SamplingParams(0, 0.6, 1.0),
+        SamplingParams(8, 0.5, 2.0),
+        SamplingParams(0, 1.0, 3.0),
+    ],
 )
-def test_filters_are_theirs(sampling: Sampling) -> None:
+def test_filters_are_theirs(sampling: SamplingParams) -> None:
     logits = torch.randn(8, 30) * 3
     ids = torch.zeros(8, 1, dtype=torch.long)
     scores = transformers.TemperatureLogitsWarper(sampling.temperature)(ids, logits)
@@ -116,7 +125,7 @@ def test_guidance_is_theirs() -> None:
     processor = transformers.UnbatchedClassifierFreeGuidanceLogitsProcessor(3.0, None)
     processor.get_unconditional_logits = lambda ids: unconditional[:, None]
     theirs = processor(torch.zeros(1, 1, dtype=torch.long), scores)
-    torch.testing.assert_close(guide(scores, unconditional, 3.0), theirs)
+    torch.testing.assert_close(apply_cfg(scores, unconditional, 3.0), theirs)
 
 
 # The vision tokenizer.

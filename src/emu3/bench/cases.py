@@ -23,15 +23,15 @@ from emu3.bench import theirs
 from emu3.bench.machine import peak_memory, read_bandwidth
 from emu3.bench.sizes import Subject, size_named, subject
 from emu3.errors import InputError
-from emu3.fuse import ready
-from emu3.generate import generate_pictures
-from emu3.memory import cache_bytes
-from emu3.precision import precision
-from emu3.sampling import Sampling
-from emu3.windows import Drawing, Picture, window_for
+from emu3.inference.optimize import optimize_for_inference
+from emu3.inference.reference import generate_visual
+from emu3.inference.sampling import SamplingParams
+from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
+from emu3.models.memory import kv_cache_bytes
+from emu3.models.precision import parse_precision
 
 SCALE = 3.0
-SAMPLING = Sampling(top_k=2048)
+SAMPLING = SamplingParams(top_k=2048)
 WARM_UP = 8  # codes before anything is counted, on a run of its own
 REPEATS = 9  # at most, as long as they have taken less than a ninth of the time for one
 
@@ -110,8 +110,8 @@ def slow(what: Subject, watch: Watch, most: int) -> None:
 
     prompt, negative = ([row] for row in what.prompts)
     sizes, seeds = [what.grid], [0]
-    generate_pictures(
-        what.decoder, what.grammar, prompt, negative, sizes, SAMPLING, SCALE, seeds, on_step
+    generate_visual(
+        what.decoder, what.document_format, prompt, negative, sizes, SAMPLING, SCALE, seeds, on_step
     )
 
 
@@ -119,14 +119,16 @@ def drawn_in(window: int | None) -> Callable[[Subject, Watch, int], None]:
     """Drawing by windows of so many codes, or as many as this package would take."""
 
     def draw(what: Subject, watch: Watch, most: int) -> None:
-        picture = Picture([*what.prompts], what.grid, seed=0)
+        picture = VisualSequence([*what.prompts], what.grid, seed=0)
 
         def on_pass(active: object) -> None:
             if watch.tick(len(picture.codes)) or len(picture.codes) >= most:
                 raise Enough
 
-        width = window or window_for(what.decoder, len(what.prompts))
-        Drawing(what.decoder, what.grammar, SAMPLING, SCALE, width).run([picture], on_pass)
+        width = window or draft_length_for(what.decoder, len(what.prompts))
+        JacobiDecoder(what.decoder, what.document_format, SAMPLING, SCALE, width).run(
+            [picture], on_pass
+        )
 
     return draw
 
@@ -181,13 +183,13 @@ CASES: dict[str, Way] = {
 def measure(case: Case) -> Result:
     """Run one case here and now."""
     device, way = torch.device(case.device), CASES[case.way]
-    to = precision(case.precision)
+    to = parse_precision(case.precision)
     if way.dense and to.bits is not None:
         raise InputError(f"{way.about}: knows no {to.name}")
     what = subject(size_named(case.size), to, device)
     moved, bandwidth = bytes_a_pass(what), read_bandwidth(device)
     if way.fused:
-        ready(what.decoder, what.grammar.vocabulary.visual)
+        optimize_for_inference(what.decoder, what.document_format.vocabulary.visual)
     with contextlib.suppress(Enough):
         way.draw(what, Watch(case.seconds), WARM_UP)
     watches: list[Watch] = []
@@ -215,11 +217,11 @@ def bytes_a_pass(what: Subject) -> float:
     """What one guided pass has to read, half way through the picture, before it is made ready."""
     decoder = what.decoder
     blocks = sum(tensor.nbytes for tensor in decoder.model.layers.state_dict().values())
-    rows = what.grammar.vocabulary.codebook_size / decoder.config.vocab_size
+    rows = what.document_format.vocabulary.codebook_size / decoder.config.vocab_size
     head = rows * sum(tensor.nbytes for tensor in decoder.lm_head.state_dict().values())
-    middle = max(map(len, what.prompts)) + what.grammar.length(*what.grid) // 2
-    held = precision("fp32" if decoder.dtype == torch.float32 else "bf16")
-    return blocks + head + cache_bytes(decoder.config, middle, held)
+    middle = max(map(len, what.prompts)) + what.document_format.num_tokens(*what.grid) // 2
+    held = parse_precision("fp32" if decoder.dtype == torch.float32 else "bf16")
+    return blocks + head + kv_cache_bytes(decoder.config, middle, held)
 
 
 def run_all(cases: list[Case]) -> Iterator[Result]:

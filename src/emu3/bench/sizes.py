@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from emu3.checkpoints.formats.base import detect_format
+from emu3.checkpoints.hub import find_model
+from emu3.checkpoints.weights import load_decoder
 from emu3.config import DecoderConfig
-from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
-from emu3.grammar import Grammar
-from emu3.hub import find_model
-from emu3.layouts.layout import layout_of
-from emu3.precision import Precision
-from emu3.prompt import Prompts
-from emu3.quantize import install
-from emu3.text import TextTokenizer
-from emu3.vocab import EOV, SOT, SOV, Vocabulary, visual_token
-from emu3.weights import load_decoder
+from emu3.models.precision import Precision
+from emu3.models.quantization import install_quantized_modules
+from emu3.models.transformer import Transformer
+from emu3.processing.document_format import DocumentFormat
+from emu3.processing.prompts import PromptTemplates
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.processing.vocabulary import EOV, SOT, SOV, Vocabulary, visual_token
 
 WIDEST = 0.035  # of random weights: as spread out as the published initialisation, 0.02
 
@@ -70,7 +70,7 @@ class Subject:
     """A decoder, and the prompts of one guided picture: conditional, then unconditional."""
 
     decoder: Transformer
-    grammar: Grammar
+    document_format: DocumentFormat
     prompts: list[list[int]]
     grid: tuple[int, int]
 
@@ -79,19 +79,19 @@ def subject(size: Size, to: Precision, device: torch.device) -> Subject:
     """Open or make up what a size names, held in a precision."""
     if size.config is None:
         folder = find_model("nano")
-        decoder = load_decoder(folder, to, device, layout_of(folder))
-        prompts = Prompts.of(TextTokenizer.from_folder(folder))
+        decoder = load_decoder(folder, to, device, detect_format(folder))
+        prompts = PromptTemplates.of(TextTokenizer.from_folder(folder))
         rows = [prompts.image(text, size.grid) for text in ("a red apple, noto style", "")]
-        return Subject(decoder, prompts.grammar, rows, size.grid)
+        return Subject(decoder, prompts.document_format, rows, size.grid)
     vocabulary = published_vocabulary()
     config = replace(size.config, vocab_size=vocabulary.size)
-    grammar = Grammar(vocabulary, _encode, _decode)
+    document_format = DocumentFormat(vocabulary, _encode, _decode)
     # As long as a prompt with the quality suffix, and as the published negative prompt.
     rows = [
-        [vocabulary.bos, *range(100, 100 + words), *grammar.header(*size.grid)]
+        [vocabulary.bos, *range(100, 100 + words), *document_format.header(*size.grid)]
         for words in (24, 60)
     ]
-    return Subject(random_decoder(config, to, device), grammar, rows, size.grid)
+    return Subject(random_decoder(config, to, device), document_format, rows, size.grid)
 
 
 def published_vocabulary() -> Vocabulary:
@@ -105,7 +105,7 @@ def random_decoder(config: DecoderConfig, to: Precision, device: torch.device) -
     """Noise in the place of weights, made in the precision itself: nothing wider is ever held."""
     with torch.device("meta"):
         model = Transformer(config)
-    install(model, to)
+    install_quantized_modules(model, to)
     generator = torch.Generator(device).manual_seed(0)
     filled: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emu3.bench.sizes import Subject
 from emu3.errors import MissingExtraError
-from emu3.sampling import Sampling, guide
+from emu3.inference.sampling import SamplingParams, apply_cfg
 
 OnToken = Callable[[], bool]
 """Called after each id; true when it is enough."""
@@ -27,7 +27,7 @@ def model_of(subject: Subject) -> Any:
         from transformers import Emu3ForCausalLM, Emu3TextConfig
     except ImportError:
         raise MissingExtraError("transformers", "hf", "measuring transformers") from None
-    from emu3.layouts.hf_config import TEXT_KEYS
+    from emu3.checkpoints.formats.hf_config import TEXT_KEYS
 
     config = subject.decoder.config
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -42,7 +42,7 @@ def model_of(subject: Subject) -> Any:
 
 @torch.inference_mode()
 def by_the_recipe(
-    model: Any, subject: Subject, sampling: Sampling, scale: float, on_token: OnToken
+    model: Any, subject: Subject, sampling: SamplingParams, scale: float, on_token: OnToken
 ) -> None:
     """`generate`, guided and constrained as the README of the published model does it."""
     from transformers import (
@@ -57,13 +57,15 @@ def by_the_recipe(
     conditional, unconditional = (
         torch.tensor([row], device=model.device) for row in subject.prompts
     )
-    (h, w), grammar = subject.grid, subject.grammar
-    visual = list(range(grammar.vocabulary.visual.start, grammar.vocabulary.visual.stop))
+    (h, w), document_format = subject.grid, subject.document_format
+    visual = list(
+        range(document_format.vocabulary.visual.start, document_format.vocabulary.visual.stop)
+    )
 
     def allowed(batch: int, ids: Tensor) -> list[int]:
         # The original asks the ids where the picture began, at every step; so does this.
-        begun = (ids == grammar.vocabulary.sot).nonzero(as_tuple=True)[0][-1].item()
-        low, high = grammar.allowed(h, w, len(ids) - 1 - int(begun))
+        begun = (ids == document_format.vocabulary.sot).nonzero(as_tuple=True)[0][-1].item()
+        low, high = document_format.allowed_range(h, w, len(ids) - 1 - int(begun))
         return visual if high - low > 1 else [low]
 
     class Enough(StoppingCriteria):
@@ -75,9 +77,9 @@ def by_the_recipe(
         generation_config=GenerationConfig(
             do_sample=not sampling.greedy,
             top_k=sampling.top_k,
-            max_new_tokens=grammar.length(h, w) + 1,
-            eos_token_id=grammar.vocabulary.eos,
-            pad_token_id=grammar.vocabulary.pad,
+            max_new_tokens=document_format.num_tokens(h, w) + 1,
+            eos_token_id=document_format.vocabulary.eos,
+            pad_token_id=document_format.vocabulary.pad,
             use_cache=True,
         ),
         logits_processor=LogitsProcessorList(
@@ -95,19 +97,21 @@ def by_the_recipe(
 
 @torch.inference_mode()
 def in_one_batch(
-    model: Any, subject: Subject, sampling: Sampling, scale: float, on_token: OnToken
+    model: Any, subject: Subject, sampling: SamplingParams, scale: float, on_token: OnToken
 ) -> None:
     """Both branches in one pass, line ends known, sampling by top-k and multinomial."""
     from transformers import DynamicCache
 
-    (h, w), grammar, device = subject.grid, subject.grammar, model.device
+    (h, w), document_format, device = subject.grid, subject.document_format, model.device
     longest = max(map(len, subject.prompts))
     spare = [longest - len(row) for row in subject.prompts]
     pairs = list(zip(spare, subject.prompts, strict=True))
-    ids = torch.tensor([[grammar.vocabulary.pad] * n + row for n, row in pairs], device=device)
+    ids = torch.tensor(
+        [[document_format.vocabulary.pad] * n + row for n, row in pairs], device=device
+    )
     mask = torch.tensor([[0] * n + [1] * len(row) for n, row in pairs], device=device)
     cache = DynamicCache(config=model.config)
-    for step in range(grammar.length(h, w) + 1):
+    for step in range(document_format.num_tokens(h, w) + 1):
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         out = model(
             ids,
@@ -118,11 +122,11 @@ def in_one_batch(
             logits_to_keep=1,
         )
         conditional, unconditional = out.logits[:, -1:].float().unbind(0)
-        low, high = grammar.allowed(h, w, step)
+        low, high = document_format.allowed_range(h, w, step)
         if high - low == 1:
             drawn = torch.tensor([low], device=device)
         else:
-            logits = sampling.filter(guide(conditional, unconditional, scale)[:, low:high])
+            logits = sampling.filter(apply_cfg(conditional, unconditional, scale)[:, low:high])
             drawn = low + torch.multinomial(logits.softmax(-1), 1)[0]
         ids = drawn.view(1, 1).expand(2, 1)
         mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)

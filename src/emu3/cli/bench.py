@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from emu3.errors import InputError
-from emu3.files import check_writable, replacing
-from emu3.progress import counting
+from emu3.files import atomic_write, check_writable
+from emu3.progress import count_progress
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -55,12 +55,12 @@ def bench(
     from emu3.bench import CASES, Case, print_results, run_all
     from emu3.bench.machine import about
     from emu3.bench.sizes import size_named
-    from emu3.checkpoint import Place
-    from emu3.precision import precision
+    from emu3.checkpoints.loading import DeviceConfig
+    from emu3.models.precision import parse_precision
 
     size_named(size)
-    place = Place.choose(device, None).device
-    held = [precision(name) for name in dtype or ["fp32"]]
+    place = DeviceConfig.choose(device, None).device
+    held = [parse_precision(name) for name in dtype or ["fp32"]]
     if unknown := set(way or CASES) - set(CASES):
         raise InputError(f"no such way: {', '.join(sorted(unknown))}; of {', '.join(CASES)}")
     cases = [
@@ -71,7 +71,7 @@ def bench(
     ]
     if not cases:
         raise InputError("nothing to measure: transformers knows fp32 and bf16 only")
-    with counting("measuring", len(cases)) as advance:
+    with count_progress("measuring", len(cases)) as advance:
         results = []
         for result in run_all(cases):
             results.append(result)
@@ -79,7 +79,7 @@ def bench(
     machine = about(torch.device(place))
     said = {"machine": machine, "results": [{**asdict(r), "share": r.share} for r in results]}
     if output is not None:
-        with replacing(output) as temporary:
+        with atomic_write(output) as temporary:
             temporary.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(said))

@@ -58,14 +58,14 @@ def chat(
     temperature: Temperature = 1.0,
 ) -> None:
     """Ask about pictures and clips; clips are seen after the pictures."""
-    from emu3.image import open_image
-    from emu3.sampling import Sampling
-    from emu3.video import check_fps, is_clip, open_clip
+    from emu3.inference.sampling import SamplingParams
+    from emu3.processing.image import open_image
+    from emu3.processing.video import check_fps, is_clip, open_clip
 
     check_text(question)
     if os.path.isfile(question):
         raise InputError(f"{question} is a file; the question comes last: emu3 chat FILE TEXT")
-    Sampling(top_k, top_p, temperature)
+    SamplingParams(top_k, top_p, temperature)
     check_fps(fps)
     moving = {path: is_clip(path) for path in files or []}
     pictures = [open_image(path) for path in files or [] if not moving[path]]

@@ -36,10 +36,10 @@ from emu3.cli.options import (
 from emu3.cli.progress import filming
 
 if TYPE_CHECKING:
-    from emu3.clips import Finished
-    from emu3.output import VideoOutput
-    from emu3.pipeline import Emu3
-    from emu3.video import Frame
+    from emu3.api import Emu3
+    from emu3.inference.video import VideoProgress
+    from emu3.outputs import VideoOutput
+    from emu3.processing.video import Frame
 
 VIDEO_EPILOG = """
 [bold]Examples[/bold]
@@ -96,7 +96,7 @@ def video(
     quiet: Quiet = False,
 ) -> None:
     """Draw a clip from words."""
-    from emu3.image import open_image, parse_ratio
+    from emu3.processing.image import open_image, parse_ratio
 
     check_text(prompt, negative_prompt, suffix)
     _check(output, seconds, fps, top_k, top_p, temperature)
@@ -145,7 +145,7 @@ def extend(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a clip."""
-    from emu3.video import open_clip
+    from emu3.processing.video import open_clip
 
     check_text(prompt, negative_prompt, suffix)
     _check(output, seconds, fps, top_k, top_p, temperature)
@@ -179,14 +179,14 @@ def _check(
     temperature: float | None,
 ) -> None:
     """Whatever can be known to be wrong before a large model is read."""
-    from emu3.clips import frames_in
-    from emu3.sampling import Sampling
-    from emu3.video import check_clip_path, check_fps
+    from emu3.inference.sampling import SamplingParams
+    from emu3.inference.video import num_frames
+    from emu3.processing.video import check_clip_path, check_fps
 
     check_clip_path(output)
     check_fps(fps)
-    frames_in(seconds, fps)
-    Sampling(top_k or 0, top_p, 1.0 if temperature is None else temperature)
+    num_frames(seconds, fps)
+    SamplingParams(top_k or 0, top_p, 1.0 if temperature is None else temperature)
 
 
 @dataclass
@@ -194,18 +194,18 @@ class _Film:
     """A clip on its way into its file, group by group."""
 
     output: Path
-    seen: Callable[[Finished], None]
+    seen: Callable[[VideoProgress], None]
     file: ExitStack
     add: Callable[[Frame], None] | None = None
     out: VideoOutput | None = None
 
-    def take(self, news: Finished) -> None:
+    def take(self, news: VideoProgress) -> None:
         """Write the next frames, and show them."""
-        from emu3.video import writing
+        from emu3.processing.video import video_writer
 
         if self.add is None:
             settings, fps = asdict(news.settings), news.settings.fps
-            self.add = self.file.enter_context(writing(self.output, fps, settings))
+            self.add = self.file.enter_context(video_writer(self.output, fps, settings))
         for frame in news.frames.numpy():
             self.add(frame)
         self.seen(news)
@@ -214,7 +214,7 @@ class _Film:
 @contextmanager
 def _making(m: Emu3, output: Path, *, preview: bool, quiet: bool) -> Iterator[_Film]:
     """The file of a clip, named on stdout once it is there; whole or not at all."""
-    if not quiet and "video" not in m.checkpoint.card.tasks:
+    if not quiet and "video" not in m.checkpoint.defaults.tasks:
         typer.echo(f"note: {m.checkpoint.name} was not trained on videos", err=True)
     start, terminal = perf_counter(), None if quiet else terminal_on_stderr()
     with filming(terminal, preview=preview) as seen, ExitStack() as file:

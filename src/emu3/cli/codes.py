@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from emu3.cli.options import Device, Model, Output, Vision
 from emu3.errors import InputError
-from emu3.files import check_writable, replacing
+from emu3.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
-    from emu3.codec import Codec, Group
+    from emu3.processing.vision_processor import FrameGroup, VisionProcessor
 
 ENCODE_EPILOG = r"""
 [bold]Examples[/bold]
@@ -69,8 +69,8 @@ def encode(
     device: Device = None,
 ) -> None:
     """Turn a picture or a clip into codes."""
-    from emu3.image import open_image
-    from emu3.video import is_clip
+    from emu3.processing.image import open_image
+    from emu3.processing.video import is_clip
 
     if output.suffix.lower() != ".npz":
         raise InputError(f"{output}: end the name in .npz")
@@ -82,20 +82,20 @@ def encode(
     else:
         opened = open_image(picture)
         arrays = {"codes": open_codec(model, vision, device).encode(opened).numpy()}
-    with replacing(output) as temporary, temporary.open("wb") as file:
+    with atomic_write(output) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, model=np.array(model), **arrays)
     typer.echo(output)
     typer.echo(described(arrays), err=True)
 
 
 def encode_clip(
-    path: Path, fps: float | None, codec: Callable[[], Codec]
+    path: Path, fps: float | None, vision_processor: Callable[[], VisionProcessor]
 ) -> dict[str, NDArray[Any]]:
     """The arrays that say all of a clip in codes: `codes` [t, h, w], `fps` and `frames`."""
-    from emu3.video import open_clip
+    from emu3.processing.video import open_clip
 
     clip = open_clip(path, fps)
-    groups = list(codec().encode_clip(clip.frames))
+    groups = list(vision_processor().encode_frames(clip.frames))
     return {
         "codes": np.concatenate([group.codes.numpy() for group in groups]),
         "fps": np.array(clip.fps),
@@ -122,7 +122,7 @@ def decode(
     """Turn codes back into a picture or a clip."""
     import torch
 
-    from emu3.output import check_picture_path, save_picture
+    from emu3.outputs import check_image_path, save_image
 
     check_output(output)
     given = read_codes(codes)
@@ -132,9 +132,9 @@ def decode(
     elif fps is not None:
         raise InputError(f"{codes}: a picture in codes has no frame rate; leave out --fps")
     else:
-        check_picture_path(output)
-        picture = open_codec(model, vision, device).picture(torch.from_numpy(given.codes))
-        save_picture(picture, output, {"model": model})
+        check_image_path(output)
+        picture = open_codec(model, vision, device).decode_image(torch.from_numpy(given.codes))
+        save_image(picture, output, {"model": model})
         said = f"{picture.width}x{picture.height} px"
     typer.echo(output)
     typer.echo(said, err=True)
@@ -144,7 +144,8 @@ def decode(
 
 def check_output(path: Path) -> None:
     """Raise InputError on what could hold neither a picture nor a clip, before codes are read."""
-    from emu3 import output, video
+    from emu3 import outputs as output
+    from emu3.processing import video
 
     suffixes = dict.fromkeys((*output.FORMATS, *video.FORMATS))
     if path.suffix.lower() not in suffixes:
@@ -153,47 +154,47 @@ def check_output(path: Path) -> None:
 
 
 def decode_clip(
-    path: Path, given: Codes, output: Path, model: str, opened: Callable[[], Codec]
+    path: Path, given: Codes, output: Path, model: str, opened: Callable[[], VisionProcessor]
 ) -> str:
     """Write the clip of codes [t, h, w] frame by frame; gives a line about it."""
-    from emu3.video import check_clip_path, check_fps, writing
+    from emu3.processing.video import check_clip_path, check_fps, video_writer
 
     rate = given.fps
     if rate is None:
         raise InputError(f"{path}: does not say its frame rate; give one with --fps")
     check_fps(rate)
     check_clip_path(output)
-    codec = opened()
+    vision_processor = opened()
     frames, shape = 0, (0, 0)
-    with writing(output, rate, {"model": model}) as add:
-        for frame in codec.decode_clip(in_groups(path, given, codec.group)):
+    with video_writer(output, rate, {"model": model}) as add:
+        for frame in vision_processor.decode_frames(in_groups(path, given, vision_processor.group)):
             add(frame)
             frames, shape = frames + 1, (frame.shape[1], frame.shape[0])
     return f"{shape[0]}x{shape[1]} px, {frames} frames, {rate:g} a second"
 
 
-def in_groups(path: Path, given: Codes, group: int) -> Iterator[Group]:
+def in_groups(path: Path, given: Codes, group: int) -> Iterator[FrameGroup]:
     """Codes [t, h, w] group by group, the last with the frames that are left for it."""
     import torch
 
-    from emu3.codec import Group
+    from emu3.processing.vision_processor import FrameGroup
 
     most = len(given.codes) * group
     frames = most if given.frames is None else given.frames
     if not most - group < frames <= most:
         raise InputError(f"{path}: {frames} frames cannot be {len(given.codes)} groups of {group}")
     for start, codes in zip(range(0, most, group), torch.from_numpy(given.codes), strict=True):
-        yield Group(codes[None], min(group, frames - start))
+        yield FrameGroup(codes[None], min(group, frames - start))
 
 
-def open_codec(model: str, vision: str | None, device: str | None) -> Codec:
+def open_codec(model: str, vision: str | None, device: str | None) -> VisionProcessor:
     """The vision tokenizer that goes with a model, without the model."""
-    from emu3 import checkpoint
-    from emu3.hub import find_model, find_vision
+    from emu3.checkpoints import loading as checkpoint
+    from emu3.checkpoints.hub import find_model, find_vision
 
-    place = checkpoint.Place.choose(device, None)
+    place = checkpoint.DeviceConfig.choose(device, None)
     folder = find_vision(find_model(model, weights=False), vision, model)
-    return checkpoint.open_codec(folder, place.device)
+    return checkpoint.load_vision_processor(folder, place.device)
 
 
 def read_codes(path: Path) -> Codes:

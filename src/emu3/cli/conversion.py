@@ -10,10 +10,10 @@ import typer
 
 from emu3.cli.options import Quiet, Vision
 from emu3.errors import InputError
-from emu3.progress import transferring
+from emu3.progress import transfer_progress
 
 if TYPE_CHECKING:
-    from emu3.precision import Precision
+    from emu3.models.precision import Precision
 
 QUANTIZE_EPILOG = """
 [bold]Examples[/bold]
@@ -51,7 +51,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint whose weights have 4 or 8 bits."""
-    from emu3.precision import GROUP, INT4, INT8
+    from emu3.models.precision import GROUP, INT4, INT8
 
     group_size = GROUP if group_size is None else group_size
     if bits not in (4, 8):
@@ -73,9 +73,9 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint in another layout or precision."""
-    from emu3.precision import precision
+    from emu3.models.precision import parse_precision
 
-    chosen = None if dtype is None else precision(dtype)
+    chosen = None if dtype is None else parse_precision(dtype)
     if chosen is not None and chosen.bits is not None:
         raise InputError(f"--dtype {dtype}: use `emu3 quantize --bits {chosen.bits}`")
     _convert(model, vision, output, to, chosen, quiet)
@@ -84,8 +84,8 @@ def convert(
 def _convert(
     model: str, vision: str | None, output: Path, layout: str, to: Precision | None, quiet: bool
 ) -> None:
-    from emu3.convert import convert as write
+    from emu3.checkpoints.convert import convert as write
 
-    with transferring(f"writing {output}", quiet=quiet) as on_bytes:
+    with transfer_progress(f"writing {output}", quiet=quiet) as on_bytes:
         write(model, vision, output, layout=layout, to=to, on_bytes=on_bytes)
     typer.echo(output)

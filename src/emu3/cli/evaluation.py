@@ -13,8 +13,8 @@ from emu3.errors import InputError
 from emu3.files import check_writable
 
 if TYPE_CHECKING:
-    from emu3.emoji_world import Icons
-    from emu3.pipeline import Emu3
+    from emu3.api import Emu3
+    from recipes.nano.emoji_world import Icons
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -78,12 +78,12 @@ def nano(
         check_writable(output)
     if sheets is not None:
         _check_sheets(sheets)
-    from emu3.emoji_world import Icons
-    from emu3.evaluate.report import save_report
+    from recipes.nano.emoji_world import Icons
+    from recipes.nano.evaluation.report import save_report
 
     icons = Icons.load()
     m = open_model(model, vision, device, dtype)
-    if only is Part.video and "video" not in m.checkpoint.card.tasks:
+    if only is Part.video and "video" not in m.checkpoint.defaults.tasks:
         raise InputError(f"{m.checkpoint.name} was not trained on videos; leave out --only video")
     try:
         parts = _measured(m, icons, only, samples, seed, sheets)
@@ -97,10 +97,10 @@ def _measured(
     m: Emu3, icons: Icons, only: Part | None, samples: int | None, seed: int, sheets: Path | None
 ) -> dict[str, dict[str, object]]:
     """What was found of each part, printed as soon as it is there."""
-    from emu3.evaluate import Judge, evaluate_moving, evaluate_nano
-    from emu3.evaluate.report import DrawingSettings
+    from recipes.nano.evaluation import Judge, evaluate_moving, evaluate_nano
+    from recipes.nano.evaluation.report import DrawingSettings
 
-    card = m.checkpoint.card
+    card = m.checkpoint.defaults
     drawing = DrawingSettings.of(card)
     pictures = only is not Part.video
     clips = only is not Part.pictures and "video" in card.tasks

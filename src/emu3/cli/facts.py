@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from emu3.card import Card
-from emu3.checkpoint import open_text
+from emu3.checkpoints.formats.base import detect_format
+from emu3.checkpoints.generation_defaults import GenerationDefaults
+from emu3.checkpoints.hub import find_model, find_vision
+from emu3.checkpoints.loading import load_text_tokenizer
+from emu3.checkpoints.safetensors_io import INDEX, Shards, weight_files
+from emu3.checkpoints.weights import Source
 from emu3.config import DecoderConfig, VisionConfig, read_json
-from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
-from emu3.hub import find_model, find_vision
-from emu3.image import size_in_codes
-from emu3.layouts.layout import layout_of
-from emu3.memory import cache_bytes, weight_bytes
-from emu3.precision import BF16, FP32, PRECISIONS
-from emu3.prompt import Prompts
-from emu3.quantize import install
-from emu3.shards import INDEX, Shards, weight_files
-from emu3.text import TextTokenizer
-from emu3.vision.tokenizer import VisionTokenizer
-from emu3.weights import Source
+from emu3.models.memory import kv_cache_bytes, weight_bytes
+from emu3.models.precision import BF16, FP32, PRECISIONS
+from emu3.models.quantization import install_quantized_modules
+from emu3.models.transformer import Transformer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.image import size_in_codes
+from emu3.processing.prompts import PromptTemplates
+from emu3.processing.tokenizer import TextTokenizer
 
 HUB_SNAPSHOTS = "snapshots"  # the folder of the hub's cache that a model's files lie in
 
@@ -49,7 +49,7 @@ class Facts:
     name: str
     folder: Path
     vision_folder: Path
-    card: Card
+    defaults: GenerationDefaults
     decoder: Part
     vision: Part
     vocabulary: dict[str, int]
@@ -62,19 +62,19 @@ class Facts:
     def of(cls, model: str, vision: str | None) -> Facts:
         """Read a model's small files; raises InputError on whatever is wrong with them."""
         folder = find_model(model, weights=False)
-        text, config = open_text(folder)
+        text, config = load_text_tokenizer(folder)
         vision_folder = find_vision(folder, vision, model, weights=False)
-        vision_layout = layout_of(vision_folder)
+        vision_layout = detect_format(vision_folder)
         vision_config = vision_layout.vision_config(vision_folder)
         vision_layout.preprocessor(vision_folder)
-        card = Card.of(folder, model)
+        card = GenerationDefaults.of(folder, model)
         picture = _picture(text, config, card, vision_config.spatial_factor)
         decoder = _part(folder, config)
         return cls(
             name=model,
             folder=folder,
             vision_folder=vision_folder,
-            card=card,
+            defaults=card,
             decoder=decoder,
             vision=_part(vision_folder, vision_config),
             vocabulary=_vocabulary(text),
@@ -91,9 +91,9 @@ class Facts:
             "name": self.name,
             "folder": str(self.folder.resolve()),
             "vision_folder": str(self.vision_folder.resolve()),
-            "license": self.card.license,
-            "tasks": list(self.card.tasks),
-            "description": self.card.description,
+            "license": self.defaults.license,
+            "tasks": list(self.defaults.tasks),
+            "description": self.defaults.description,
             **{k: {**p.config, "parameters": p.parameters} for k, p in parts.items()},
             "vocabulary": self.vocabulary,
             "context": self.context,
@@ -107,11 +107,13 @@ class Facts:
         }
 
 
-def _picture(text: TextTokenizer, config: DecoderConfig, card: Card, factor: int) -> dict[str, Any]:
+def _picture(
+    text: TextTokenizer, config: DecoderConfig, card: GenerationDefaults, factor: int
+) -> dict[str, Any]:
     """A square picture of the model's area: its codes, its ids, and the ids before it."""
     height, width = size_in_codes("1:1", config.image_area, factor)
-    prompts = Prompts.of(text)
-    header = len(prompts.grammar.header(height, width))
+    prompts = PromptTemplates.of(text)
+    header = len(prompts.document_format.header(height, width))
     before = max(
         len(prompts.image(words, (height, width))) - header
         for words in (card.suffix, card.negative_prompt)
@@ -120,14 +122,14 @@ def _picture(text: TextTokenizer, config: DecoderConfig, card: Card, factor: int
         "area": config.image_area,
         "grid": [height, width],
         "pixels": [height * factor, width * factor],
-        "ids": header + prompts.grammar.length(height, width),
+        "ids": header + prompts.document_format.num_tokens(height, width),
         "prompt_ids": before,  # BOS, and the longer of suffix and negative prompt
     }
 
 
 def _cache(config: DecoderConfig, ids: int) -> dict[str, int]:
     """Bytes of keys and values of a guided picture, with the number of ids they are for."""
-    return {"ids": ids, **{to.name: cache_bytes(config, ids, to) for to in (FP32, BF16)}}
+    return {"ids": ids, **{to.name: kv_cache_bytes(config, ids, to) for to in (FP32, BF16)}}
 
 
 def _vocabulary(text: TextTokenizer) -> dict[str, int]:
@@ -148,9 +150,9 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
         said = read_json(index).get("metadata", {}) if index.exists() else {}
         return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
     with Shards(folder) as shards:
-        source = Source(shards, layout_of(folder), decoder=isinstance(config, DecoderConfig))
+        source = Source(shards, detect_format(folder), decoder=isinstance(config, DecoderConfig))
         if isinstance(model, Transformer) and model.config.precision is not None:
-            install(model, model.config.precision)
+            install_quantized_modules(model, model.config.precision)
         source.check(model)
         files = {shards.entries[name].path for name in source.names.values()}
         on_disk = sum(path.stat().st_size for path in files)

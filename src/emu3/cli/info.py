@@ -54,11 +54,11 @@ def table(facts: Facts) -> Table:
 
 
 def _what(facts: Facts) -> dict[str, str]:
-    about = {"about": facts.card.description} if facts.card.description else {}
+    about = {"about": facts.defaults.description} if facts.defaults.description else {}
     return {
         **about,
-        "tasks": ", ".join(facts.card.tasks),
-        "licence": facts.card.license,
+        "tasks": ", ".join(facts.defaults.tasks),
+        "licence": facts.defaults.license,
         "decoder in": str(facts.folder),
         "vision tokenizer in": str(facts.vision_folder),
     }

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 
 from emu3.errors import InputError
-from emu3.progress import transferring
+from emu3.progress import transfer_progress
 
 if TYPE_CHECKING:
-    from emu3.pipeline import Emu3
+    from emu3.api import Emu3
 
 Model = Annotated[
     str,
@@ -80,11 +80,11 @@ def open_model(
     """Open what `--model`, `--vision`, `--device` and `--dtype` name; raises InputError."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from emu3.pipeline import Emu3
+    from emu3.api import Emu3
 
     if quiet:
         disable_progress_bars()  # those of downloads
-    with transferring(f"opening {model}", quiet=quiet) as on_bytes:
+    with transfer_progress(f"opening {model}", quiet=quiet) as on_bytes:
         opened = Emu3.from_pretrained(
             model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
         )

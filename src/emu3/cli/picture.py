@@ -34,9 +34,9 @@ from emu3.cli.progress import drawing
 from emu3.errors import InputError
 
 if TYPE_CHECKING:
-    from emu3.output import ImageOutput
-    from emu3.pictures import OnRow
-    from emu3.pipeline import Emu3
+    from emu3.api import Emu3
+    from emu3.inference.images import OnRow
+    from emu3.outputs import ImageOutput
 
 AT_ONCE = 16  # pictures drawn at a time and then written: a long run that is ended keeps them
 
@@ -142,16 +142,16 @@ def _check(
     seed: int,
 ) -> None:
     """Whatever can be known to be wrong before a large model is read."""
-    from emu3.image import parse_ratio
-    from emu3.limits import check_seed
-    from emu3.output import check_picture_path
-    from emu3.sampling import Sampling
+    from emu3.inference.sampling import SamplingParams
+    from emu3.inference.validation import check_seed
+    from emu3.outputs import check_image_path
+    from emu3.processing.image import parse_ratio
 
     for path in paths:
-        check_picture_path(path)
+        check_image_path(path)
     parse_ratio(ratio)
     check_seed(seed, len(paths))
-    Sampling(top_k or 0, top_p, 1.0 if temperature is None else temperature)
+    SamplingParams(top_k or 0, top_p, 1.0 if temperature is None else temperature)
 
 
 def _draw(
@@ -167,7 +167,7 @@ def _draw(
 
     Picture i has seed `seed + i`, as if all were drawn at once.
     """
-    from emu3.output import ImageOutput
+    from emu3.outputs import ImageOutput
 
     parts = list[ImageOutput]()
     for start in range(0, len(paths), AT_ONCE):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emu3.cli.options import Device, Model, Quiet, Vision
-from emu3.progress import counting
+from emu3.progress import count_progress
 
 if TYPE_CHECKING:
     from emu3.data.prepare import Counts
@@ -53,20 +53,20 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Turn pictures, clips and texts into shards of ids to train on."""
-    from emu3.checkpoint import Place
-    from emu3.data.finding import find_sources
+    from emu3.checkpoints.loading import DeviceConfig
+    from emu3.data.discovery import find_sources
+    from emu3.data.parquet import Columns
     from emu3.data.prepare import prepare as write
-    from emu3.data.tables import Columns
-    from emu3.data.work import Model as Chosen
+    from emu3.data.workers import Model as Chosen
 
     if workers is None:
-        on_cuda = Place.choose(device, None).device.type == "cuda"
+        on_cuda = DeviceConfig.choose(device, None).device.type == "cuda"
         workers = 1 if on_cuda else os.cpu_count() or 1
     found = find_sources(sources, Columns(text, image), per_slice)
     chosen = Chosen(model, vision, device, fps)
     total = sum(source.slices for source in found)
     try:
-        with counting(f"preparing {output}", total, quiet=quiet) as advance:
+        with count_progress(f"preparing {output}", total, quiet=quiet) as advance:
             counts = write(found, output, chosen, workers, advance)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished shards stay; the same command goes on") from None

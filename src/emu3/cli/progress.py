@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from emu3.clips import Finished
+    from emu3.inference.video import VideoProgress
 
 PREVIEW_PAUSE = 0.3  # seconds at least from one preview to the next
 PREVIEW_SHARE = 0.2  # of the time at most goes into previews
@@ -106,7 +106,7 @@ def drawing(
 
 
 @contextmanager
-def filming(console: Console | None, *, preview: bool) -> Iterator[Callable[[Finished], None]]:
+def filming(console: Console | None, *, preview: bool) -> Iterator[Callable[[VideoProgress], None]]:
     """Give what `Emu3.video` takes as `on_group`; without `preview` there is a bar only."""
     if console is None:
         yield lambda news: None
@@ -115,7 +115,7 @@ def filming(console: Console | None, *, preview: bool) -> Iterator[Callable[[Fin
     bar = Progress(TextColumn("drawing"), *columns, TimeRemainingColumn(), console=console)
     task, newest = bar.add_task("drawing", total=None), Text()
 
-    def on_group(news: Finished) -> None:
+    def on_group(news: VideoProgress) -> None:
         nonlocal newest
         bar.update(task, completed=news.done, total=news.total)
         if preview:

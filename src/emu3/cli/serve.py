@@ -19,7 +19,7 @@ emu3 serve --model BAAI/Emu3-Gen --host 0.0.0.0 --api-key "$KEY"
 curl localhost:8000/v1/images/generations -H "Content-Type: application/json" -d '{"prompt": "a fox"}'
 
 docs/serve.md shows the rest.
-"""  # noqa: E501 (a command is copied whole)
+"""
 
 LIMITS = "Limits"
 
@@ -102,10 +102,10 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Answer OpenAI's API over HTTP."""
-    from emu3.engine.runner import Engine
-    from emu3.serve.jobs import jobs_folder
-    from emu3.serve.server import check_extra, run
-    from emu3.serve.settings import Settings
+    from emu3.inference.async_engine import AsyncEngine
+    from emu3.server.jobs import jobs_folder
+    from emu3.server.server import check_extra, run
+    from emu3.server.settings import Settings
 
     check_extra()
     page = studio is not False and has_studio(needed=studio is True, quiet=quiet)
@@ -126,7 +126,7 @@ def serve(
         jobs=jobs_folder() if jobs is None else jobs,
     )
     m = open_model(model, vision, device, dtype, quiet=quiet)
-    engine = Engine(m.checkpoint, queue=queue, slots=slots)
+    engine = AsyncEngine(m.checkpoint, queue=queue, slots=slots)
     if not quiet:
         typer.echo(f"serving {settings.model} on http://{host}:{port}", err=True)
     try:
@@ -141,7 +141,7 @@ def has_studio(needed: bool, quiet: bool) -> bool:
     Raises MissingExtraError where there has to be one.
     """
     from emu3.errors import MissingExtraError
-    from emu3.serve.studio.page import check_extra
+    from emu3.server.studio.page import check_extra
 
     try:
         check_extra()

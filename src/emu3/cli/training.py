@@ -12,11 +12,11 @@ from emu3.cli.options import Device, Vision
 from emu3.errors import InputError
 
 if TYPE_CHECKING:
-    from emu3.checkpoint import Checkpoint
-    from emu3.parallel import World
-    from emu3.text import TextTokenizer
-    from emu3.train.staged import Weighted
-    from emu3.train.stages import Stage
+    from emu3.checkpoints.loading import Checkpoint
+    from emu3.processing.tokenizer import TextTokenizer
+    from emu3.training.distributed import World
+    from emu3.training.presets import Stage
+    from emu3.training.run import Weighted
 
 EPILOG = r"""
 [bold]Examples[/bold]
@@ -85,10 +85,10 @@ def train(
 ) -> None:
     """Train a model through one stage, on one process or under torchrun."""
     chosen = _stage(stage, steps, rows, context, learning_rate, optimizer)
-    from emu3.train.allocator import keep_freed_memory
-    from emu3.train.lora import Lora
-    from emu3.train.precision import has_bf16
-    from emu3.train.staged import Settings, train_stage
+    from emu3.training.allocator import keep_freed_memory
+    from emu3.training.lora import Lora
+    from emu3.training.mixed_precision import has_bf16
+    from emu3.training.run import Settings, train_stage
 
     world = _world(device)
     if world.device.type == "cpu":
@@ -106,7 +106,7 @@ def train(
     )
     checkpoint = _opened(start, vision, seed if fresh else None, world)
     chosen = chosen.changed(starts_from="" if fresh else _known_as(start))
-    stores = [_weighted(each, checkpoint.text) for each in data]
+    stores = [_weighted(each, checkpoint.text_tokenizer) for each in data]
     try:
         finished = train_stage(chosen, checkpoint, stores, output, settings, world, _say)
     except KeyboardInterrupt as interrupt:
@@ -126,7 +126,7 @@ def _stage(
     optimizer: str | None,
 ) -> Stage:
     """A stage by name, with the numbers that were given; fewer steps warm up for fewer."""
-    from emu3.train.stages import BY_NAME
+    from emu3.training.presets import BY_NAME
 
     if name not in BY_NAME:
         raise InputError(f"no such stage: {name!r}; give one of {', '.join(BY_NAME)}")
@@ -143,11 +143,11 @@ def _stage(
 
 
 def _world(device: str | None) -> World:
-    from emu3.checkpoint import Place
-    from emu3.parallel import World
+    from emu3.checkpoints.loading import DeviceConfig
+    from emu3.training.distributed import World
 
     if "RANK" not in os.environ:
-        return World.alone(Place.choose(device, None).device)
+        return World.alone(DeviceConfig.choose(device, None).device)
     if device is not None:
         raise InputError("--device: under torchrun each process has its own; leave it out")
     return World.from_environment()
@@ -160,15 +160,15 @@ def _opened(model: str, vision: str | None, fresh: int | None, world: World) -> 
     """
     import torch
 
-    from emu3.checkpoint import Place, open_checkpoint
-    from emu3.precision import FP32
-    from emu3.train.staged import fresh_checkpoint, weightless
+    from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
+    from emu3.models.precision import FP32
+    from emu3.training.run import fresh_checkpoint, weightless
 
     if not world.first:
         return weightless(model, vision)
     if fresh is not None:
         return fresh_checkpoint(model, vision, fresh)
-    return open_checkpoint(model, vision, Place(torch.device("cpu"), FP32))
+    return load_checkpoint(model, vision, DeviceConfig(torch.device("cpu"), FP32))
 
 
 def _known_as(model: str) -> str:
@@ -178,16 +178,16 @@ def _known_as(model: str) -> str:
 
 def _weighted(said: str, text: TextTokenizer) -> Weighted:
     """`DIR` or `DIR:WEIGHT` as a store and its weight."""
-    from emu3.data.store import Store
+    from emu3.data.dataset import TokenDataset
 
     folder, colon, weight = said.rpartition(":")
     if not colon or Path(said).is_dir():
-        return Store.open(Path(said), text), 1.0
+        return TokenDataset.open(Path(said), text), 1.0
     try:
         share = float(weight)
     except ValueError:
         raise InputError(f"{said}: {weight!r} is no weight; write DIR or DIR:0.5") from None
-    return Store.open(Path(folder), text), share
+    return TokenDataset.open(Path(folder), text), share
 
 
 def _say(line: str) -> None:

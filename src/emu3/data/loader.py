@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from emu3.data.dataset import TokenDataset
 from emu3.data.mixture import Mixture
 from emu3.data.packing import WAITING, Pack, Packer, Piece, Row, cut, join
-from emu3.data.roles import TEXT, VISION
-from emu3.data.store import Store
+from emu3.data.token_roles import TEXT, VISION
 from emu3.errors import InputError
 
 
@@ -29,7 +29,7 @@ class Loader:
 
     def __init__(
         self,
-        stores: Sequence[Store],
+        stores: Sequence[TokenDataset],
         weights: Sequence[float],
         context: int,
         seed: int,
@@ -97,7 +97,7 @@ class Loader:
         return document.ids[piece.start : piece.stop], document.roles[piece.start : piece.stop]
 
 
-def usable(store: Store, context: int) -> Tensor:
+def usable(store: TokenDataset, context: int) -> Tensor:
     """The numbers [n] of documents that fit a context or can be cut: those without a picture."""
     fits = store.lengths <= context
     for number in (~fits).nonzero().flatten().tolist():

@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emu3.checkpoint import write_json
-from emu3.data.document import Writer
-from emu3.data.roles import NAMES
-from emu3.data.shard import Summary, read_summary
+from emu3.checkpoints.loading import write_json
+from emu3.data.dataset import INDEX, VERSION, digest_of, read_index, shard_name
+from emu3.data.shards import Summary, read_summary
 from emu3.data.sources import Source
-from emu3.data.store import INDEX, VERSION, digest_of, read_index, shard_name
-from emu3.data.work import Job, Model, Slice, alone, together
+from emu3.data.token_roles import ROLE_NAMES
+from emu3.data.tokenization import SampleTokenizer
+from emu3.data.workers import Job, Model, Slice, alone, together
 from emu3.errors import InputError
-from emu3.files import replacing
+from emu3.files import atomic_write
 
 SKIPPED = "skipped.jsonl"
 
@@ -67,7 +67,7 @@ def prepare(
     return _finish(job, read_index(folder), parts)
 
 
-def _request(sources: Sequence[Source], writer: Writer) -> dict[str, Any]:
+def _request(sources: Sequence[Source], writer: SampleTokenizer) -> dict[str, Any]:
     """All that the shards depend on, as JSON."""
     described = [{"path": source.path.as_posix(), **source.facts()} for source in sources]
     request = {"model": writer.facts(), "sources": described}
@@ -85,7 +85,7 @@ def _begin(folder: Path, request: dict[str, Any], made_with: dict[str, Any]) -> 
         if folder.exists() and any(not name.startswith(".") for name in os.listdir(folder)):
             raise InputError(f"{folder}: holds other files; name a new folder")
         folder.mkdir(exist_ok=True)
-        with replacing(folder / INDEX) as temporary:
+        with atomic_write(folder / INDEX) as temporary:
             write_json(temporary, {"version": VERSION, "request": request, "made_with": made_with})
         return
     differs = list(_differences(read_index(folder)["request"], request))
@@ -124,7 +124,7 @@ def _finish(job: Job, begun: dict[str, Any], parts: Sequence[Slice]) -> Counts:
     """Write what was skipped and the finished index; sweep up after runs that were killed."""
     summaries = {shard_name(*part): read_summary(job.path(part)) for part in parts}
     skipped = [each for summary in summaries.values() for each in summary.skipped]
-    with replacing(job.folder / SKIPPED) as temporary:
+    with atomic_write(job.folder / SKIPPED) as temporary:
         lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in skipped]
         temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     counts = _counted(list(summaries.values()))
@@ -133,7 +133,7 @@ def _finish(job: Job, begun: dict[str, Any], parts: Sequence[Slice]) -> Counts:
         "shards": {name: summary.samples for name, summary in summaries.items()},
         **asdict(counts),
     }
-    with replacing(job.folder / INDEX) as temporary:
+    with atomic_write(job.folder / INDEX) as temporary:
         write_json(temporary, index)
     for leftover in job.folder.glob(".*.part.*"):
         leftover.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def _finish(job: Job, begun: dict[str, Any], parts: Sequence[Slice]) -> Counts:
 
 
 def _counted(summaries: Sequence[Summary]) -> Counts:
-    ids: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
+    ids: Counter[str] = Counter(dict.fromkeys(ROLE_NAMES, 0))
     for summary in summaries:
         ids.update(summary.ids)
     samples = sum(summary.samples for summary in summaries)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from emu3.data.sample import PictureFile, Sample, VideoFile, read_line
+from emu3.data.samples import PictureFile, Sample, VideoFile, read_line
 from emu3.errors import InputError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")

@@ -2,7 +2,7 @@
 
 Registered are model type "Emu3" (config, causal language model, tokenizer) and "Emu3VisionVQ"
 (config, model, image processor), so that no code from a checkpoint's folder is ever run. Only the
-outside is transformers': the arithmetic, the templates and the grammar are those of the house.
+outside is transformers': the arithmetic, the templates and the document_format are those of the house.
 
     import emu3.hf
     from transformers import AutoModelForCausalLM

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from emu3.decoder.attention import bias_of, rotation
-from emu3.decoder.transformer import Transformer
 from emu3.errors import InputError
 from emu3.hf.config import Emu3DecoderConfig
 from emu3.hf.loading import Emu3PreTrainedModel
+from emu3.models.attention import attention_bias, rotary_tables
+from emu3.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
             position_ids = positions(attention_mask, int(past), x.shape[1], x.device)
         mask = who_sees_whom(attention_mask, past_key_values, int(past), x.shape[1], x.device)
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        by = rotation(position_ids, head_dim, self.config.rope_theta, x.dtype)
+        by = rotary_tables(position_ids, head_dim, self.config.rope_theta, x.dtype)
         held = None if past_key_values is None else Held(past_key_values)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
-        bias = None if mask is None else bias_of(mask, group, x.dtype)
+        bias = None if mask is None else attention_bias(mask, group, x.dtype)
         hidden = self.model(x, by, held, bias)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, kept]).float()

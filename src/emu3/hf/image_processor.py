@@ -14,7 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
-from emu3.image import to_image, to_pixels
+from emu3.processing.image import to_image, to_pixels
 
 LABELS = ("image_processor_type", "processor_class", "size")  # say nothing that is not said twice
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from emu3.errors import InputError
-from emu3.grammar import Grammar
 from emu3.hf.image_processor import Emu3VisionVQImageProcessor
 from emu3.hf.tokenizer import Emu3Tokenizer
 from emu3.hf.vision import Emu3VisionVQModel
-from emu3.image import size_in_codes
-from emu3.prompt import Prompts
+from emu3.processing.document_format import DocumentFormat
+from emu3.processing.image import size_in_codes
+from emu3.processing.prompts import PromptTemplates
 
 Part = str | Image.Image
 
@@ -40,7 +40,7 @@ class Emu3Processor:
         self.image_processor = image_processor
         self.vision_tokenizer = vision_tokenizer
         self.tokenizer = tokenizer
-        self.prompts = Prompts.of(tokenizer.text)
+        self.prompts = PromptTemplates.of(tokenizer.text)
 
     def __call__(
         self,
@@ -120,14 +120,16 @@ class Emu3Processor:
         For `PrefixConstrainedLogitsProcessor`, or `prefix_allowed_tokens_fn` of `generate`.
         """
         sizes = list(zip(_ints(height), _ints(width), strict=True))
-        grammar, sot = self.prompts.grammar, self.prompts.tokenizer.vocabulary.sot
+        document_format, sot = self.prompts.document_format, self.prompts.tokenizer.vocabulary.sot
 
         def allowed(batch_id: int, ids: Tensor) -> Sequence[int]:
             started = (ids == sot).nonzero()
             if not len(started):
                 raise InputError("no picture is begun in these ids; prompts in mode 'G' begin one")
             step = len(ids) - 1 - int(started[-1])
-            low, high = grammar.allowed(*sizes[batch_id if len(sizes) > 1 else 0], step)
+            low, high = document_format.allowed_range(
+                *sizes[batch_id if len(sizes) > 1 else 0], step
+            )
             return self._codes if high - low > 1 else (low,)
 
         return allowed
@@ -155,7 +157,7 @@ class Emu3Processor:
             return self.tokenizer.decode(ids, skip_special_tokens=True)
         parts = [
             self._picture(part) if part.ndim == 2 else self.tokenizer.decode(part)
-            for part in self.grammar.split(ids)
+            for part in self.document_format.split(ids)
         ]
         return parts if len(parts) > 1 else parts[0] if parts else ""
 
@@ -166,9 +168,9 @@ class Emu3Processor:
         return [self.decode(row, skip_special_tokens) for row in sequences]
 
     @property
-    def grammar(self) -> Grammar:
+    def document_format(self) -> DocumentFormat:
         """The order of tokens in a picture."""
-        return self.prompts.grammar
+        return self.prompts.document_format
 
     @torch.no_grad()
     def _picture(self, codes: Tensor) -> Image.Image:

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from transformers import AddedToken, PreTrainedTokenizer
 
 from emu3.errors import InputError
-from emu3.text import RANKS_FILE, SPECIALS_FILE, TextTokenizer
-from emu3.vocab import BASE_SPECIALS, BOS, EOF, EOL, EOS, EOV, PAD, SOT, SOV
+from emu3.processing.tokenizer import RANKS_FILE, SPECIALS_FILE, TextTokenizer
+from emu3.processing.vocabulary import BASE_SPECIALS, BOS, EOF, EOL, EOS, EOV, PAD, SOT, SOV
 
 NAMED = {"img_token": SOT, "boi_token": SOV, "eoi_token": EOV, "eol_token": EOL, "eof_token": EOF}
 """BAAI's names for the control tokens of a picture, as attributes of the tokenizer."""

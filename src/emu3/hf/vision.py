@@ -6,7 +6,7 @@ from torch import Tensor
 
 from emu3.hf.config import Emu3VisionVQConfig
 from emu3.hf.loading import Emu3PreTrainedModel
-from emu3.vision.tokenizer import VisionTokenizer
+from emu3.models.vq.tokenizer import VisionTokenizer
 
 
 class Emu3VisionVQModel(Emu3PreTrainedModel):

@@ -1,0 +1,1 @@
+"""The demo model nano: data set, training, evaluation."""

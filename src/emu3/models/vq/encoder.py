@@ -1,0 +1,88 @@
+"""vision.encoder: pixels to a latent, eight times smaller in space and four in time.
+
+All spatial work is per frame; time is mixed only at the end, on the few channels of the latent.
+That is why a still picture, which the paper repeats four times, costs one frame here and not four.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emu3.config import VisionConfig
+from emu3.models.vq.blocks import (
+    Downsample,
+    Level,
+    Middle,
+    PlainNorm,
+    TemporalDownsample,
+    TemporalResBlock,
+    conv3x3,
+    fold_time,
+    silu_chain,
+    unfold_time,
+)
+
+
+class DownLevel(Level):
+    """A level, then half the height and width; the last level has no `downsample`."""
+
+    downsample: Downsample
+
+    def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] to [B, C', H/2, W/2]."""
+        x = super().forward(x, zq)
+        return self.downsample(x) if hasattr(self, "downsample") else x
+
+
+class Encoder(nn.Module):
+    """Pixels [B, 3, T, H, W] to latent [B, c, T/4, H/8, W/8]."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.conv_in = conv3x3(config.in_channels, config.ch)
+        self.down = nn.ModuleList()
+        width = config.ch
+        for index, multiple in enumerate(config.ch_mult):
+            widths = [width] + [config.ch * multiple] * config.num_res_blocks
+            level = DownLevel(widths, config.dropout, index in config.attn_resolutions, None)
+            width = widths[-1]
+            if index < len(config.ch_mult) - 1:
+                level.downsample = Downsample(width)
+            self.down.append(level)
+        self.mid = Middle(width, config.dropout, None)
+        self.norm_out = PlainNorm(width)
+        self.conv_out = conv3x3(width, config.z_channels)
+        self.time_conv = nn.ModuleList(
+            TemporalDownsample(config.z_channels) for _ in range(config.temporal_stages)
+        )
+        self.time_res_stack = nn.Sequential(
+            *(
+                TemporalResBlock(config.z_channels, config.dropout)
+                for _ in range(config.num_res_blocks)
+            )
+        )
+
+    def spatial(self, pixels: Tensor) -> Tensor:
+        """Each frame alone: [B, 3, H, W] to [B, c, H/8, W/8]."""
+        h = self.conv_in(pixels)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+    def temporal(self, latent: Tensor) -> Tensor:
+        """Groups of frames to one: [B, c, T, h, w] to [B, c, T/4, h, w]."""
+        return self.time_res_stack(silu_chain(latent, self.time_conv))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, T, H, W] to [B, c, T/4, h, w]."""
+        latent = unfold_time(self.spatial(fold_time(pixels)), pixels.shape[0])
+        return self.temporal(latent)
+
+    def still(self, pixels: Tensor, repeats: int) -> Tensor:
+        """`forward` of a picture repeated in time, its spatial work done once.
+
+        [B, 3, H, W] to [B, c, repeats/4, h, w].
+        """
+        latent = self.spatial(pixels)[:, :, None].expand(-1, -1, repeats, -1, -1)
+        return self.temporal(latent)

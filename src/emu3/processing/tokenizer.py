@@ -1,0 +1,130 @@
+"""The text tokenizer: byte-level BPE, read from a checkpoint's two vocabulary files.
+
+`*.tiktoken` holds the ranks (Qwen's for the published models), `*_vision_tokens.txt` the control
+and visual tokens behind them. What a person types is only ever text: `<|image start|>` in a prompt
+is six words, unless a caller asks for the reference's behaviour (`allow_special=True`).
+
+Source: `tokenization_emu3.py` of baaivision/Emu3.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import unicodedata
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import tiktoken
+
+from emu3.errors import InputError
+from emu3.processing.vocabulary import BASE_SPECIALS, Vocabulary
+
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How text is split before byte pairs are merged. Part of the file format, digits one by one."""
+
+RANKS_FILE = "emu3.tiktoken"
+SPECIALS_FILE = "emu3_vision_tokens.txt"
+
+
+class TextTokenizer:
+    """Text to ids and back. Stateless; safe to share between threads."""
+
+    def __init__(self, ranks: dict[bytes, int], specials: Iterable[str]) -> None:
+        if any(bytes([byte]) not in ranks for byte in range(256)):
+            raise InputError("text vocabulary: each of the 256 bytes needs a rank of its own")
+        self.ranks = ranks
+        self.specials = tuple(specials)
+        self.vocabulary = Vocabulary.build(len(ranks), self.specials)
+        self._plain = tiktoken.Encoding(
+            "emu3", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
+        )
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TextTokenizer:
+        """Read the two vocabulary files of a checkpoint; raises InputError on bad ones."""
+        ranks = _read_ranks(_only_file(folder, "*.tiktoken"))
+        path = _only_file(folder, "*_vision_tokens.txt")
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not a list of tokens ({error})") from None
+        return cls(ranks, [line.strip() for line in lines if line.strip()])
+
+    def save(self, folder: Path) -> None:
+        """Write the two vocabulary files, such that `from_folder` reads the same tokenizer."""
+        ranks = "".join(
+            f"{base64.b64encode(token).decode()} {rank}\n"
+            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
+        )
+        (folder / RANKS_FILE).write_text(ranks, encoding="utf-8")
+        (folder / SPECIALS_FILE).write_text("\n".join(self.specials) + "\n", encoding="utf-8")
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Ids of a text, NFC-normalised first.
+
+        With `allow_special`, the names of control tokens become these tokens, as they do in the
+        reference; never do this with text that someone else wrote.
+        """
+        text = unicodedata.normalize("NFC", text)
+        if allow_special:
+            return self._with_specials.encode(text, allowed_special="all", disallowed_special=())
+        return self._plain.encode_ordinary(text)
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """The text of ids; control and visual tokens by name, or left out.
+
+        Bytes that are no UTF-8 become U+FFFD.
+        Raises InputError on ids that the vocabulary does not have.
+        """
+        parts = [self._bytes(int(i), skip_special) for i in ids]
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def _bytes(self, token: int, skip_special: bool) -> bytes:
+        if 0 <= token < len(self.ranks):
+            return self._plain.decode_single_token_bytes(token)
+        if not len(self.ranks) <= token < self.vocabulary.size:
+            raise InputError(f"id {token} is outside the vocabulary of {self.vocabulary.size}")
+        return b"" if skip_special else self._special_names[token - len(self.ranks)].encode()
+
+    @cached_property
+    def _special_names(self) -> tuple[str, ...]:
+        return (*BASE_SPECIALS, *self.specials)
+
+    @cached_property
+    def _with_specials(self) -> tiktoken.Encoding:
+        first = len(self.ranks)
+        specials = {name: first + index for index, name in enumerate(self._special_names)}
+        return tiktoken.Encoding(
+            "emu3-specials",
+            pat_str=PATTERN,
+            mergeable_ranks=self.ranks,
+            special_tokens=specials,
+        )
+
+
+def _only_file(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise InputError(f"{folder}: expected one file {pattern}, found {names}")
+    return found[0]
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """Lines of `base64(token) rank`; ranks must be 0, 1, 2, … since ids follow from them."""
+    ranks: dict[bytes, int] = {}
+    try:
+        for line in path.read_bytes().splitlines():
+            if line.strip():
+                token, rank = line.split()
+                ranks[base64.b64decode(token, validate=True)] = int(rank)
+    except (ValueError, binascii.Error) as error:
+        raise InputError(f"{path}: not a tiktoken vocabulary ({error})") from None
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise InputError(f"{path}: ranks must run from 0 without gaps or repeats")
+    return ranks

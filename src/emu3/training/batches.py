@@ -1,0 +1,90 @@
+"""The rows of a step: which they are is drawn by every process, each reads those it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emu3.data.loader import Loader
+from emu3.data.packing import Pack, join
+from emu3.data.token_roles import TEXT, VISION
+from emu3.training.lm_loss import Document
+from emu3.training.presets import Stage, weighed
+
+
+class Rows(Sequence[Document]):
+    """Documents by the functions that read them. A slice reads nothing, an item reads itself."""
+
+    def __init__(self, readers: Sequence[Callable[[], Document]]) -> None:
+        self.readers = readers
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    @overload
+    def __getitem__(self, at: int) -> Document: ...
+    @overload
+    def __getitem__(self, at: slice) -> Rows: ...
+    def __getitem__(self, at: int | slice) -> Document | Rows:
+        return Rows(self.readers[at]) if isinstance(at, slice) else self.readers[at]()
+
+
+class RowsOfStage:
+    """What `train_decoder` asks for documents: `stage.batch` rows of a loader, weighed by a stage.
+
+    `sov` is the id that opens a picture. The position is part of a checkpoint, and does not depend
+    on the number of processes.
+    """
+
+    def __init__(self, loader: Loader, stage: Stage, sov: int, seed: int) -> None:
+        self.loader, self.stage, self.sov, self.seed = loader, stage, sov, seed
+        self.drawn = 0  # rows
+
+    def __call__(self, rng: np.random.Generator) -> Rows:
+        """The rows of the next step. They follow from the position, not from `rng`."""
+        return Rows([self._next() for _ in range(self.stage.batch)])
+
+    def _next(self) -> Callable[[], Document]:
+        row, number = self.loader.draw(), self.drawn
+        self.drawn += 1
+
+        def read() -> Document:
+            pack = self.loader.read(row)
+            if self.stage.dropped_captions:
+                rng = np.random.default_rng((self.seed, number))
+                pack = without_captions(pack, self.stage.dropped_captions, self.sov, rng)
+            return weighed(pack, self.stage.weights)
+
+        return read
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the rows are, in plain numbers and lists."""
+        return {"drawn": self.drawn, "loader": self.loader.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly from a state; raises InputError on one of another loader."""
+        self.loader.load_state_dict(state["loader"])
+        self.drawn = int(state["drawn"])
+
+
+def without_captions(pack: Pack, share: float, sov: int, rng: np.random.Generator) -> Pack:
+    """Leave out the captions of a share of the drawn pictures, for guidance; the row gets shorter.
+
+    A document without its caption is what an empty caption gives: BOS, then the picture.
+    """
+    lengths = list(pack.lengths)
+    parts = zip(pack.ids.split(lengths), pack.roles.split(lengths), strict=True)
+    return join([_bare(*part, sov) if rng.random() < share else part for part in parts])
+
+
+def _bare(ids: Tensor, roles: Tensor, sov: int) -> tuple[Tensor, Tensor]:
+    """A document that draws a picture, without its caption; any other as it is."""
+    drawn = (roles == VISION).any() and ((roles == VISION) | (roles == TEXT)).all()
+    if not drawn:
+        return ids, roles
+    opens = int((ids == sov).nonzero()[0])
+    return torch.cat([ids[:1], ids[opens:]]), torch.cat([roles[:1], roles[opens:]])

@@ -1,0 +1,45 @@
+"""Training a small byte-level BPE in the tiktoken format of the published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from emu3.errors import MissingExtraError
+from emu3.processing.tokenizer import PATTERN, TextTokenizer
+from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
+
+
+def train_text(texts: Iterable[str], ranks: int, codebook_size: int) -> TextTokenizer:
+    """Learn `ranks` byte pairs from texts (256 bytes included); codes for a codebook follow.
+
+    Deterministic. Raises MissingExtraError without the `tokenizers` library.
+    """
+    try:
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    except ImportError:
+        raise MissingExtraError("tokenizers", "train", "training a text tokenizer") from None
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=ranks, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    byte_of = _byte_of_letter()
+    learned = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    tokens = {bytes(byte_of[letter] for letter in token): rank for token, rank in learned}
+    specials = (SOT, SOV, EOV, *(visual_token(code) for code in range(codebook_size)))
+    return TextTokenizer(tokens, specials)
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes, inverted: printable bytes stand for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    stand_ins = {chr(256 + index): byte for index, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | stand_ins

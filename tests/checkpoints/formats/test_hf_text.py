@@ -1,0 +1,115 @@
+"""transformers' own layout: a text tokenizer's file, against `tokenizers` itself."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emu3.checkpoints.formats import hf
+from emu3.checkpoints.formats.hf_text import alphabet, merges, spell, tokenizer_file
+from emu3.errors import InputError
+from emu3.processing.tokenizer import TextTokenizer
+from emu3.processing.vocabulary import SOV
+from emu3.testing import byte_tokenizer
+
+from .toys import NATURAL, trained_tokenizer, write
+
+
+@pytest.mark.parametrize("text", [byte_tokenizer(), trained_tokenizer()], ids=["bytes", "pairs"])
+def test_a_tokenizer_comes_back(tmp_path: Path, text: TextTokenizer) -> None:
+    read = hf.text(write(tmp_path, text))
+    assert (read.ranks, read.specials) == (text.ranks, text.specials)
+    assert read.vocabulary == text.vocabulary
+
+
+def test_bytes_are_spelled_as_gpt2_spells_them() -> None:
+    assert len(set(alphabet().values())) == 256
+    assert spell(b" a\n\xc2\xad") == "ĠaĊÂŃ"
+
+
+def test_each_pair_makes_its_token() -> None:
+    ranks = trained_tokenizer().ranks
+    made = merges(ranks)
+    assert [left + right for left, right in made] == sorted(
+        (token for token in ranks if len(token) > 1), key=ranks.__getitem__
+    )
+    assert all(max(ranks[a], ranks[b]) < ranks[a + b] for a, b in made)
+
+
+def test_a_token_that_no_pair_makes_has_no_merge() -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"abc": 256, b"xy": 257}
+    assert merges(ranks) == [(b"x", b"y")]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"model": {}}, "byte pairs"),
+        ({"model": {"vocab": {"a": 0, "b": 2}}, "added_tokens": []}, "without gaps"),
+        ({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": []}, "endoftext"),
+        ({"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}, "in order"),
+    ],
+)
+def test_broken_vocabularies_are_refused(
+    tmp_path: Path, broken: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(broken))
+    with pytest.raises(InputError, match=message) as raised:
+        hf.text(tmp_path)
+    assert "tokenizer.json" in str(raised.value)
+
+
+def agree(text: TextTokenizer, theirs: Any, samples: Iterable[str]) -> None:
+    for sample in samples:
+        ids = text.encode(sample, allow_special=True)
+        assert theirs.encode(sample).ids == ids, sample
+        assert theirs.decode(ids, skip_special_tokens=False) == text.decode(ids), sample
+
+
+def their_tokenizer(text: TextTokenizer) -> Any:
+    tokenizers = pytest.importorskip("tokenizers", reason="needs pip install emu3[train]")
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_file(text)))
+
+
+@cache
+def pairs() -> tuple[TextTokenizer, Any]:
+    """A tokenizer of ours with merges, and what `tokenizers` makes of its file."""
+    text = trained_tokenizer()
+    return text, their_tokenizer(text)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(exclude_categories=["Cs", "Cn"])),
+            st.sampled_from(["the", " th", "'s", "\n ", "  ", "300", SOV, "<|extra_7|>", "\u0338"]),
+        )
+    )
+)
+def test_ids_are_ours_for_any_text(parts: list[str]) -> None:
+    sample = "".join(parts)
+    if "<image>" not in sample and "<|extra_0|>" not in sample:
+        agree(*pairs(), [sample])
+
+
+def test_ids_are_ours_for_natural_texts() -> None:
+    agree(*pairs(), NATURAL)
+
+
+@pytest.mark.slow
+def test_ids_are_ours_in_the_published_vocabulary(reference: Path) -> None:
+    text = TextTokenizer.from_folder(reference / "Emu3-Gen-tiny")
+    golden = json.loads((reference / "golden.json").read_text(encoding="utf-8"))
+    words = "".join(each["text"] for each in golden["texts"])
+    mixed = ["".join(random.choices(words, k=40)) for _ in range(200)]
+    theirs = their_tokenizer(text)
+    agree(text, theirs, [*NATURAL, *(each["text"] for each in golden["texts"]), *mixed])

@@ -1,0 +1,42 @@
+"""Names that Paddle gives the tensors of our models, and which of them it keeps transposed."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from emu3.checkpoints.formats.paddle import SAVED_BY_PADDLE, decoder_name, transposed, vision_name
+from emu3.testing import tiny_decoder, tiny_vision
+
+
+def test_a_decoder_keeps_its_names() -> None:
+    names = list(tiny_decoder().state_dict())
+    assert [decoder_name(name) for name in names] == names
+
+
+def test_statistics_are_renamed_and_counters_are_not_there() -> None:
+    names = set(tiny_vision().state_dict())
+    theirs = {name: vision_name(name) for name in names}
+    assert {name for name, other in theirs.items() if other is None} == {
+        name for name in names if name.endswith("num_batches_tracked")
+    }
+    kept = [other for other in theirs.values() if other is not None]
+    assert len(set(kept)) == len(kept)
+    assert not any("running" in other for other in kept)
+    block = "encoder.time_res_stack.0.norm1"
+    assert theirs[f"{block}.running_mean"] == f"{block}._mean"
+    assert theirs[f"{block}.running_var"] == f"{block}._variance"
+    assert theirs[f"{block}.weight"] == f"{block}.weight"
+
+
+def test_exactly_the_linear_layers_are_transposed() -> None:
+    """`nn.Linear` of ours is `paddle.nn.Linear` there; nothing else is stored [in, out]."""
+    for model in (tiny_decoder(), tiny_vision()):
+        linear = {
+            f"{name}.weight" for name, module in model.named_modules()
+            if isinstance(module, nn.Linear)
+        }  # fmt: skip
+        assert {name for name in model.state_dict() if transposed(name)} == linear
+
+
+def test_a_copy_of_published_files_is_not_taken_for_paddles() -> None:
+    assert "pt" not in SAVED_BY_PADDLE

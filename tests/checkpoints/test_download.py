@@ -1,0 +1,118 @@
+"""Downloads that break, are killed, do not fit or find no room: one line, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from emu3.checkpoints.hub import find_model
+from emu3.errors import InputError
+from tests.baai_hub import CHUNK, GEN, SHARDS, WEIGHTS
+from tests.fake_hub import FakeHub, digest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_connection_that_breaks_is_taken_up_again(hub: FakeHub) -> None:
+    hub.broken = 1
+    folder = find_model(GEN)
+    assert (folder / SHARDS[0]).read_bytes() == WEIGHTS[SHARDS[0]]
+    assert [one.range for one in hub.fetched(SHARDS[0])] == [None, "bytes=2000000-"]
+
+
+def part_of(cache: Path) -> Path:
+    """The file in which an interrupted download of the first shard lies."""
+    etag = digest(SHARDS[0], WEIGHTS[SHARDS[0]])
+    return cache / f"models--{GEN.replace('/', '--')}" / "blobs" / f"{etag}.incomplete"
+
+
+def test_halves_that_do_not_fit_are_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
+    find_model(GEN, weights=False)
+    part = part_of(tmp_path / "cache")
+    part.write_bytes(b"?" * 1000)
+    with pytest.raises(InputError, match="do not fit; run it once more"):
+        find_model(GEN)
+    assert not part.exists()
+    assert (find_model(GEN) / SHARDS[0]).read_bytes() == WEIGHTS[SHARDS[0]]
+
+
+@pytest.mark.usefixtures("hub")
+def test_no_room_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(InputError, match="No space left on device; set HF_HOME"):
+        find_model(GEN)
+
+
+FIND = f"""
+import sys
+from emu3.checkpoints.hub import find_model
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}
+print(find_model(sys.argv[1]))
+"""
+PATIENCE = 300  # seconds; a process that imports PyTorch on a busy machine
+BAR = re.compile(r"[1-9]\d?%.*\[\d\d:\d\d<\d\d:\d\d, .*B/s\]")  # done [spent<left, rate]
+
+
+def process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Popen[str]:
+    """The same in a process of its own, told by its environment alone."""
+    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", FIND, GEN],
+        env={**environment, "OMP_NUM_THREADS": "1", "TERM": "xterm", **ours, **more},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.timeout(3 * PATIENCE)
+def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    """On a terminal, with a bar; then into a pipe, without one; then offline."""
+    hub.stalls = True
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    first = process(hub, tmp_path, theirs)
+    os.close(theirs)
+    try:
+        assert hub.stalled.wait(PATIENCE)
+        shown = ""
+        while not BAR.search(shown):
+            shown += os.read(ours, 4096).decode(errors="replace")
+    finally:
+        first.kill()
+        first.communicate()
+    os.close(ours)
+    hub.closing.set()
+    hub.stalls = False
+    hub.asked.clear()
+
+    second = process(hub, tmp_path, subprocess.PIPE)
+    said, noise = second.communicate(timeout=PATIENCE)
+    assert (second.returncode, noise) == (0, "")
+    folder = Path(said.strip())
+    assert [(folder / name).read_bytes() for name in SHARDS] == list(WEIGHTS.values())
+    (resumed,) = hub.fetched(SHARDS[0])
+    assert resumed.range is not None
+    assert int(resumed.range.removeprefix("bytes=").removesuffix("-")) > 0
+    assert not hub.fetched(".json")
+    hub.asked.clear()
+
+    third = process(hub, tmp_path, subprocess.PIPE, HF_HUB_OFFLINE="1")
+    assert third.communicate(timeout=PATIENCE) == (said, "")
+    assert not hub.asked

@@ -1,0 +1,196 @@
+"""Checkpoints on disk: read strictly, written the same way, and every fault named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from emu3.checkpoints.loading import load_text_tokenizer, save_decoder, save_vision
+from emu3.checkpoints.safetensors_io import INDEX, ONE_FILE
+from emu3.checkpoints.weights import load_decoder, load_vision, save_weights
+from emu3.config import PreprocessorConfig
+from emu3.errors import InputError
+from emu3.models.precision import BF16, FP32, Precision
+from emu3.processing.vision_processor import VisionProcessor
+from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
+
+CPU = torch.device("cpu")
+NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    """The same names in the same order, bit for bit and in the same precision."""
+    mine, theirs = a.state_dict(), b.state_dict()
+    return list(mine) == list(theirs) and all(
+        mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name])
+        for name in mine
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A decoder in one file."""
+    save_decoder(tiny_decoder(), byte_tokenizer(), tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shards(folder: Path) -> Path:
+    """The same in shards."""
+    save_weights(tiny_decoder(), folder, shard_bytes=30_000)
+    assert not (folder / ONE_FILE).exists()
+    assert len(list(folder.glob("model-*.safetensors"))) > 3
+    return folder
+
+
+def rewrite(path: Path, **changes: Tensor | None) -> None:
+    tensors = {**load_file(path), **changes}
+    save_file({name: t for name, t in tensors.items() if t is not None}, path)
+
+
+@pytest.mark.parametrize("to", [FP32, BF16])
+@pytest.mark.parametrize("shard_bytes", [5 * 10**9, 30_000])
+def test_a_decoder_comes_back(tmp_path: Path, to: Precision, shard_bytes: int) -> None:
+    dtype = to.dtype
+    model = tiny_decoder().to(dtype)
+    save_decoder(model, byte_tokenizer(), tmp_path)
+    save_weights(model, tmp_path, shard_bytes)
+    read = load_decoder(tmp_path, to, CPU)
+    assert same(read, model)
+    assert read.config == model.config
+    assert not read.training
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["torch_dtype"] == str(dtype).removeprefix("torch.")
+    text, config = load_text_tokenizer(tmp_path)
+    assert (text.ranks, config) == (byte_tokenizer().ranks, model.config)
+
+
+def test_a_vision_tokenizer_comes_back(tmp_path: Path) -> None:
+    """Counters of its norms are whole numbers and stay that."""
+    model = tiny_vision(temporal_downsample_factor=2)
+    preprocessor = PreprocessorConfig(min_pixels=64, max_pixels=256, spatial_factor=4)
+    save_vision(VisionProcessor(model, preprocessor), tmp_path)
+    read = load_vision(tmp_path, CPU)
+    assert same(read, model)
+    assert read.config == model.config
+    again = PreprocessorConfig.from_file(tmp_path / "preprocessor_config.json")
+    bounds = {"min_pixels": 64, "max_pixels": 256}
+    assert again.to_dict() == {**preprocessor.to_dict(), "size": bounds}
+    assert any(not t.is_floating_point() for t in read.state_dict().values())
+
+
+def test_what_was_read_is_written_the_same(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    second = tmp_path_factory.mktemp("second")
+    save_decoder(load_decoder(folder, FP32, CPU), byte_tokenizer(), second)
+    for path in folder.iterdir():
+        assert (second / path.name).read_bytes() == path.read_bytes()
+
+
+def test_precision_is_what_is_asked_for(folder: Path) -> None:
+    half = load_decoder(folder, BF16, CPU)
+    assert same(half, tiny_decoder().to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+
+
+def test_published_folders_are_read(reference: Path) -> None:
+    decoder = load_decoder(reference / "Emu3-Gen-tiny", FP32, CPU)
+    vision = load_vision(reference / "Emu3-VisionTokenizer-tiny", CPU)
+    for model in (decoder, vision):
+        assert all(t.device == CPU for t in model.state_dict().values())
+
+
+def refused(folder: Path, *words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load_decoder(folder, FP32, CPU)
+    assert all(word in str(raised.value) for word in (str(folder), *words)), raised.value
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
+def test_a_file_cut_short_is_named(folder: Path, kept: float) -> None:
+    whole = (folder / ONE_FILE).read_bytes()
+    end = int(len(whole) * kept) if isinstance(kept, float) else kept
+    (folder / ONE_FILE).write_bytes(whole[:end])
+    refused(folder, ONE_FILE, "cut short")
+
+
+def test_a_wrong_shape_is_named(folder: Path) -> None:
+    rewrite(folder / ONE_FILE, **{NORM: torch.ones(31)})
+    refused(folder, NORM, "[31]", "[32]")
+
+
+def test_a_missing_tensor_is_named(folder: Path) -> None:
+    rewrite(folder / ONE_FILE, **{NORM: None})
+    refused(folder, NORM, "missing")
+
+
+def test_of_many_missing_tensors_some_are_named(folder: Path) -> None:
+    save_file({NORM: torch.ones(32)}, folder / ONE_FILE)
+    names = sorted(tiny_decoder().state_dict())
+    refused(folder, *names[:3], f"and {len(names) - 4} more")
+
+
+def test_a_tensor_too_many_is_named(folder: Path) -> None:
+    rewrite(folder / ONE_FILE, **{"model.layers.0.self_attn.q_proj.bias": torch.ones(32)})
+    refused(folder, "q_proj.bias", "belongs to no part")
+
+
+def test_a_config_of_another_size_is_noticed(folder: Path) -> None:
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**said, "intermediate_size": 47}))
+    refused(folder, "mlp", "47")
+    (folder / "config.json").write_text(json.dumps({**said, "num_hidden_layers": 1}))
+    refused(folder, "model.layers.1.")
+
+
+def test_no_weights_at_all(folder: Path) -> None:
+    (folder / ONE_FILE).unlink()
+    refused(folder, ONE_FILE, INDEX)
+
+
+def test_a_missing_shard_is_named(shards: Path) -> None:
+    lost = sorted(shards.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    refused(shards, lost.name, "no such file")
+
+
+def test_a_cut_shard_is_named(shards: Path) -> None:
+    broken = sorted(shards.glob("model-*.safetensors"))[1]
+    broken.write_bytes(broken.read_bytes()[:-10])
+    refused(shards, broken.name, "cut short")
+
+
+def reindex(folder: Path, **changes: str | None) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    places = {**index["weight_map"], **changes}
+    index["weight_map"] = {name: file for name, file in places.items() if file is not None}
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def test_an_index_that_says_something_else_is_noticed(shards: Path) -> None:
+    reindex(shards, **{NORM: None})
+    refused(shards, NORM, "not those of the index")
+    other = json.loads((shards / INDEX).read_text())["weight_map"][HEAD]
+    reindex(shards, **{NORM: other})
+    refused(shards, NORM)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}']
+)
+def test_a_broken_index_is_named(shards: Path, content: str) -> None:
+    (shards / INDEX).write_text(content)
+    refused(shards, INDEX)
+
+
+def test_writing_again_leaves_nothing_of_before(shards: Path) -> None:
+    save_weights(tiny_decoder(seed=1), shards)
+    assert [path.name for path in shards.glob("*.safetensors*")] == [ONE_FILE]
+    assert same(load_decoder(shards, FP32, CPU), tiny_decoder(seed=1))

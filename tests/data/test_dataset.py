@@ -1,0 +1,130 @@
+"""What is read from a store is what was written, or an error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emu3.data.dataset import TokenDataset, digest_of
+from emu3.data.shards import Skipped, map_shard, read_summary, write_shard
+from emu3.data.tokenization import TokenizedDocument, text_facts
+from emu3.errors import InputError
+from emu3.testing import byte_tokenizer
+
+NAMES = ["00000-000000.safetensors", "00000-000001.safetensors", "00001-000000.safetensors"]
+
+
+def documents(seed: int, count: int = 5) -> list[TokenizedDocument]:
+    torch.manual_seed(seed)
+    lengths = torch.randint(1, 9, (count,)).tolist()
+    return [
+        TokenizedDocument(torch.randint(500, (n,)), torch.randint(4, (n,), dtype=torch.uint8))
+        for n in lengths
+    ]
+
+
+def write(folder: Path) -> list[TokenizedDocument]:
+    """A store of three shards, one of them empty, without a model; gives its documents."""
+    folder.mkdir()
+    request = {"model": text_facts(byte_tokenizer()), "sources": []}
+    held = [documents(0), [], documents(1)]
+    for name, each in zip(NAMES, held, strict=True):
+        write_shard(folder / name, digest_of(request), each, [Skipped("a", "b", "c")])
+    index = {
+        "version": 1,
+        "request": request,
+        "shards": dict(zip(NAMES, map(len, held), strict=True)),
+        "ids": {"context": 1, "text": 2, "vision": 3, "answer": 4},
+    }
+    (folder / "index.json").write_text(json.dumps(index))
+    return [document for each in held for document in each]
+
+
+def test_read_is_the_inverse_of_write(tmp_path: Path) -> None:
+    written = write(tmp_path / "store")
+    store = TokenDataset.open(tmp_path / "store", byte_tokenizer())
+    assert len(store) == len(written) == 10
+    assert store.lengths.tolist() == [len(document.ids) for document in written]
+    for number, document in enumerate(written):
+        assert store.length(number) == len(document.ids)
+        read = store[number]
+        assert (read.ids.dtype, read.roles.dtype) == (torch.int64, torch.uint8)
+        assert torch.equal(read.ids, document.ids)
+        assert torch.equal(read.roles, document.roles)
+    for number in (-1, 10):
+        with pytest.raises(IndexError):
+            store[number]
+    assert store.counts["vision"] == 3
+
+
+def test_the_same_documents_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_shard(tmp_path / name, "x", documents(3), [Skipped("s", "k", "r")] * 3)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_summary(tmp_path / "a").samples == 5
+    assert sum(read_summary(tmp_path / "a").ids.values()) == len(map_shard(tmp_path / "a")["ids"])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def foreign(path: Path) -> None:
+    save_file(load_file(path), path)
+
+
+def of_another_request(path: Path) -> None:
+    write_shard(path, "another", documents(0), [])
+
+
+def with_other_ends(path: Path) -> None:
+    write_shard(path, read_summary(path).request, documents(0), [])
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        marks = file.metadata()
+    tensors = load_file(path)
+    tensors["ends"][-1] += 1
+    save_file(tensors, path, metadata=marks)
+
+
+def unfinished(path: Path) -> None:
+    index = json.loads((path.parent / "index.json").read_text())
+    del index["shards"]
+    (path.parent / "index.json").write_text(json.dumps(index))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut short": (cut, "broken or cut short"),
+    "missing": (Path.unlink, "no such shard"),
+    "foreign": (foreign, "not a shard that"),
+    "of another request": (of_another_request, "another request"),
+    "other ends": (with_other_ends, "do not end where its ids do"),
+    "another number of documents": (
+        lambda path: shutil.copy(path.parent / NAMES[1], path),
+        "another",
+    ),
+    "no index": (lambda path: (path.parent / "index.json").unlink(), "no index.json"),
+    "not finished": (unfinished, "not finished"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_stores_are_refused(case: str, tmp_path: Path) -> None:
+    write(tmp_path / "store")
+    do, says = BROKEN[case]
+    do(tmp_path / "store" / NAMES[0])
+    with pytest.raises(InputError, match=says):
+        TokenDataset.open(tmp_path / "store")
+
+
+def test_ids_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "store")
+    with pytest.raises(InputError, match="another vocabulary"):
+        TokenDataset.open(tmp_path / "store", byte_tokenizer(codebook_size=128))

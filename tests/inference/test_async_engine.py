@@ -1,0 +1,322 @@
+"""A request in a crowd is the request alone; places are freed, queues are bounded, work is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emu3.api import Emu3
+from emu3.checkpoints.loading import Checkpoint
+from emu3.errors import InputError
+from emu3.inference.async_engine import AsyncEngine
+from emu3.inference.request_handle import RequestHandle
+from emu3.inference.requests import (
+    ChatRequest,
+    ChatResult,
+    ChatTurn,
+    EngineClosed,
+    EngineFull,
+    ImageRequest,
+    ImageResult,
+    PartialImage,
+    PartialText,
+    RequestCancelled,
+    RequestFailed,
+    RowProgress,
+)
+from emu3.inference.sampling import SamplingParams
+from emu3.testing import tiny_checkpoint
+
+SAMPLINGS = [
+    SamplingParams(),
+    SamplingParams(top_k=9, temperature=1.5),
+    SamplingParams(top_k=1),
+    SamplingParams(0, 0.8),
+]
+RATIOS = ["1:1", "2:1", "1:3", "3:2"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return tiny_checkpoint()
+
+
+@pytest.fixture
+def engine(checkpoint: Checkpoint) -> Iterator[AsyncEngine]:
+    engine = AsyncEngine(checkpoint, queue=100, slots=12)
+    yield engine
+    engine.close(drain=False)
+
+
+def drawn(ticket: RequestHandle) -> ImageResult:
+    end = ticket.result()
+    assert isinstance(end, ImageResult), end
+    return end
+
+
+def said(ticket: RequestHandle) -> ChatResult:
+    end = ticket.result()
+    assert isinstance(end, ChatResult), end
+    return end
+
+
+def crowd() -> list[ImageRequest]:
+    return [
+        ImageRequest(
+            prompt="x" * (seed % 7),
+            ratio=RATIOS[seed % 4],
+            area=96 + 64 * (seed % 4),
+            seed=seed,
+            sampling=SAMPLINGS[seed % 3],
+            guidance=[3.0, 1.0, 1.5][seed % 3],
+            negative="ugly" if seed % 2 else "",
+        )
+        for seed in range(30)
+    ]
+
+
+def photo(width: int = 20, height: int = 16) -> Image.Image:
+    return Image.radial_gradient("L").resize((width, height)).convert("RGB")
+
+
+def test_a_picture_among_thirty_is_the_picture_alone(
+    engine: AsyncEngine, checkpoint: Checkpoint
+) -> None:
+    tickets = [engine.submit(request) for request in crowd()]
+    together = [drawn(ticket) for ticket in tickets]
+    for request, theirs in zip(crowd()[::3], together[::3], strict=True):
+        assert drawn(engine.submit(request)).codes == theirs.codes
+    for request, theirs in zip(crowd(), together, strict=True):
+        assert request.sampling is not None
+        out = Emu3(checkpoint).image(
+            request.prompt,
+            ratio=request.ratio,
+            area=request.area,
+            seed=request.seed,
+            guidance_scale=request.guidance,
+            negative_prompt=request.negative,
+            top_k=request.sampling.top_k,
+            top_p=request.sampling.top_p,
+            temperature=request.sampling.temperature,
+        )
+        assert [list(row) for row in theirs.codes] == out.codes[0].tolist()
+        # Decoded in company, which rounds otherwise: by one level of 255 at most.
+        apart = np.asarray(theirs.picture).astype(int) - np.asarray(out.images[0])
+        assert np.abs(apart).max() <= 1
+    stats = engine.stats()
+    assert (stats.drawn, stats.waiting, stats.pictures, stats.places) == (40, 0, 0, 0)
+    assert stats.codes == sum(len(e.codes) * len(e.codes[0]) for e in (*together, *together[::3]))
+
+
+def questions() -> list[ChatRequest]:
+    return [
+        ChatRequest(
+            text="what? " * (seed % 4),
+            images=tuple(photo(16 + 4 * k) for k in range(seed % 3)),
+            max_new_tokens=1 + 5 * (seed % 4),
+            sampling=SAMPLINGS[seed % 4],
+            seed=seed,
+        )
+        for seed in range(14)
+    ]
+
+
+def test_an_answer_in_a_crowd_is_the_answer_alone(
+    engine: AsyncEngine, checkpoint: Checkpoint
+) -> None:
+    """Among pictures that are drawn in the meantime."""
+    tickets = [engine.submit(request) for request in questions()]
+    others = [engine.submit(request) for request in crowd()[:6]]
+    for request, ticket in zip(questions(), tickets, strict=True):
+        end = said(ticket)
+        alone = Emu3(checkpoint).chat(
+            request.text,
+            request.images,
+            max_new_tokens=request.max_new_tokens,
+            seed=request.seed,
+            **vars(request.sampling),
+        )
+        assert end.text == alone
+        assert end.new_ids == request.max_new_tokens or end.whole
+        assert said(engine.submit(request)) == end
+    assert all(drawn(other) for other in others)
+
+
+def test_a_second_turn_has_read_the_first(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
+    """Byte by byte, an answer of ASCII is read as the conversation has it."""
+    first = ChatTurn("look", "a b", (photo(),))
+    request = ChatRequest("and now?", max_new_tokens=4, before=(first,))
+    end = said(engine.submit(request))
+    prompts, codes = checkpoint.prompts, checkpoint.vision_processor.encode(photo())
+    asked = prompts.chat("look", [codes]) + checkpoint.text_tokenizer.encode(" a b")
+    assert end.prompt_ids == len(asked + prompts.turn("and now?", []))
+    other = ChatRequest("and now?", max_new_tokens=4, before=(ChatTurn("look", "c"),))
+    assert said(engine.submit(other)).prompt_ids < end.prompt_ids
+
+
+def test_events_grow_towards_the_end(engine: AsyncEngine) -> None:
+    events = list(engine.submit(ImageRequest("x", size=(16, 24), partials=2)).events())
+    rows = [event.done for event in events if isinstance(event, RowProgress)]
+    assert rows == sorted(set(rows))
+    assert rows[-1] == 6
+    partials = [event for event in events if isinstance(event, PartialImage)]
+    assert partials
+    end = events[-1]
+    assert isinstance(end, ImageResult)
+    assert end.picture.size == (16, 24)
+    for partial in partials:
+        assert partial.picture.width == 16
+        assert 0 < partial.picture.height < 24
+    texts = list(engine.submit(ChatRequest("x", max_new_tokens=6, stream=True)).events())
+    assert all(isinstance(event, PartialText) for event in texts[:-1])
+    assert len(texts) > 2
+
+
+def test_nobody_decodes_what_nobody_asked_for(engine: AsyncEngine) -> None:
+    events = list(engine.submit(ImageRequest("x")).events())
+    assert not any(isinstance(event, PartialImage) for event in events)
+
+
+def held(
+    checkpoint: Checkpoint, slots: int, queue: int
+) -> tuple[AsyncEngine, RequestHandle, threading.Event]:
+    """An engine at work on a picture that waits for leave to go on."""
+    engine, started, go = AsyncEngine(checkpoint, slots=slots, queue=queue), threading.Event(), None
+    go = threading.Event()
+
+    def listener(event: object) -> None:
+        started.set()
+        go.wait()
+
+    ticket = engine.submit(ImageRequest("held", size=(32, 32)), listener)
+    started.wait()
+    return engine, ticket, go
+
+
+def test_cancelling_frees_the_place(checkpoint: Checkpoint) -> None:
+    engine, ticket, go = held(checkpoint, slots=1, queue=4)
+    waiting, next_one = (engine.submit(ImageRequest("x", seed=seed)) for seed in (1, 2))
+    assert engine.stats().pictures == 1
+    ticket.cancel()
+    waiting.cancel()
+    go.set()
+    assert isinstance(waiting.result(), RequestCancelled)
+    assert drawn(next_one)
+    stats = engine.stats()
+    assert (stats.cancelled, stats.drawn, stats.places) == (2, 1, 0)
+    engine.close()
+
+
+def test_a_full_queue_refuses_at_once(checkpoint: Checkpoint) -> None:
+    engine, _, go = held(checkpoint, slots=1, queue=2)
+    tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(2)]
+    with pytest.raises(EngineFull, match="2 requests are waiting"):
+        engine.submit(ChatRequest("x"))
+    assert engine.stats().refused == 1
+    go.set()
+    assert all(drawn(ticket) for ticket in tickets)
+    engine.close()
+
+
+def test_who_gave_up_waiting_is_in_nobodys_way(checkpoint: Checkpoint) -> None:
+    engine, _, go = held(checkpoint, slots=1, queue=1)
+    gone = engine.submit(ImageRequest("x"))
+    gone.cancel()
+    comes = engine.submit(ImageRequest("y"))  # at once, while the engine is still in its pass
+    assert isinstance(gone.result(), RequestCancelled)
+    assert (engine.stats().waiting, engine.stats().cancelled) == (1, 1)
+    go.set()
+    assert drawn(comes)
+    engine.close()
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_closing_drains_or_cancels(checkpoint: Checkpoint, drain: bool) -> None:
+    engine, _, go = held(checkpoint, slots=1, queue=4)
+    tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
+    closing = threading.Thread(target=engine.close, args=(drain,))
+    closing.start()
+    while engine.stats().open:
+        time.sleep(0.001)
+    with pytest.raises(EngineClosed):
+        engine.submit(ImageRequest("late"))
+    go.set()
+    closing.join()
+    kinds = {type(ticket.result()) for ticket in tickets}
+    assert kinds == ({ImageResult} if drain else {RequestCancelled})
+
+
+def test_a_failure_stays_in_its_batch(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _, go = held(checkpoint, slots=8, queue=8)
+    broken, fine = engine.submit(ChatRequest("x")), engine.submit(ImageRequest("x"))
+    monkeypatch.setattr("emu3.inference.batch.ChatBatch.draw", lambda self: 1 / 0)
+    go.set()
+    end = broken.result()
+    assert isinstance(end, RequestFailed)
+    assert end.ours
+    assert "division" not in end.message
+    assert drawn(fine)
+    monkeypatch.undo()
+    assert said(engine.submit(ChatRequest("x", max_new_tokens=2)))
+    assert engine.stats().failed == 1
+    engine.close()
+
+
+def test_a_listener_that_fails_is_gone(checkpoint: Checkpoint) -> None:
+    engine = AsyncEngine(checkpoint)
+
+    def listener(event: object) -> None:
+        raise RuntimeError("nobody is there")
+
+    engine.submit(ImageRequest("x", size=(32, 32)), listener)
+    engine.close()
+    assert engine.stats().cancelled == 1
+
+
+def test_few_places_are_shared_one_after_another(checkpoint: Checkpoint) -> None:
+    engine = AsyncEngine(checkpoint, places=200)
+    tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(5)]
+    assert all(drawn(ticket) for ticket in tickets)
+    assert engine.stats().places == 0
+    with pytest.raises(InputError, match="there are 200"):
+        engine.submit(ChatRequest("x", max_new_tokens=400))
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (ImageRequest("x", seed=-1), "seed = -1"),
+        (ImageRequest("x", guidance=float("nan")), "guidance_scale"),
+        (ImageRequest("x", size=(15, 16)), "multiples of 4"),
+        (ImageRequest("x", size=(0, 0)), "multiples of 4"),
+        (ImageRequest("x", size=(4, 400)), "5 times"),
+        (ImageRequest("x", ratio="9:1"), "5 times"),
+        (ImageRequest("x", area=10**7), "exceed the context"),
+        (ImageRequest("x" * 600), "exceed the context"),
+        (ImageRequest("x", partials=-1), "partials"),
+        (ChatRequest("x" * 600), "exceed the context"),
+        (ChatRequest("x", max_new_tokens=0), "max_new_tokens"),
+        (ChatRequest("x", (Image.new("RGB", (400, 8)),)), "5 times"),
+        (ChatRequest("x", (Image.new("RGB", (1, 1)),)), "4 pixels or more"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(
+    engine: AsyncEngine, request_: ImageRequest | ChatRequest, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        engine.submit(request_)
+    assert engine.stats().passes == 0
+
+
+def test_names_of_control_tokens_stay_text(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
+    name = "<|extra_204|>"
+    end = drawn(engine.submit(ImageRequest(name)))
+    assert end.prompt_ids == len(checkpoint.prompts.image("y" * len(name), (4, 4)))

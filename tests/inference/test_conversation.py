@@ -1,0 +1,111 @@
+"""A conversation reads nothing twice, and answers as if it had read everything at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from emu3.errors import InputError
+from emu3.inference.conversation import Conversation
+from emu3.inference.reference import generate_text
+from emu3.inference.sampling import SamplingParams
+from emu3.models.transformer import Transformer
+from emu3.testing import tiny_checkpoint
+
+CHECKPOINT = tiny_checkpoint()
+PROMPTS, V = CHECKPOINT.prompts, CHECKPOINT.text_tokenizer.vocabulary
+PICTURE = Image.effect_noise((16, 16), 80).convert("RGB")
+TURNS: list[tuple[str, list[Image.Image]]] = [
+    ("what?", [PICTURE]),
+    ("and why", []),
+    ("b", [PICTURE]),
+]
+
+
+def uncached(new: int) -> list[str]:
+    """The same turns, each asked anew with everything before it."""
+    ids: list[int] = []
+    said = []
+    for text, images in TURNS:
+        codes = [CHECKPOINT.vision_processor.encode(image) for image in images]
+        ids += PROMPTS.turn(text, codes) if ids else PROMPTS.chat(text, codes)
+        out = generate_text(
+            CHECKPOINT.decoder, [ids], V.eos, V.pad, new, SamplingParams(top_k=1), [0]
+        )
+        answer = [i for i in out[0].tolist() if i != V.eos]
+        ids += answer
+        said.append(CHECKPOINT.text_tokenizer.decode(answer, skip_special=True).strip())
+    return said
+
+
+@pytest.mark.parametrize("new", [1, 6])
+def test_cached_is_uncached(new: int) -> None:
+    talk = Conversation(CHECKPOINT)
+    assert [talk.say(t, images, max_new_tokens=new) for t, images in TURNS] == uncached(new)
+
+
+def test_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    plain = Transformer.hidden
+
+    def counted(self: Transformer, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        read.append(ids.numel())
+        return plain(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transformer, "hidden", counted)
+    talk = Conversation(CHECKPOINT)
+    for text, images in TURNS:
+        talk.say(text, images, max_new_tokens=4)
+    assert sum(read) == talk.length - len(talk.unread)
+
+
+def test_a_full_context_is_refused_and_nothing_is_lost() -> None:
+    talk = Conversation(CHECKPOINT)
+    first = talk.say("hi", max_new_tokens=3)
+    length = talk.length
+    with pytest.raises(InputError, match="context of 512"):
+        talk.say("why? " * 200)
+    assert talk.length == length
+    again = Conversation(CHECKPOINT)
+    assert again.say("hi", max_new_tokens=3) == first
+    assert again.say("and?", max_new_tokens=3) == talk.say("and?", max_new_tokens=3)
+
+
+def test_an_answer_broken_off_was_never_asked_for() -> None:
+    talk, calm = Conversation(CHECKPOINT), Conversation(CHECKPOINT)
+    for each in (talk, calm):
+        each.say("hi", max_new_tokens=3)
+
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.say("never", on_text=stop)
+    assert talk.say("and?", max_new_tokens=5) == calm.say("and?", max_new_tokens=5)
+
+
+def test_a_document_is_what_a_conversation_reads_and_says() -> None:
+    turns = [("what?", "a b"), ("and why", "c"), ("b", "ab ba")]
+    codes = CHECKPOINT.vision_processor.encode(PICTURE)
+    ids, answered = PROMPTS.chat_document(codes, turns)
+    pieces = [PROMPTS.chat("what?", [codes]), PROMPTS.turn("and why", []), PROMPTS.turn("b", [])]
+    answers = [CHECKPOINT.text_tokenizer.encode(" " + answer) for _, answer in turns]
+    whole = [i for pair in zip(pieces, answers, strict=True) for part in pair for i in part]
+    assert ids.tolist() == [*whole, V.eos]
+    assert ids[answered].tolist() == [*(i for answer in answers for i in answer), V.eos]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"seed": -1}, "must lie in"),
+        ({"top_k": -1}, "top_k"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, int], says: str) -> None:
+    talk = Conversation(CHECKPOINT)
+    with pytest.raises(InputError, match=says):
+        talk.say("What?", **settings)  # type: ignore[arg-type]
+    assert talk.length == 0

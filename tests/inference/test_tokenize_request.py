@@ -1,0 +1,96 @@
+"""The tokenizer alone: the codes that the vision_processor gives, among others at work, and no memory held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from emu3.checkpoints.loading import Checkpoint
+from emu3.errors import InputError
+from emu3.inference.async_engine import AsyncEngine
+from emu3.inference.requests import (
+    ImageRequest,
+    ImageResult,
+    RequestCancelled,
+    TokenizeRequest,
+    TokenizeResult,
+)
+from emu3.testing import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return tiny_checkpoint()
+
+
+@pytest.fixture
+def engine(checkpoint: Checkpoint) -> Iterator[AsyncEngine]:
+    engine = AsyncEngine(checkpoint, queue=20, slots=4)
+    yield engine
+    engine.close(drain=False)
+
+
+def photo() -> Image.Image:
+    return Image.radial_gradient("L").resize((20, 16)).convert("RGB")
+
+
+def told(engine: AsyncEngine, request: TokenizeRequest) -> TokenizeResult:
+    end = engine.submit(request).result()
+    assert isinstance(end, TokenizeResult), end
+    return end
+
+
+def test_codes_are_the_codecs_and_stand_for_its_picture(
+    engine: AsyncEngine, checkpoint: Checkpoint
+) -> None:
+    codes = checkpoint.vision_processor.encode(photo())
+    there = told(engine, TokenizeRequest(photo()))
+    assert [list(row) for row in there.codes] == codes.tolist()
+    assert there.picture.tobytes() == checkpoint.vision_processor.decode_image(codes).tobytes()
+    back = told(engine, TokenizeRequest(there.codes))
+    assert (back.codes, back.picture.tobytes()) == (there.codes, there.picture.tobytes())
+
+
+def test_those_who_draw_are_not_held_up_and_places_are_free_again(engine: AsyncEngine) -> None:
+    drawing = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
+    told(engine, TokenizeRequest(photo()))
+    ends = [ticket.result() for ticket in drawing]
+    for seed, end in enumerate(ends):
+        alone = engine.submit(ImageRequest("x", seed=seed)).result()
+        assert isinstance(end, ImageResult)
+        assert isinstance(alone, ImageResult)
+        assert end.codes == alone.codes
+    stats = engine.stats()
+    assert (stats.waiting, stats.places, stats.pictures) == (0, 0, 0)
+
+
+def test_one_that_is_given_up_is_cancelled(checkpoint: Checkpoint) -> None:
+    engine = AsyncEngine(checkpoint, slots=1)
+    first = engine.submit(ImageRequest("x"))
+    waiting = engine.submit(TokenizeRequest(photo()))
+    waiting.cancel()
+    assert isinstance(waiting.result(), RequestCancelled)
+    first.cancel()
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ((), "rows of one length"),
+        (((),), "rows of one length"),
+        (((1, 2), (3,)), "rows of one length"),
+        (((1, 64),), "0 to 63"),
+        (((-1, 0),), "0 to 63"),
+        (((0,) * 100,), "more codes than"),
+        (Image.new("RGB", (2, 2)), "4 pixels or more"),
+        (Image.new("RGB", (100, 10)), "at most 5 times"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(
+    engine: AsyncEngine, source: object, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        engine.submit(TokenizeRequest(source))  # type: ignore[arg-type]

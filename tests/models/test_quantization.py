@@ -1,0 +1,175 @@
+"""Few bits: close to the dense matrix, kernels equal to the plain arithmetic, kept as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from emu3.checkpoints.convert import convert
+from emu3.checkpoints.loading import DeviceConfig, load_checkpoint, save_decoder
+from emu3.checkpoints.weights import load_decoder
+from emu3.errors import InputError
+from emu3.models.precision import BF16, INT4, INT8, Precision, parse_precision
+from emu3.models.quantization import (
+    Int4Linear,
+    Int8Embedding,
+    Int8Linear,
+    Quantized,
+    from_int4,
+    from_int8,
+    to_int4,
+    to_int8,
+)
+from emu3.testing import byte_tokenizer, tiny_checkpoint, tiny_decoder
+
+CPU = torch.device("cpu")
+SMALL4 = replace(INT4, group=16)  # the tiny decoder is 32 and 48 wide
+
+
+def matrix(rows: int = 48, columns: int = 64, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(module: Quantized, dense: Tensor) -> Quantized:
+    module.load_state_dict(module.parts(dense))
+    return module
+
+
+@given(st.floats(1e-6, 1e6), st.integers(0, 99))
+def test_eight_bits_are_off_by_half_a_step(size: float, seed: int) -> None:
+    dense = matrix(seed=seed) * size
+    parts = to_int8(dense)
+    step = parts["scale"].float()[:, None]
+    assert ((from_int8(**parts) - dense).abs() <= step * 1.01).all()
+    inner = dense.abs() < 126 * step
+    assert (
+        (from_int8(**parts) - dense).abs()[inner] <= (step * 0.501).expand_as(dense)[inner]
+    ).all()
+
+
+@given(st.sampled_from([16, 32, 64]), st.floats(-3, 3), st.integers(0, 99))
+def test_four_bits_are_off_by_about_half_a_step(group: int, shift: float, seed: int) -> None:
+    """A little more than half: scale and zero point are bfloat16 themselves."""
+    dense = matrix(seed=seed) + shift
+    parts = to_int4(dense, group)
+    assert parts["weight"].shape == (48, 32)
+    assert parts["scale"].shape == parts["zero"].shape == (48, 64 // group)
+    step = parts["scale"].float().repeat_interleave(group, 1)
+    rounding = parts["zero"].float().abs().repeat_interleave(group, 1) / 128
+    assert ((from_int4(**parts) - dense).abs() <= step * 0.6 + rounding + step / 8).all()
+
+
+def test_a_row_of_nothing_stays_nothing() -> None:
+    zeros = torch.zeros(16, 64)
+    assert from_int8(**to_int8(zeros)).abs().max() == 0
+    assert from_int4(**to_int4(zeros, 32)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_rows_are_quantised_alone(rows: int) -> None:
+    """So a file can be quantised a block at a time."""
+    dense = matrix()
+    for whole, part in (
+        (to_int8(dense), to_int8(dense[:rows])),
+        (to_int4(dense, 32), to_int4(dense[:rows], 32)),
+    ):
+        assert all(torch.equal(whole[name][:rows], part[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: filled(Int8Linear((48, 64)), matrix()),
+        lambda: filled(Int4Linear((48, 64), 32), matrix()),
+        lambda: filled(Int4Linear((592, 64), 64), matrix(592)),  # more than goes at a time
+        lambda: filled(Int4Linear((40, 64), 16), matrix(40)),  # for which there is no kernel
+    ],
+)
+@pytest.mark.parametrize("shape", [(1, 64), (3, 64), (2, 5, 64)])
+def test_kernels_do_the_plain_arithmetic(
+    make: Callable[[], Quantized], shape: tuple[int, ...]
+) -> None:
+    module = make()
+    dense = module.dense()
+    x = torch.randn(shape).to(torch.bfloat16)
+    want = F.linear(x.float(), dense)
+    got = module(x)
+    assert (got.dtype, got.shape) == (torch.bfloat16, want.shape)
+    assert (got.float() - want).norm() / want.norm() < 5e-3
+    assert torch.equal(module(x), got)  # in the kernel's order as well
+
+
+def test_some_rows_of_a_head_are_those_of_all() -> None:
+    head = filled(Int8Linear((48, 64)), matrix())
+    x = torch.randn(2, 3, 64).to(torch.bfloat16)
+    assert torch.equal(head(x, slice(16, 40)), head(x)[..., 16:40])
+
+
+def test_an_embedding_is_rows_of_the_matrix() -> None:
+    embedding = filled(Int8Embedding((48, 64)), matrix())
+    ids = torch.tensor([[0, 47], [3, 3]])
+    assert torch.equal(embedding(ids), embedding.dense()[ids].to(torch.bfloat16))
+
+
+def test_groups_must_divide() -> None:
+    with pytest.raises(InputError, match="64 columns do not divide into groups of 48"):
+        Int4Linear((48, 64), 48)
+
+
+def matrices(model: nn.Module) -> dict[str, str]:
+    return {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, Quantized)
+    }
+
+
+@pytest.mark.parametrize("to", [INT8, SMALL4])
+def test_what_is_written_is_what_loading_would_make(tmp_path: Path, to: Precision) -> None:
+    """Quantised on the way in, or by `emu3 quantize` before: bit for bit the same."""
+    tiny_checkpoint().save(tmp_path / "dense")
+    convert(tmp_path / "dense", None, tmp_path / "few", to=to)
+    at_once = load_checkpoint(tmp_path / "dense", None, DeviceConfig(CPU, to)).decoder
+    stored = load_checkpoint(tmp_path / "few", None, DeviceConfig(CPU, None)).decoder
+    assert matrices(at_once) == matrices(stored)
+    assert matrices(stored)["lm_head"] == "Int8Linear"
+    assert matrices(stored)["model.embed_tokens"] == "Int8Embedding"
+    mine, theirs = at_once.state_dict(), stored.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    ids = torch.tensor([[1, 2, 3, 300]])
+    assert torch.equal(at_once(ids), stored(ids))
+    dense = load_decoder(tmp_path / "dense", BF16, CPU)(ids)
+    assert (stored(ids) - dense).norm() / dense.norm() < (0.05 if to is INT8 else 0.5)
+
+
+def test_few_bits_are_not_made_fewer_or_more(tmp_path: Path) -> None:
+    tiny_checkpoint().save(tmp_path / "dense")
+    convert(tmp_path / "dense", None, tmp_path / "few", to=INT8)
+    for wanted in ("fp32", "bf16", "int4"):
+        with pytest.raises(InputError, match="int8 already"):
+            load_checkpoint(tmp_path / "few", None, DeviceConfig(CPU, parse_precision(wanted)))
+    with pytest.raises(InputError, match="quantised to int8 already"):
+        convert(tmp_path / "few", None, tmp_path / "fewer", to=INT8)
+    with pytest.raises(InputError, match="quantised in memory"):
+        load_checkpoint(tmp_path / "few", None, DeviceConfig(CPU, None)).save(tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "few"]
+
+
+def test_widths_that_do_not_divide_are_refused_by_name(tmp_path: Path) -> None:
+    save_decoder(tiny_decoder(), byte_tokenizer(), tmp_path)
+    with pytest.raises(InputError, match="32 columns do not divide into groups of 64"):
+        load_decoder(tmp_path, INT4, CPU)
+
+
+@pytest.mark.parametrize("wanted", ["int3", "", "float16", "fp16"])
+def test_a_precision_that_is_none_is_refused(wanted: str) -> None:
+    with pytest.raises(InputError, match="one of fp32, bf16, int8, int4"):
+        parse_precision(wanted)

@@ -1,0 +1,127 @@
+"""The vision tokenizer against BAAI's own code, and its fast paths against its slow ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from emu3.checkpoints.weights import load_vision
+from emu3.config import VisionConfig
+from emu3.models.vq.blocks import AttnBlock
+from emu3.models.vq.quantizer import VectorQuantizer
+from emu3.models.vq.tokenizer import VisionTokenizer
+
+
+def small(**changes: object) -> VisionTokenizer:
+    """A random tokenizer; every weight and statistic moved away from its neutral start."""
+    settings = {"codebook_size": 64, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1}
+    torch.manual_seed(0)
+    model = VisionTokenizer(VisionConfig(**{"attn_resolutions": (1,), **settings, **changes}))
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    torch.nn.init.normal_(model.quantize.embedding.weight)
+    return model.eval()
+
+
+@pytest.fixture
+def golden(reference: Path) -> dict[str, Tensor]:
+    return load_file(reference / "golden.safetensors")
+
+
+@pytest.fixture
+def tiny(reference: Path) -> VisionTokenizer:
+    return load_vision(reference / "Emu3-VisionTokenizer-tiny", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["0", "1"])
+@torch.no_grad()
+def test_pictures_are_those_of_the_reference(
+    tiny: VisionTokenizer, golden: dict[str, Tensor], name: str
+) -> None:
+    codes = tiny.encode(golden[f"vq.pixels{name}"])
+    assert torch.equal(codes, golden[f"vq.codes{name}"].long())
+    torch.testing.assert_close(tiny.decode(codes), golden[f"vq.decoded{name}"], atol=3e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_clips_are_those_of_the_reference(tiny: VisionTokenizer, golden: dict[str, Tensor]) -> None:
+    codes = tiny.encode(golden["vq.video"])
+    assert torch.equal(codes, golden["vq.video_codes"].long())
+    torch.testing.assert_close(tiny.decode(codes), golden["vq.video_decoded"], atol=3e-5, rtol=0)
+
+
+SHAPES = [{}, {"temporal_downsample_factor": 2}, {"ch_mult": (1, 1, 2), "num_res_blocks": 2}]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+@torch.no_grad()
+def test_a_picture_is_a_clip_that_stands_still(changes: dict[str, object]) -> None:
+    """The published code repeats a picture four times and keeps frame 0; we do a quarter of it."""
+    model = small(**changes)
+    group = model.config.temporal_downsample_factor
+    side = 3 * model.config.spatial_factor
+    pixels = torch.rand(2, 3, side, side + model.config.spatial_factor) * 2 - 1
+    slow = model.encoder(pixels[:, :, None].repeat(1, 1, group, 1, 1))
+    torch.testing.assert_close(model.encoder.still(pixels, group), slow, atol=2e-5, rtol=1e-5)
+    codes = model.encode(pixels)
+    assert torch.equal(codes, model.encode(pixels[:, None].repeat(1, group, 1, 1, 1))[:, 0])
+    torch.testing.assert_close(
+        model.decode(codes), model.decode(codes[:, None])[:, 0], atol=2e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_in_a_batch_is_alone() -> None:
+    model = small()
+    pixels = torch.rand(3, 3, 8, 12) * 2 - 1
+    codes = model.encode(pixels)
+    assert torch.equal(codes, torch.cat([model.encode(one[None]) for one in pixels]))
+
+
+@torch.no_grad()
+def test_groups_do_not_know_each_other() -> None:
+    model = small()
+    clip = torch.rand(2, 8, 3, 8, 8) * 2 - 1
+    codes = model.encode_groups(clip)
+    first, second = model.encode(clip[:, :4]), model.encode(clip[:, 4:])
+    assert torch.equal(codes, torch.cat([first, second], dim=1))
+    pixels = model.decode_groups(codes)
+    assert pixels.shape == clip.shape
+    torch.testing.assert_close(pixels[:, 4:], model.decode(second), atol=1e-5, rtol=1e-5)
+
+
+def test_a_code_is_its_own_nearest_neighbour() -> None:
+    quantizer = VectorQuantizer(50, 4)
+    torch.nn.init.normal_(quantizer.embedding.weight)
+    codes = torch.randint(50, (2, 3, 4, 5))
+    assert torch.equal(quantizer(quantizer.lookup(codes)), codes)
+
+
+def test_attention_never_holds_all_pairs() -> None:
+    """The fused kernel takes the published width, and is what runs unless asked otherwise."""
+    block = AttnBlock(1024, latent_channels=None).eval()
+    x = torch.randn(1, 1024, 8, 8)
+    with torch.no_grad():
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error where it cannot
+            fused = block(x)
+        assert torch.equal(block(x), fused)
+        with sdpa_kernel(SDPBackend.MATH):
+            torch.testing.assert_close(block(x), fused, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 1, 8, 8), (1, 3, 3, 8, 8), (3, 8, 8)])
+def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"multiples of|groups of|pixels are"):
+        small().encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("code", [-1, 64])
+def test_codes_outside_the_codebook_are_refused(code: int) -> None:
+    with pytest.raises(ValueError, match="0 to 63"):
+        small().decode(torch.full((1, 2, 2), code))

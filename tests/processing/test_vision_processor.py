@@ -1,0 +1,122 @@
+"""Clips through the vision tokenizer group by group: any length, and in little memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from emu3.errors import InputError
+from emu3.processing.image import to_array
+from emu3.processing.vision_processor import FrameGroup
+from emu3.testing import tiny_checkpoint
+
+CODEC = tiny_checkpoint().vision_processor
+
+
+def clip(count: int, height: int = 16, width: int = 12) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@torch.no_grad()
+def test_group_by_group_is_all_at_once(groups: int) -> None:
+    frames = torch.from_numpy(clip(4 * groups))
+    streamed = list(CODEC.encode_clip(frames))
+    codes = torch.cat([group.codes for group in streamed])
+    assert torch.equal(codes, CODEC.encode(frames))
+    pixels = (frames.movedim(-1, 1) * CODEC.preprocessor.rescale_factor - 0.5) / 0.5
+    assert torch.equal(codes, CODEC.vision.encode_groups(pixels[None])[0])
+
+    back = np.stack(list(CODEC.decode_clip(streamed)))
+    whole = to_array(CODEC.vision.decode_groups(codes[None])[0], CODEC.preprocessor)
+    assert np.array_equal(back, whole)
+    decoded = CODEC.decode(codes)
+    assert isinstance(decoded, torch.Tensor)
+    assert np.array_equal(back, decoded.numpy())
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_a_last_group_is_filled_and_cut_again(count: int) -> None:
+    frames = clip(count)
+    groups = list(CODEC.encode_clip(frames))
+    assert [group.frames for group in groups] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
+    filled = np.concatenate([frames, np.repeat(frames[-1:], -count % 4, axis=0)])
+    codes = torch.cat([group.codes for group in groups])
+    assert torch.equal(codes, CODEC.encode(torch.from_numpy(filled)))
+    whole = list(CODEC.decode_clip(CODEC.encode_clip(filled)))
+    assert np.array_equal(list(CODEC.decode_clip(groups)), whole[:count])
+
+
+@pytest.mark.parametrize("count", [12, 60])
+def test_memory_does_not_grow_with_length(count: int) -> None:
+    """However long a clip is, frames and codes of two groups at most are alive."""
+    frames, codes = weakref.WeakSet[torch.Tensor](), weakref.WeakSet[torch.Tensor]()
+
+    def source() -> Iterator[torch.Tensor]:
+        for index in range(count):
+            frame = torch.full((16, 12, 3), index, dtype=torch.uint8)
+            frames.add(frame)
+            yield frame
+
+    def watched(groups: Iterator[FrameGroup]) -> Iterator[FrameGroup]:
+        for group in groups:
+            codes.add(group.codes)
+            yield group
+
+    seen = 0
+    for _ in CODEC.decode_clip(watched(CODEC.encode_clip(source()))):
+        assert len(frames) <= 8
+        assert len(codes) <= 2
+        seen += 1
+    assert seen == count
+
+
+def test_only_one_group_is_asked_for_ahead() -> None:
+    asked = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal asked
+        for frame in clip(12):
+            asked += 1
+            yield frame
+
+    frames = CODEC.decode_clip(CODEC.encode_clip(source()))
+    next(frames)
+    assert asked == 4
+
+
+def test_no_frames_are_no_groups() -> None:
+    assert list(CODEC.encode_clip([])) == []
+    assert list(CODEC.decode_clip([])) == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([clip(1)[0].astype(np.float32)], "uint8"),
+        ([clip(1)[0, ..., :2]], "uint8"),
+        ([clip(1)[0], clip(1, 12, 16)[0]], "several sizes"),
+        ([*clip(4), *clip(1, 12, 16)], "several sizes"),
+    ],
+)
+def test_frames_that_are_no_clip_are_refused(frames: list[np.ndarray], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        list(CODEC.encode_clip(frames))
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        FrameGroup(torch.zeros(1, 2, 2, dtype=torch.long), 5),
+        FrameGroup(torch.zeros(1, 2, 2, dtype=torch.long), 0),
+        FrameGroup(torch.zeros(2, 2, dtype=torch.long), 1),
+        FrameGroup(torch.full((1, 2, 2), 64), 4),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(group: FrameGroup) -> None:
+    with pytest.raises(InputError, match=r"a group is|integers in 0"):
+        list(CODEC.decode_clip([group]))

@@ -1,0 +1,149 @@
+"""What is fetched for strangers comes from the public internet or not at all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from emu3.server import remote
+from emu3.server.problems import Problem
+from emu3.server.settings import Settings
+
+ALLOWED = Settings(remote_pictures=True)
+
+PRIVATE = [
+    "127.0.0.1",
+    "10.0.0.1",
+    "172.16.3.4",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "::",
+    "fe80::1%1",
+    "fd00::1",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses(address: str) -> None:
+    assert not remote.is_public(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"])
+def test_public_addresses(address: str) -> None:
+    assert remote.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/a.png",
+        "http://localhost/a.png",
+        "http://[::1]/a.png",
+        "http://2130706433/a.png",
+        "http://0x7f.1/a.png",
+        "http://user:word@1.1.1.1/a.png",
+        "ftp://1.1.1.1/a.png",
+        "file:///etc/passwd",
+        "http:///a.png",
+        "http://[::1",
+        "http://1.1.1.1:99999/",
+        "http://1.1.1.1/a b",
+        "http://1.1.1.1/\r\nHost: x",
+        "",
+    ],
+)
+def test_what_is_not_fetched(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*where: object, **how: object) -> None:
+        raise AssertionError(f"connects to {where}")
+
+    monkeypatch.setattr(socket, "create_connection", nobody)
+    with pytest.raises(Problem) as caught:
+        remote.fetch(url, "url", ALLOWED)
+    assert caught.value.status == 400
+
+
+def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*asked: object, **how: object) -> list[Any]:
+        return [(0, 0, 0, "", ("1.1.1.1", 80)), (0, 0, 0, "", ("10.0.0.1", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    with pytest.raises(Problem, match="private"):
+        remote.fetch("http://example.com/a.png", "url", ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", None),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\n\r\n", "status 302"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 50, "limit max_fetch"),
+        (b"nonsense\r\n\r\n", "could not be fetched"),
+    ],
+)
+def test_the_connection_goes_where_was_looked(
+    answer: bytes, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(answer)
+    theirs.shutdown(socket.SHUT_WR)
+    went = []
+
+    def connect(where: tuple[str, int], timeout: float) -> socket.socket:
+        went.append(where)
+        return ours
+
+    monkeypatch.setattr(remote, "public_address", lambda host, port, param: "1.2.3.4")
+    monkeypatch.setattr(socket, "create_connection", connect)
+    settings = Settings(remote_pictures=True, max_fetch=10)
+    if message is None:
+        assert remote.fetch("http://example.com/a?b", "url", settings) == b"abc"
+        assert theirs.recv(1000).startswith(b"GET /a?b HTTP/1.1\r\nHost: example.com")
+    else:
+        with pytest.raises(Problem, match=message):
+            remote.fetch("http://example.com/a?b", "url", settings)
+    assert went == [("1.2.3.4", 80)]
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["", "head", "body"]
+)
+def test_an_answer_that_drips_is_not_waited_for(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    sent = bytearray()
+
+    def drip() -> None:
+        try:
+            theirs.sendall(begin)
+            while len(sent) < 400:  # twenty times as long as is waited for, and never silent
+                theirs.sendall(b"x")
+                sent.append(0)
+                time.sleep(0.01)
+        except OSError:  # hung up
+            pass
+
+    monkeypatch.setattr(remote, "SECONDS", 0.2)
+    monkeypatch.setattr(remote, "public_address", lambda host, port, param: "1.2.3.4")
+    monkeypatch.setattr(socket, "create_connection", lambda where, timeout: ours)
+    other = threading.Thread(target=drip)
+    other.start()
+    with pytest.raises(Problem, match="could not be fetched"):
+        remote.fetch("http://example.com/a.png", "url", ALLOWED)
+    other.join()
+    assert len(sent) < 400
+    theirs.close()

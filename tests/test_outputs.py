@@ -1,0 +1,128 @@
+"""What is saved is reopened the same, and what does not belong together is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from emu3 import Emu3, InputError
+from emu3.checkpoints.generation_defaults import GenerationDefaults
+from emu3.checkpoints.loading import DeviceConfig
+from emu3.models.precision import PRECISIONS
+from emu3.testing import byte_tokenizer, tiny_decoder
+from tests.test_api import MODEL, PROMPTS, RATIOS, equal, photo
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    MODEL.checkpoint.save(folder)
+    return folder
+
+
+def test_a_saved_model_is_the_same_model(saved: Path) -> None:
+    model = Emu3.from_pretrained(saved, device="cpu", dtype="float32")
+    drawn, expected = (m.image(PROMPTS, ratio=RATIOS) for m in (model, MODEL))
+    assert equal(drawn.codes, expected.codes)
+    assert [a.tobytes() for a in drawn.images] == [b.tobytes() for b in expected.images]
+    question = ("What is it?", [photo()])
+    assert model.chat(*question, max_new_tokens=9) == MODEL.chat(*question, max_new_tokens=9)
+    assert model.checkpoint.defaults == MODEL.checkpoint.defaults
+    assert drawn.settings[0].model == str(saved)
+
+
+def test_saving_over_a_model_replaces_it_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "leftover.txt").write_text("old")
+    MODEL.checkpoint.save(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert not (folder / "leftover.txt").exists()
+    assert Emu3.from_pretrained(folder, dtype="fp32").config == MODEL.config
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("emu3.checkpoints.loading.save_vision", full)
+    with pytest.raises(OSError, match="disk full"):
+        MODEL.checkpoint.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="no such folder"):
+        MODEL.checkpoint.save(tmp_path / "no" / "model")
+
+
+def test_bfloat16_is_for_the_decoder_only(saved: Path) -> None:
+    model = Emu3.from_pretrained(saved, device="cpu", dtype="bf16")
+    assert model.checkpoint.decoder.dtype == torch.bfloat16
+    assert model.checkpoint.vision_processor.vision.dtype == torch.float32
+    assert torch.equal(model.encode(photo()), MODEL.encode(photo()))
+    assert model.image("a cat").codes[0].shape == (4, 4)
+
+
+def test_a_vision_tokenizer_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+    bigger = byte_tokenizer(65)
+    decoder = tiny_decoder(vocab_size=bigger.vocabulary.size)
+    replace(MODEL.checkpoint, text_tokenizer=bigger, decoder=decoder).save(tmp_path / "model")
+    with pytest.raises(InputError, match=r"65 codes, .* 64"):
+        Emu3.from_pretrained(tmp_path / "model")
+
+
+def test_files_that_contradict_each_other_are_refused(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    MODEL.checkpoint.save(folder)
+    for name, key in [("generation_config.json", "eos_token_id"), ("config.json", "eol_token_id")]:
+        said = (folder / name).read_text()
+        (folder / name).write_text(json.dumps({**json.loads(said), key: 1}))
+        with pytest.raises(InputError, match=key):
+            Emu3.from_pretrained(folder)
+        (folder / name).write_text(said)
+    inside = folder / "vision_tokenizer" / "preprocessor_config.json"
+    inside.write_text(json.dumps({**json.loads(inside.read_text()), "spatial_factor": 6}))
+    with pytest.raises(InputError, match="spatial_factor 6"):
+        Emu3.from_pretrained(folder)
+
+
+def test_the_published_layout_is_opened(reference: Path) -> None:
+    """The vision tokenizer is found beside it; neither has a card of ours."""
+    model = Emu3.from_pretrained(reference / "Emu3-Gen-tiny", dtype="float32", device="cpu")
+    assert model.checkpoint.defaults == GenerationDefaults(tasks=("image",))
+    assert model.checkpoint.vision_processor.vision.config.codebook_size == 32768
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "message"),
+    [
+        ("tpu?", None, "tpu"),
+        ("meta", None, "meta"),
+        ("cpu", "float16", "float16"),
+        ("cpu", "float8", "float8"),
+        ("cuda", None, "CUDA"),
+    ],
+)
+def test_a_place_that_is_not_there_is_refused(
+    device: str, dtype: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=message):
+        DeviceConfig.choose(device, dtype)
+
+
+def test_a_place_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = DeviceConfig.choose(None, None)
+    assert here == DeviceConfig(torch.device("cpu"), None)
+    for one in PRECISIONS:
+        assert DeviceConfig.choose("cpu", one.name).precision == one
+    assert DeviceConfig.choose("cpu", torch.bfloat16) == DeviceConfig.choose("cpu", "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert DeviceConfig.choose(None, None) == DeviceConfig(torch.device("cuda"), None)

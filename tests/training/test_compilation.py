@@ -1,0 +1,66 @@
+"""Compiled blocks learn what the written ones learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from emu3.models.transformer import Transformer
+from emu3.testing import tiny_decoder
+from emu3.training.compilation import MULTIPLE, compile_blocks
+from emu3.training.distributed import recompute_blocks
+from emu3.training.lm_loss import Document, accumulate
+from tests.training.test_lm_loss import VISUAL, documents
+
+
+def gradients(model: Transformer, batch: list[Document], multiple: int = 1) -> list[torch.Tensor]:
+    """Of a step, the loss before them."""
+    model.zero_grad()
+    loss = accumulate(model, batch, VISUAL, 2, multiple=multiple)["loss"]
+    found = [parameter.grad for parameter in model.parameters()]
+    return [torch.tensor(loss), *(each.clone() for each in found if each is not None)]
+
+
+def packed(lengths: list[tuple[int, ...]]) -> list[Document]:
+    """Rows that are packed from documents of these lengths."""
+    rows = documents([sum(parts) for parts in lengths])
+    return [Document(row.ids, row.weights, parts) for row, parts in zip(rows, lengths, strict=True)]
+
+
+BATCHES = {
+    "alone": documents([5, 17, 9, 16]),
+    "packed": packed([(5, 9, 3), (17,), (4, 12), (1, 1, 15)]),
+}
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["", "recomputed"])
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_compiled_is_written(batch: list[Document], recompute: bool) -> None:
+    """The same loss and gradients, in rows of one length that are compiled once."""
+    model = tiny_decoder()
+    expected = gradients(model, batch)
+    compile_blocks(model)
+    if recompute:
+        recompute_blocks(model)
+    for found, wanted in zip(gradients(model, batch, 3 * MULTIPLE), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_other_parts_are_not_compiled_anew() -> None:
+    model = tiny_decoder()
+    compile_blocks(model)
+    gradients(model, packed([(5, 9, 3)]), 24)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        gradients(model, packed([(2, 2, 2, 7)]), 24)
+        with pytest.raises(Exception, match=r"[Rr]ecompil"):
+            gradients(model, packed([(20, 8)]), 24)  # a longer row, to see that the test can fail
+
+
+def test_what_has_a_cache_runs_as_written() -> None:
+    model, ids = tiny_decoder(), torch.arange(6)[None]
+    expected = model(ids, model.new_cache(1, 6))
+    compile_blocks(model)
+    with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
+        cache = model.new_cache(1, 6)
+        pieces = [model(ids[:, at : at + 1], cache) for at in range(6)]
+    torch.testing.assert_close(torch.cat(pieces, 1), expected, atol=1e-5, rtol=1e-3)

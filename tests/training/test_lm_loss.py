@@ -1,0 +1,92 @@
+"""Packed rows teach what their documents teach alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from emu3.errors import InputError
+from emu3.models.attention import PackedDocuments, attention_bias, rotary_tables
+from emu3.models.transformer import Transformer
+from emu3.testing import tiny_decoder
+from emu3.training.lm_loss import Document, accumulate, losses
+
+VISUAL = slice(270, 300)
+
+
+def documents(lengths: Sequence[int], seed: int = 0) -> list[Document]:
+    generator = torch.Generator().manual_seed(seed)
+    top = tiny_decoder().config.vocab_size
+    return [
+        Document(
+            torch.randint(top, (n,), generator=generator),
+            torch.rand(n, generator=generator).round(decimals=1),
+        )
+        for n in lengths
+    ]
+
+
+def packed(rows: Sequence[Sequence[Document]]) -> list[Document]:
+    return [
+        Document(
+            torch.cat([d.ids for d in row]),
+            torch.cat([d.weights for d in row]),
+            tuple(len(d.ids) for d in row),
+        )
+        for row in rows
+    ]
+
+
+def gradients(model: Transformer, batch: Sequence[Document], micro_batch: int) -> list[Tensor]:
+    model.zero_grad()
+    accumulate(model, batch, VISUAL, micro_batch)
+    return [
+        parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None
+    ]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+def test_packed_is_alone(micro_batch: int) -> None:
+    model = tiny_decoder()
+    alone = documents([5, 1, 9, 3, 2, 7])
+    rows = packed([alone[:3], alone[3:5], alone[5:]])
+    expected = accumulate(model, alone, VISUAL, 6)
+    found = accumulate(model, rows, VISUAL, micro_batch)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    wanted = gradients(model, alone, 6)
+    for ours, theirs in zip(gradients(model, rows, micro_batch), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_part_by_part_is_the_mask() -> None:
+    model = tiny_decoder()
+    config, lengths = model.config, [(4, 1, 6), (11,), (2, 9)]
+    ids = torch.randint(config.vocab_size, (3, 11))
+    parts = PackedDocuments(lengths)
+    by = rotary_tables(
+        parts.positions(ids.device), config.head_dim, config.rope_theta, torch.float32
+    )
+    group = config.num_attention_heads // config.num_key_value_heads
+    bias = attention_bias(parts.mask(ids.device), group, torch.float32)
+    slow = model.model(model.model.embed_tokens(ids), by, None, bias)
+    torch.testing.assert_close(model.forward_hidden(ids, parts=lengths), slow, atol=1e-5, rtol=1e-4)
+
+
+def test_nobody_foresees_the_first_id_of_the_next_document() -> None:
+    model = tiny_decoder()
+    first, second = documents([4, 5])
+    (row,) = packed([[first, second]])
+    other = Document(row.ids.clone(), row.weights.clone(), row.parts)
+    other.weights[4] = 9.0
+    values = [losses(model, [each], VISUAL)["loss"].item() for each in (row, other)]
+    assert values[0] == pytest.approx(values[1])
+
+
+@pytest.mark.parametrize("parts", [(3, 3), (8,), (7, 0), (9, -2)])
+def test_parts_must_fill_the_row(parts: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="do not fill a row of 7"):
+        Document(torch.zeros(7, dtype=torch.long), torch.ones(7), parts)

@@ -1,0 +1,132 @@
+"""LoRA on the decoder: nothing changes at first, only the adapter learns, merged = adapted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from emu3.errors import InputError, MissingExtraError
+from emu3.inference.optimize import optimize_for_inference
+from emu3.models.transformer import Transformer
+from emu3.testing import byte_tokenizer, tiny_decoder
+from emu3.training.lora import EMBEDDING, LINEAR, Lora, adapt, is_adapted, load_adapter
+
+pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
+
+VISUAL = byte_tokenizer().vocabulary.visual
+EVERYWHERE = Lora(rank=3, layers=(*LINEAR, EMBEDDING))
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    return torch.randint(0, 500, (2, 12))
+
+
+@torch.no_grad()
+def logits(model: Transformer, ids: Tensor) -> Tensor:
+    return model.eval()(ids)
+
+
+def learn(model: Transformer, ids: Tensor, steps: int = 5) -> None:
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(steps):
+        out = model(ids[:, :-1]).flatten(0, 1)
+        torch.nn.functional.cross_entropy(out, ids[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("lora", [Lora(), Lora(layers=("q_proj", "v_proj")), EVERYWHERE])
+def test_a_fresh_adapter_changes_nothing(ids: Tensor, lora: Lora) -> None:
+    model = tiny_decoder()
+    before = logits(model, ids)
+    adapted = adapt(model, lora)
+    assert adapted.model is model
+    assert torch.equal(logits(model, ids), before)
+    learns = [name for name, p in model.named_parameters() if p.requires_grad]
+    tables = 1 if EMBEDDING in lora.layers else 0
+    linear = len([name for name in lora.layers if name != EMBEDDING])
+    assert len(learns) == 2 * (linear * 2 + tables)  # A and B of each, in two layers
+    assert all("lora_" in name for name in learns)
+
+
+@pytest.mark.parametrize("lora", [Lora(), EVERYWHERE])
+def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: Lora) -> None:
+    model = tiny_decoder()
+    plain = {name: p.clone() for name, p in model.state_dict().items()}
+    adapted = adapt(model, lora)
+    learn(model, ids)
+    for name, weight in model.state_dict().items():
+        if "lora_" not in name:
+            assert torch.equal(weight, plain[name.replace(".base_layer", "")])
+    after = logits(model, ids)
+    assert (after - logits(tiny_decoder(), ids)).abs().max() > 0.1
+    merged = adapted.merge()
+    assert merged is model
+    assert list(merged.state_dict()) == list(plain)
+    assert not is_adapted(merged)
+    assert all(p.requires_grad for p in merged.parameters())
+    torch.testing.assert_close(logits(merged, ids), after, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cache_and_some_rows_of_the_head_see_the_adapter(ids: Tensor) -> None:
+    """The passes that drawing makes: one id at a time, codes only."""
+    model = tiny_decoder()
+    adapt(model, Lora())
+    learn(model, ids)
+    whole, cache = logits(model, ids), model.new_cache(2, 12)
+    with torch.no_grad():
+        for at in range(12):
+            step = model.compute_logits(model.forward_hidden(ids[:, at : at + 1], cache), VISUAL)
+            torch.testing.assert_close(step[:, 0], whole[:, at, VISUAL], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [Lora(), EVERYWHERE])
+def test_saved_and_loaded_it_is_the_same(ids: Tensor, tmp_path: Path, lora: Lora) -> None:
+    model = tiny_decoder()
+    adapted = adapt(model, lora)
+    learn(model, ids)
+    adapted.save(tmp_path / "adapter")
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= files
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == lora.rank
+    assert list(tmp_path.iterdir()) == [tmp_path / "adapter"]
+    again = load_adapter(tiny_decoder(), tmp_path / "adapter")
+    assert torch.equal(logits(again.model, ids), logits(model, ids))
+    assert not any(p.requires_grad for p in again.model.parameters())
+    on = load_adapter(tiny_decoder(), tmp_path / "adapter", trainable=True)
+    assert {n for n, p in on.model.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if p.requires_grad
+    }
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    adapted = adapt(tiny_decoder(), Lora())
+    adapted.save(tmp_path / "adapter")
+    with pytest.raises(InputError, match="merge it first"):
+        adapt(adapted.model, Lora())
+    with pytest.raises(InputError, match="lm_head"):
+        Lora(layers=("lm_head",))
+    with pytest.raises(InputError, match="layers"):
+        Lora(layers=("attention",))
+    with pytest.raises(InputError, match="rank"):
+        Lora(rank=0)
+    with pytest.raises(InputError, match="adapter_config"):
+        load_adapter(tiny_decoder(), tmp_path)
+    with pytest.raises(InputError, match="no adapter for this model"):
+        load_adapter(tiny_decoder(hidden_size=64), tmp_path / "adapter")
+    model = tiny_decoder()
+    optimize_for_inference(model, VISUAL)
+    with pytest.raises(InputError, match="open_checkpoint"):
+        adapt(model, Lora())
+
+
+def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match=r"emu3\[train\]"):
+        adapt(tiny_decoder(), Lora())

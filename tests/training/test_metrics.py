@@ -1,0 +1,102 @@
+"""What a run tells, and how much work it says it did."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from emu3.errors import InputError
+from emu3.testing import tiny_decoder
+from emu3.training.flops import ceiling, flops_per_id, matmul_parameters
+from emu3.training.metrics import Log, peak_memory, tensorboard, weights_and_biases
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def test_the_log_holds_means_of_what_it_was_told(tmp_path: Path) -> None:
+    printed: list[str] = []
+    log = Log(tmp_path / "run" / "log.jsonl", 3, printed.append)
+    for step in range(7):
+        log.add(step, 4, {"loss": float(step), "rate": 0.5})
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert lines == printed
+    first, second = map(json.loads, lines)  # the seventh step belongs to no line yet
+    assert (first["step"], first["loss"], first["rate"]) == (3, 1.0, 0.5)
+    assert (second["step"], second["loss"]) == (6, 4.0)
+    assert first["per_second"] > 0
+    assert "ceiling_share" not in first
+
+
+def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    for step in range(5):
+        Log(path, 1, silent).add(step, 1, {"loss": 1.0})
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')  # a kill
+    Log(path, 1, silent, done=3).add(3, 1, {"loss": 2.0})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 1), (3, 1), (4, 2)]
+
+
+def test_the_share_of_the_ceiling_is_work_by_time_by_ceiling(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", 2, silent, ceiling=lambda: 1e6)
+    for step in range(2):
+        log.add(step, 1, {"loss": 1.0}, ids=500, flops=1000.0 * 500)
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert line["ceiling_share"] == pytest.approx(line["ids_per_second"] * 1000 / 1e6, rel=0.01)
+
+
+def test_memory_is_a_peak_and_counts_bytes() -> None:
+    before = peak_memory(torch.device("cpu"))
+    held = torch.ones(60_000_000)
+    during = peak_memory(torch.device("cpu"))
+    assert during - before > 0.5 * held.nbytes or before > 1.5 * held.nbytes
+    del held
+    assert peak_memory(torch.device("cpu")) >= during
+
+
+def test_every_matrix_but_the_embeddings_is_counted() -> None:
+    model = tiny_decoder()
+    matrices = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)]
+    assert matmul_parameters(model.config) == sum(matrices)
+    looks = model.config.num_attention_heads * model.config.head_dim * 100 / 2
+    layers = 2 * model.config.num_hidden_layers
+    expected = 6 * (sum(matrices) + layers * looks)
+    assert flops_per_id(model.config, 100) == pytest.approx(expected)
+
+
+def test_the_ceiling_is_measured_once() -> None:
+    first = ceiling(torch.device("cpu"), False)
+    assert first > 1e8
+    assert ceiling(torch.device("cpu"), False) == first
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for done, steps in ((0, (1, 2, 3)), (1, (2,))):  # the second run goes on from step 1
+        (sink,) = tensorboard(tmp_path, done)
+        for step in steps:
+            sink(step, {"loss": step + done / 2})
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 2.5)]
+
+
+def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert tensorboard(tmp_path, 0) == []
+
+
+def test_wandb_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert weights_and_biases("", tmp_path) == []
+    with pytest.raises(InputError, match="pip install wandb"):
+        weights_and_biases("emu3", tmp_path)

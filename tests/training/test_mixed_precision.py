@@ -1,0 +1,56 @@
+"""Products in bfloat16: near the float32 gradients, on float32 weights, attention in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emu3.testing import tiny_decoder
+from emu3.training.lm_loss import Document, accumulate
+from emu3.training.mixed_precision import has_bf16, products
+
+CPU = torch.device("cpu")
+
+
+def documents() -> list[Document]:
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(0, 500, (length,), generator=generator) for length in (9, 14, 20)]
+    return [Document(each, torch.rand(len(each), generator=generator) + 0.5) for each in ids]
+
+
+def gradients(*, bf16: bool) -> tuple[dict[str, float], Tensor]:
+    model = tiny_decoder(attention_dropout=0.0).requires_grad_(True).train()
+    means = accumulate(model, documents(), slice(400, 531), micro_batch=2, bf16=bf16)
+    return means, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_gradients_are_nearly_those_of_float32() -> None:
+    (exact, want), (near, got) = gradients(bf16=False), gradients(bf16=True)
+    assert got.dtype == torch.float32
+    assert not torch.equal(got, want)
+    assert F.cosine_similarity(got, want, dim=0) > 0.999
+    assert near["loss"] == pytest.approx(exact["loss"], rel=0.01)
+
+
+def test_attention_stays_wide() -> None:
+    q = torch.randn(1, 2, 5, 8)
+    with products(CPU, bf16=True):
+        out = F.scaled_dot_product_attention(q.bfloat16(), q, q, is_causal=True)
+        narrow = q @ q.transpose(-1, -2)
+    assert (out.dtype, narrow.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_float32_is_left_alone() -> None:
+    q = torch.randn(3, 3)
+    with products(CPU, bf16=False):
+        assert torch.equal(q @ q, torch.mm(q, q))
+        assert (q @ q).dtype == torch.float32
+
+
+def test_only_a_cpu_is_asked_whether_it_has_units_for_bfloat16() -> None:
+    assert has_bf16("cuda")
+    units = torch.backends.cpu.get_cpu_capability()
+    if units in ("DEFAULT", "AVX2", "AVX512"):  # x86
+        assert has_bf16(CPU) == (units == "AVX512")

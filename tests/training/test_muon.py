@@ -1,0 +1,119 @@
+"""Muon: what is applied is nearly orthonormal, and who moves which weight."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from emu3.training.muon import Muon, orthonormal
+from emu3.training.optim import MuonAndAdamW
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16), (64, 17)])
+def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
+    """Of matrices of any scale, and the same for tall and wide."""
+    for scale in (1e-4, 1.0, 1e4):
+        matrix = torch.randn(shape) * scale
+        result = orthonormal(matrix)
+        assert result.shape == shape
+        values = torch.linalg.svdvals(result)
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+        torch.testing.assert_close(orthonormal(matrix.T), result.T)
+
+
+def test_directions_stay() -> None:
+    """Only the singular values change: U S V' becomes about U V'."""
+    u, _, v = torch.linalg.svd(torch.randn(20, 12), full_matrices=False)
+    matrix = u @ torch.diag(torch.linspace(1, 3, 12)) @ v
+    back = u.T @ orthonormal(matrix) @ v.T
+    assert (back - torch.diag(back.diagonal())).abs().max() < 1e-3
+
+
+def test_nothing_stays_nothing() -> None:
+    assert torch.equal(orthonormal(torch.zeros(4, 6)), torch.zeros(4, 6))
+
+
+def moved(start: torch.Tensor, gradients: list[torch.Tensor], decay: float = 0.0) -> torch.Tensor:
+    parameter = nn.Parameter(start.clone())
+    optimizer = Muon([parameter], lr=0.1, decay=decay)
+    for gradient in gradients:
+        parameter.grad = gradient.reshape(parameter.shape).clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+def test_a_convolution_moves_like_its_matrix() -> None:
+    start = torch.randn(24, 4, 3, 3)
+    gradients = [torch.randn_like(start) for _ in range(3)]
+    as_matrix = moved(start.flatten(1), gradients)
+    torch.testing.assert_close(moved(start, gradients).flatten(1), as_matrix)
+    last = start.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(moved(last, gradients).flatten(1), as_matrix)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 96)])
+def test_a_step_has_the_size_of_one_of_adamw(shape: tuple[int, int]) -> None:
+    start = torch.zeros(shape)
+    step = moved(start, [torch.randn(shape) * 1e-3]) / 0.1
+    assert 0.15 < step.square().mean().sqrt() < 0.25
+    assert step.abs().max() < 2
+
+
+def test_decay_shrinks_and_momentum_remembers() -> None:
+    start = torch.randn(20, 20)
+    still = [torch.zeros(20, 20)]
+    torch.testing.assert_close(moved(start, still, decay=0.5), start * (1 - 0.1 * 0.5))
+    pushed = moved(start, [torch.randn(20, 20)])
+    assert not torch.equal(moved(start, [torch.randn(20, 20), *still]), pushed)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(40, 16)
+        self.hidden = nn.Linear(16, 32)
+        self.conv = nn.Conv2d(4, 16, 3)
+        self.narrow = nn.Linear(32, 4, bias=False)
+        self.norm = nn.LayerNorm(16)
+        self.frozen = nn.Linear(16, 16, bias=False).requires_grad_(False)
+
+
+def optimizer_of(model: nn.Module) -> MuonAndAdamW:
+    return MuonAndAdamW(model.named_parameters(), decay=0.1, adamw_only=("embed_tokens",))
+
+
+def test_each_weight_has_its_optimizer() -> None:
+    """Hidden matrices and convolutions: Muon. Tables, vectors and what is too narrow: AdamW."""
+    model = Model()
+    muon, adamw = optimizer_of(model).parts
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_muon, by_adamw = (
+        {names[id(p)] for group in part.param_groups for p in group["params"]}
+        for part in (muon, adamw)
+    )
+    assert by_muon == {"hidden.weight", "conv.weight"}
+    assert by_adamw == set(names.values()) - by_muon - {"frozen.weight"}
+
+
+def push(model: nn.Module, optimizer: MuonAndAdamW, seed: int) -> None:
+    torch.manual_seed(seed)
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step(0.01)
+    assert all(parameter.grad is None for parameter in optimizer.parameters)
+
+
+def test_a_resumed_optimizer_goes_on_the_same() -> None:
+    one, other = Model(), Model()
+    first, second = optimizer_of(one), optimizer_of(other)
+    push(one, first, 1)
+    other.load_state_dict(one.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    push(one, first, 2)
+    push(other, second, 2)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,62 @@
+"""Training the way back to pixels: better pictures, the same codes, killed = never killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from emu3.testing import tiny_vision
+from emu3.training.checkpoints import load_state
+from emu3.training.vq_decoder_finetuning import PictureTraining, train_picture
+
+RUN = PictureTraining(
+    steps=6,
+    learning_rate=2e-3,
+    warmup=2,
+    clip=1.0,
+    bf16=False,
+    report_every=1,
+    save_every=2,
+    seed=3,
+)
+
+
+def pictures(rng: np.random.Generator) -> Tensor:
+    flat = rng.uniform(-0.8, 0.8, (2, 3, 1, 1)) + rng.normal(0, 0.1, (2, 3, 16, 16))
+    return torch.from_numpy(flat).float()
+
+
+def test_pictures_get_better_and_codes_stay(tmp_path: Path) -> None:
+    model, pixels = tiny_vision(), pictures(np.random.default_rng(0))
+    with torch.no_grad():
+        codes, before = model.encode(pixels), model.decode(model.encode(pixels))
+    train_picture(model, RUN, lambda rng: pixels, tmp_path)
+    with torch.no_grad():
+        after = model.decode(codes)
+    assert torch.equal(model.encode(pixels), codes)
+    assert (after - pixels).square().mean() < (before - pixels).square().mean()
+    assert not model.training
+
+
+@pytest.mark.parametrize("kill", [1, 3, 4])
+def test_killed_and_resumed_is_never_killed(tmp_path: Path, kill: int) -> None:
+    left = iter(range(kill))
+
+    def until(rng: np.random.Generator) -> Tensor:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return pictures(rng)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_picture(tiny_vision(), RUN, until, tmp_path / "killed")
+    resumed = train_picture(tiny_vision(), RUN, pictures, tmp_path / "killed")
+    whole = train_picture(tiny_vision(), RUN, pictures, tmp_path / "whole")
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    state = load_state(tmp_path / "killed" / "state.pt")
+    assert state is not None
+    assert state["step"] == RUN.steps
