@@ -47,13 +47,13 @@ def test_cached_is_uncached(new: int) -> None:
 
 def test_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    plain = Transformer.hidden
+    plain = Transformer.forward_hidden
 
     def counted(self: Transformer, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         read.append(ids.numel())
         return plain(self, ids, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Transformer, "hidden", counted)
+    monkeypatch.setattr(Transformer, "forward_hidden", counted)
     talk = Conversation(CHECKPOINT)
     for text, images in TURNS:
         talk.say(text, images, max_new_tokens=4)

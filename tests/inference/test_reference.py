@@ -27,7 +27,7 @@ from emu3.testing import byte_tokenizer, tiny_decoder
 CPU = torch.device("cpu")
 GREEDY = SamplingParams(top_k=1)
 PROMPTS = PromptTemplates.of(byte_tokenizer())
-GRAMMAR, V = PROMPTS.document_format, PROMPTS.tokenizer.vocabulary
+FORMAT, V = PROMPTS.document_format, PROMPTS.tokenizer.vocabulary
 
 
 class Published:
@@ -164,13 +164,13 @@ def test_pictures_in_a_batch_are_those_of_the_slow_loop(
     model = tiny_decoder(initializer_range=0.3)
     negatives = NEGATIVES if guided else None
     seeds = [4, 5, 6, 7]
-    out = generate_visual(model, GRAMMAR, ROWS, negatives, SIZES, sampling, 3.0, seeds)
-    steps = max(GRAMMAR.length(*size) for size in SIZES) + 1
+    out = generate_visual(model, FORMAT, ROWS, negatives, SIZES, sampling, 3.0, seeds)
+    steps = max(FORMAT.num_tokens(*size) for size in SIZES) + 1
     assert out.shape == (4, steps)
     for index, size in enumerate(SIZES):
         slow = slow_picture(
             model,
-            GRAMMAR,
+            FORMAT,
             ROWS[index],
             NEGATIVES[index] if guided else None,
             size,
@@ -185,11 +185,11 @@ def test_pictures_in_a_batch_are_those_of_the_slow_loop(
 def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
     model = tiny_decoder(initializer_range=0.3)
     sampling = SamplingParams(top_k=20)
-    together = generate_visual(model, GRAMMAR, ROWS, NEGATIVES, SIZES, sampling, 2.0, [1] * 4)
+    together = generate_visual(model, FORMAT, ROWS, NEGATIVES, SIZES, sampling, 2.0, [1] * 4)
     for index, size in enumerate(SIZES):
         one = slice(index, index + 1)
         alone = generate_visual(
-            model, GRAMMAR, ROWS[one], NEGATIVES[one], [size], sampling, 2.0, [1]
+            model, FORMAT, ROWS[one], NEGATIVES[one], [size], sampling, 2.0, [1]
         )
         assert together[index, : alone.shape[1]].tolist() == alone[0].tolist()
         assert (together[index, alone.shape[1] :] == V.pad).all()
@@ -204,11 +204,11 @@ def test_videos_in_a_batch_are_those_of_the_slow_loop(sampling: SamplingParams) 
         for index, (size, count) in enumerate(zip(SIZES, groups, strict=True))
     ]
     settings = (SIZES, sampling, 3.0, seeds)
-    out = generate_visual(model, GRAMMAR, rows, NEGATIVES, *settings, groups=groups)
+    out = generate_visual(model, FORMAT, rows, NEGATIVES, *settings, groups=groups)
     for index, size in enumerate(SIZES):
         slow = slow_picture(
             model,
-            GRAMMAR,
+            FORMAT,
             rows[index],
             NEGATIVES[index],
             size,
@@ -219,7 +219,7 @@ def test_videos_in_a_batch_are_those_of_the_slow_loop(sampling: SamplingParams) 
         )
         assert out[index].tolist() == slow + [V.pad] * (out.shape[1] - len(slow))
     known = [(ids[ids >= V.visual_start] - V.visual_start)[:3].tolist() for ids in out]
-    again = generate_visual(model, GRAMMAR, rows, NEGATIVES, *settings, groups=groups, known=known)
+    again = generate_visual(model, FORMAT, rows, NEGATIVES, *settings, groups=groups, known=known)
     assert torch.equal(again, out)
     assert frame_seed(2**63 - 1, 3) < 2**64
 
@@ -228,7 +228,7 @@ def test_guidance_of_one_needs_no_second_branch() -> None:
     model, size = tiny_decoder(), [(2, 3)]
     row, negative = ROWS[:1], NEGATIVES[:1]
     drawn = [
-        generate_visual(model, GRAMMAR, row, other, size, SamplingParams(), scale, [0]).tolist()
+        generate_visual(model, FORMAT, row, other, size, SamplingParams(), scale, [0]).tolist()
         for other, scale in [(negative, 1.0), (None, 1.0), (None, 5.0), (negative, 5.0)]
     ]
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
@@ -238,7 +238,7 @@ def test_every_step_is_told_with_all_ids_so_far() -> None:
     told: list[tuple[int, Tensor]] = []
     out = generate_visual(
         tiny_decoder(),
-        GRAMMAR,
+        FORMAT,
         ROWS,
         NEGATIVES,
         SIZES,

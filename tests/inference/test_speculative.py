@@ -16,7 +16,7 @@ from emu3.processing.prompts import PromptTemplates
 from emu3.testing import byte_tokenizer, tiny_decoder
 
 PROMPTS = PromptTemplates.of(byte_tokenizer())
-GRAMMAR, V = PROMPTS.document_format, PROMPTS.tokenizer.vocabulary
+FORMAT, V = PROMPTS.document_format, PROMPTS.tokenizer.vocabulary
 SIZES = [(2, 5), (4, 3), (1, 1), (3, 2), (6, 1)]
 ROWS = [PROMPTS.image("ab" * index, size) for index, size in enumerate(SIZES)]
 NEGATIVES = [PROMPTS.image("ugly", size) for size in SIZES]
@@ -38,9 +38,9 @@ def pictures(guided: bool) -> list[VisualSequence]:
 
 def slow(sampling: SamplingParams, guided: bool, scale: float) -> list[list[int]]:
     model, negatives = tiny_decoder(initializer_range=0.3), NEGATIVES if guided else None
-    out = generate_visual(model, GRAMMAR, ROWS, negatives, SIZES, sampling, scale, SEEDS)
+    out = generate_visual(model, FORMAT, ROWS, negatives, SIZES, sampling, scale, SEEDS)
     return [
-        GRAMMAR.read_body(ids, *size).flatten().tolist()
+        FORMAT.decode_body(ids, *size).flatten().tolist()
         for ids, size in zip(out, SIZES, strict=True)
     ]
 
@@ -57,7 +57,7 @@ def test_a_window_draws_what_one_at_a_time_draws(
         if fused:
             optimize_for_inference(model, V.visual)
         drawn = pictures(guided)
-        JacobiDecoder(model, GRAMMAR, sampling, scale, window).run(drawn)
+        JacobiDecoder(model, FORMAT, sampling, scale, window).run(drawn)
         assert [picture.codes for picture in drawn] == slow(sampling, guided, scale)
 
 
@@ -69,7 +69,7 @@ def test_slots_are_refilled_and_nobody_notices(slots: int) -> None:
         seen.append([picture.size for picture in active])  # type: ignore[attr-defined]
 
     model, drawn = tiny_decoder(initializer_range=0.3), pictures(True)
-    JacobiDecoder(model, GRAMMAR, sampling, 3.0, window=2, slots=slots).run(drawn, on_pass)
+    JacobiDecoder(model, FORMAT, sampling, 3.0, window=2, slots=slots).run(drawn, on_pass)
     assert [picture.codes for picture in drawn] == slow(sampling, True, 3.0)
     assert max(map(len, seen)) == slots
     if slots > 1:  # a short picture left before a long one was done, and another came
@@ -80,7 +80,7 @@ def test_slots_are_refilled_and_nobody_notices(slots: int) -> None:
 @pytest.mark.parametrize("many", [1, 2, 3])
 def test_as_many_at_a_time_as_there_are_places_for(many: int) -> None:
     sampling, drawn, seen = SamplingParams(top_k=20), pictures(True), set[int]()
-    drawing = JacobiDecoder(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, 3.0, window=2)
+    drawing = JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, 3.0, window=2)
     each = 2 * max(map(drawing.room, drawn))
     for places in (many * each, (many + 1) * each - 1):
         drawn = pictures(True)
@@ -95,7 +95,7 @@ def test_line_ends_ride_along() -> None:
     passes = {}
     for window in (1, 4):
         model, drawn = tiny_decoder(initializer_range=0.3), pictures(True)
-        JacobiDecoder(model, GRAMMAR, SamplingParams(), 3.0, window).run(drawn)
+        JacobiDecoder(model, FORMAT, SamplingParams(), 3.0, window).run(drawn)
         passes[window] = [picture.passes for picture in drawn]
     assert passes[1] == [h * w for h, w in SIZES]
     assert all(wide <= one for wide, one in zip(passes[4], passes[1], strict=True))
@@ -104,7 +104,7 @@ def test_line_ends_ride_along() -> None:
 def test_a_right_guess_saves_passes_and_a_wrong_one_costs_none() -> None:
     model = tiny_decoder(initializer_range=0.3)
     size, row = (6, 6), PROMPTS.image("x", (6, 6))
-    drawing = JacobiDecoder(model, GRAMMAR, SamplingParams(), 1.0, window=6)
+    drawing = JacobiDecoder(model, FORMAT, SamplingParams(), 1.0, window=6)
     first = VisualSequence([row], size, 3)
     drawing.run([first])
     told = VisualSequence([row], size, 3, guess=list(first.codes))
@@ -133,7 +133,7 @@ GRIDS = [(2, 3, 3), (3, 2, 1), (1, 1, 4), (2, 2, 2), (1, 4, 3)]
 def headed(text: str, height: int, width: int, groups: int) -> list[int]:
     if groups == 1:
         return PROMPTS.image(text, (height, width))
-    return PROMPTS.video(text, (height, width), 8, groups * GRAMMAR.group)
+    return PROMPTS.video(text, (height, width), 8, groups * FORMAT.group)
 
 
 CLIP_ROWS = [headed("ab" * index, *grid) for index, grid in enumerate(GRIDS)]
@@ -160,7 +160,7 @@ def slow_clips(
 ) -> list[list[int]]:
     out = generate_visual(
         tiny_decoder(initializer_range=0.3),
-        GRAMMAR,
+        FORMAT,
         CLIP_ROWS,
         CLIP_NEGATIVES if guided else None,
         [(h, w) for h, w, _ in GRIDS],
@@ -173,7 +173,7 @@ def slow_clips(
     drawn = []
     for row, ids, (_, _, groups) in zip(CLIP_ROWS, out, GRIDS, strict=True):
         whole = torch.cat([torch.tensor(row[row.index(V.sov) :]), ids[ids < V.size]])
-        part = GRAMMAR.parts(whole[: (whole == V.eov).nonzero()[0, 0] + 1])[0]
+        part = FORMAT.parse(whole[: (whole == V.eov).nonzero()[0, 0] + 1])[0]
         codes = part if isinstance(part, torch.Tensor) else part.codes
         assert len(codes) == groups or groups == 1
         drawn.append(codes.flatten().tolist())
@@ -185,7 +185,7 @@ def slow_clips(
 def test_videos_and_pictures_in_one_batch(sampling: SamplingParams, window: int) -> None:
     for guided, scale in ((True, 3.0), (False, 1.0)):
         drawn = clips(guided)
-        JacobiDecoder(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, scale, window).run(
+        JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, scale, window).run(
             drawn
         )
         assert [clip.codes for clip in drawn] == slow_clips(sampling, guided, scale)
@@ -195,7 +195,7 @@ def test_videos_and_pictures_in_one_batch(sampling: SamplingParams, window: int)
 def test_a_video_alone_is_the_video_in_a_batch(slots: int) -> None:
     drawn = clips(True)
     model = tiny_decoder(initializer_range=0.3)
-    JacobiDecoder(model, GRAMMAR, SamplingParams(), 3.0, window=3, slots=slots).run(drawn)
+    JacobiDecoder(model, FORMAT, SamplingParams(), 3.0, window=3, slots=slots).run(drawn)
     assert [clip.codes for clip in drawn] == slow_clips(SamplingParams(), True, 3.0)
 
 
@@ -208,7 +208,7 @@ def test_true_codes_given_are_gone_on_with_as_if_drawn(share: float, window: int
     given = [codes[: int(len(codes) * share)] for codes in whole]
     assert slow_clips(sampling, True, 3.0, given) == whole
     drawn = clips(True, given)
-    JacobiDecoder(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, 3.0, window).run(drawn)
+    JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, 3.0, window).run(drawn)
     assert [clip.codes for clip in drawn] == whole
     assert all(
         clip.passes <= len(codes) - len(known)
@@ -220,7 +220,7 @@ def test_false_codes_given_are_kept_and_change_what_follows() -> None:
     sampling, whole = SamplingParams(), slow_clips(SamplingParams(), True, 3.0)
     given = [[(code + 1) % 64 for code in codes[: len(codes) // 2]] for codes in whole]
     drawn = clips(True, given)
-    JacobiDecoder(tiny_decoder(initializer_range=0.3), GRAMMAR, sampling, 3.0, window=4).run(drawn)
+    JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, 3.0, window=4).run(drawn)
     assert [clip.codes for clip in drawn] == slow_clips(sampling, True, 3.0, given)
     assert all(clip.codes[: len(codes)] == codes for clip, codes in zip(drawn, given, strict=True))
     assert [clip.codes for clip in drawn] != whole
@@ -251,7 +251,7 @@ def test_time_is_guessed_from_the_frame_before() -> None:
 def test_a_still_video_takes_few_passes() -> None:
     """Guesses from the frame before are right where nothing moves: one pass a window."""
     model, (height, width) = tiny_decoder(initializer_range=0.3), (3, 3)
-    drawing = JacobiDecoder(model, GRAMMAR, SamplingParams(top_k=1), 1.0, window=9)
+    drawing = JacobiDecoder(model, FORMAT, SamplingParams(top_k=1), 1.0, window=9)
     model.lm_head.weight.data.zero_()  # all logits alike: the same code everywhere
     row = headed("x", height, width, 4)
     clip = VisualSequence([row], (height, width), 3, groups=4)

@@ -16,7 +16,7 @@ from emu3.testing import byte_tokenizer
 
 CODEBOOK = 64
 TEXT = byte_tokenizer(CODEBOOK)
-GRAMMAR = PromptTemplates.of(TEXT).document_format
+FORMAT = PromptTemplates.of(TEXT).document_format
 V = TEXT.vocabulary
 SMALL_GRIDS = [(height, width) for height in range(1, 9) for width in range(1, 9)]
 
@@ -30,7 +30,7 @@ def pictures(draw: st.DrawFn, largest: int = 12) -> Tensor:
 
 
 def test_a_picture_looks_as_the_paper_says() -> None:
-    ids = GRAMMAR.write(torch.tensor([[3, 0, 63], [1, 2, 4]]))
+    ids = FORMAT.encode_image(torch.tensor([[3, 0, 63], [1, 2, 4]]))
     start = V.visual_start
     first, second = [start + 3, start, start + 63], [start + 1, start + 2, start + 4]
     closing = [V.eof, V.eov]
@@ -40,29 +40,29 @@ def test_a_picture_looks_as_the_paper_says() -> None:
 def test_every_small_grid_comes_back() -> None:
     for height, width in SMALL_GRIDS:
         codes = torch.randint(CODEBOOK, (height, width))
-        assert torch.equal(GRAMMAR.read(GRAMMAR.write(codes)), codes)
+        assert torch.equal(FORMAT.decode_image(FORMAT.encode_image(codes)), codes)
 
 
 @given(pictures(largest=20))
 def test_read_undoes_write(codes: Tensor) -> None:
-    assert torch.equal(GRAMMAR.read(GRAMMAR.write(codes)), codes)
-    assert torch.equal(GRAMMAR.read_body(GRAMMAR.body(codes), *codes.shape), codes)
+    assert torch.equal(FORMAT.decode_image(FORMAT.encode_image(codes)), codes)
+    assert torch.equal(FORMAT.decode_body(FORMAT.body_token_ids(codes), *codes.shape), codes)
 
 
 def test_what_is_written_is_what_is_allowed_and_nothing_less() -> None:
     """A code anywhere a code stands; one id only everywhere else; then EOS, then PAD for ever."""
     for height, width in SMALL_GRIDS:
-        body = GRAMMAR.body(torch.randint(CODEBOOK, (height, width))).tolist()
-        assert len(body) == GRAMMAR.length(height, width)
+        body = FORMAT.body_token_ids(torch.randint(CODEBOOK, (height, width))).tolist()
+        assert len(body) == FORMAT.num_tokens(height, width)
         steps = len(body) + 5
         for step, token in enumerate([*body, V.eos, V.pad, V.pad, V.pad, V.pad]):
-            low, high = GRAMMAR.allowed(height, width, step)
+            low, high = FORMAT.allowed_range(height, width, step)
             if token >= V.visual_start:
                 assert (low, high) == (V.visual_start, V.size)
             else:
                 assert (low, high) == (token, token + 1)
-        intervals = [GRAMMAR.allowed(height, width, step) for step in range(steps)]
-        forced = GRAMMAR.forced(height, width, steps).tolist()
+        intervals = [FORMAT.allowed_range(height, width, step) for step in range(steps)]
+        forced = FORMAT.forced_tokens(height, width, steps).tolist()
         assert forced == [low if high == low + 1 else -1 for low, high in intervals]
         assert forced.count(-1) == height * width
 
@@ -73,7 +73,7 @@ def test_a_document_falls_into_its_parts(parts: list[Tensor | bytes]) -> None:
     written: list[Tensor] = []
     expected: list[Tensor] = []
     for part in parts:
-        ids = GRAMMAR.write(part) if isinstance(part, Tensor) else torch.tensor(list(part))
+        ids = FORMAT.encode_image(part) if isinstance(part, Tensor) else torch.tensor(list(part))
         written.append(ids)
         if isinstance(part, Tensor):
             expected.append(part)
@@ -81,7 +81,7 @@ def test_a_document_falls_into_its_parts(parts: list[Tensor | bytes]) -> None:
             expected[-1] = torch.cat([expected[-1], ids])
         else:
             expected.append(ids)
-    found = GRAMMAR.split(torch.cat(written) if written else torch.empty(0, dtype=torch.long))
+    found = FORMAT.split(torch.cat(written) if written else torch.empty(0, dtype=torch.long))
     assert len(found) == len(expected)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -89,14 +89,14 @@ def test_a_document_falls_into_its_parts(parts: list[Tensor | bytes]) -> None:
 def test_the_frame_of_a_document_is_text() -> None:
     codes = torch.randint(CODEBOOK, (2, 2))
     document = PromptTemplates.of(TEXT).document("hi", codes)
-    opening, picture, closing = GRAMMAR.split(document)
+    opening, picture, closing = FORMAT.split(document)
     assert opening.tolist() == [V.bos, *b"hi"]
     assert torch.equal(picture, codes)
     assert closing.tolist() == [V.eos]
 
 
-GOOD = GRAMMAR.write(torch.arange(12).view(3, 4)).tolist()
-HEADER = len(GRAMMAR.header(3, 4))
+GOOD = FORMAT.encode_image(torch.arange(12).view(3, 4)).tolist()
+HEADER = len(FORMAT.header(3, 4))
 
 
 def changed(at: int, *tokens: int) -> list[int]:
@@ -135,7 +135,7 @@ def changed(at: int, *tokens: int) -> list[int]:
 )
 def test_malformed_ids_are_refused(ids: list[int], message: str) -> None:
     with pytest.raises(DocumentFormatError, match=message):
-        GRAMMAR.read(torch.tensor(ids, dtype=torch.long))
+        FORMAT.decode_image(torch.tensor(ids, dtype=torch.long))
 
 
 @given(st.data())
@@ -147,21 +147,21 @@ def test_whatever_is_read_is_what_would_be_written(data: st.DataObject) -> None:
         new = data.draw(st.lists(st.integers(0, V.size - 1), max_size=2))
         ids[at : at + data.draw(st.integers(0, 2))] = new
     try:
-        codes = GRAMMAR.read(torch.tensor(ids, dtype=torch.long))
+        codes = FORMAT.decode_image(torch.tensor(ids, dtype=torch.long))
     except DocumentFormatError:
         return
-    assert GRAMMAR.write(codes).tolist() == ids
+    assert FORMAT.encode_image(codes).tolist() == ids
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7])
 def test_stretches_are_pieces_of_the_body(width: int) -> None:
     codes = torch.randint(CODEBOOK, (3, width))
-    body, flat = GRAMMAR.body(codes).tolist(), codes.flatten().tolist()
+    body, flat = FORMAT.body_token_ids(codes).tolist(), codes.flatten().tolist()
     for index, code in enumerate(flat):
         place = DocumentFormat.token_offset(width, index)
         assert body[place] == V.visual_start + code
         for start in range(place + 1):
-            stretch = GRAMMAR.stretch(flat[: index + 1], width, start, place + 1)
+            stretch = FORMAT.token_ids_between(flat[: index + 1], width, start, place + 1)
             assert stretch == body[start : place + 1]
 
 
@@ -169,7 +169,7 @@ RATES = [1, 8, 12, 23.976, 24, 29.97, 30, 240, 999, 0.001, 0.5, 7.125]
 
 
 def test_a_video_looks_as_the_docs_say() -> None:
-    ids = GRAMMAR.write_video(torch.tensor([[[3, 0]], [[1, 2]]]), fps=8, frames=6)
+    ids = FORMAT.encode_video(torch.tensor([[[3, 0]], [[1, 2]]]), fps=8, frames=6)
     start = V.visual_start
     first, second = [start + 3, start, V.eol, V.eof], [start + 1, start + 2, V.eol, V.eof]
     assert ids.tolist() == [V.sov, *b"1*2 8fps 0.75s", V.sot, *first, *second, V.eov]
@@ -178,8 +178,8 @@ def test_a_video_looks_as_the_docs_say() -> None:
 def test_every_small_video_comes_back_at_every_rate_and_length() -> None:
     grids = [(height, width) for height in range(1, 4) for width in range(1, 4)]
     for (height, width), frames, fps in product(grids, range(1, 14), RATES):
-        codes = torch.randint(CODEBOOK, (GRAMMAR.groups(frames), height, width))
-        found = GRAMMAR.read_video(GRAMMAR.write_video(codes, fps, frames))
+        codes = torch.randint(CODEBOOK, (FORMAT.num_groups(frames), height, width))
+        found = FORMAT.decode_video(FORMAT.encode_video(codes, fps, frames))
         assert (found.fps, found.frames) == (fps, frames)
         assert torch.equal(found.codes, codes)
 
@@ -188,47 +188,49 @@ def test_every_small_video_comes_back_at_every_rate_and_length() -> None:
 @given(st.integers(1, 999_000), st.integers(1, 10**6))
 def test_rate_and_duration_tell_the_number_of_frames(thousandths: int, frames: int) -> None:
     """Read as `read_video` reads it, and without any codes."""
-    header = GRAMMAR.video_header(2, 3, thousandths / 1000, frames)
+    header = FORMAT.video_header(2, 3, thousandths / 1000, frames)
     with pytest.raises(DocumentFormatError) as told:
-        GRAMMAR.read_video(torch.tensor(header))
-    length = GRAMMAR.length(2, 3, GRAMMAR.groups(frames))
+        FORMAT.decode_video(torch.tensor(header))
+    length = FORMAT.num_tokens(2, 3, FORMAT.num_groups(frames))
     assert str(told.value) == f"video cut short: 0 of {length} ids"
 
 
 def test_what_is_written_in_a_video_is_what_is_allowed() -> None:
     for height, width, groups in product(range(1, 5), range(1, 5), range(1, 4)):
-        body = GRAMMAR.body(torch.randint(CODEBOOK, (groups, height, width))).tolist()
-        assert len(body) == GRAMMAR.length(height, width, groups)
+        body = FORMAT.body_token_ids(torch.randint(CODEBOOK, (groups, height, width))).tolist()
+        assert len(body) == FORMAT.num_tokens(height, width, groups)
         followed = [*body, V.eos, V.pad, V.pad, V.pad]
         for step, token in enumerate(followed):
             one = (token, token + 1)
             expected = (V.visual_start, V.size) if token >= V.visual_start else one
-            assert GRAMMAR.allowed(height, width, step, groups) == expected
-        forced = GRAMMAR.forced(height, width, len(followed), groups).tolist()
+            assert FORMAT.allowed_range(height, width, step, groups) == expected
+        forced = FORMAT.forced_tokens(height, width, len(followed), groups).tolist()
         assert forced == [-1 if token >= V.visual_start else token for token in followed]
 
 
 def test_a_picture_is_a_video_of_one_frame_behind_its_header() -> None:
     codes = torch.randint(CODEBOOK, (3, 2))
-    assert torch.equal(GRAMMAR.body(codes), GRAMMAR.body(codes[None]))
+    assert torch.equal(FORMAT.body_token_ids(codes), FORMAT.body_token_ids(codes[None]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (3, 1), (2, 3)])
 def test_stretches_of_a_video_are_pieces_of_its_body(height: int, width: int) -> None:
     codes = torch.randint(CODEBOOK, (3, height, width))
-    body, flat = GRAMMAR.body(codes).tolist(), codes.flatten().tolist()
+    body, flat = FORMAT.body_token_ids(codes).tolist(), codes.flatten().tolist()
     for index, code in enumerate(flat):
         place = DocumentFormat.token_offset(width, index, height)
         assert body[place] == V.visual_start + code
         for start in range(place + 1):
-            stretch = GRAMMAR.stretch(flat[: index + 1], width, start, place + 1, height)
+            stretch = FORMAT.token_ids_between(flat[: index + 1], width, start, place + 1, height)
             assert stretch == body[start : place + 1]
 
 
 def test_a_document_of_text_picture_and_video_falls_into_its_parts() -> None:
     picture, clip = torch.randint(CODEBOOK, (2, 3)), torch.randint(CODEBOOK, (2, 2, 2))
-    ids = torch.cat([torch.tensor([65]), GRAMMAR.write(picture), GRAMMAR.write_video(clip, 12, 5)])
-    text, first, second = GRAMMAR.parts(ids)
+    ids = torch.cat(
+        [torch.tensor([65]), FORMAT.encode_image(picture), FORMAT.encode_video(clip, 12, 5)]
+    )
+    text, first, second = FORMAT.parse(ids)
     assert isinstance(text, Tensor)
     assert text.tolist() == [65]
     assert isinstance(first, Tensor)
@@ -237,12 +239,12 @@ def test_a_document_of_text_picture_and_video_falls_into_its_parts() -> None:
     assert torch.equal(second.codes, clip)
     assert (second.fps, second.frames) == (12, 5)
     with pytest.raises(DocumentFormatError, match="only text and pictures"):
-        GRAMMAR.split(ids)
+        FORMAT.split(ids)
     with pytest.raises(DocumentFormatError, match="one video and nothing else"):
-        GRAMMAR.read_video(ids)
+        FORMAT.decode_video(ids)
 
 
-CLIP = GRAMMAR.write_video(torch.arange(12).view(2, 2, 3), 8, 7)
+CLIP = FORMAT.encode_video(torch.arange(12).view(2, 2, 3), 8, 7)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +266,10 @@ CLIP = GRAMMAR.write_video(torch.arange(12).view(2, 2, 3), 8, 7)
     ],
 )
 def test_malformed_video_headers_are_refused(meta: bytes, message: str) -> None:
-    body = CLIP[-GRAMMAR.length(2, 3, 2) :]
+    body = CLIP[-FORMAT.num_tokens(2, 3, 2) :]
     ids = torch.cat([torch.tensor([V.sov, *meta, V.sot]), body, torch.tensor([65, 65])])
     with pytest.raises(DocumentFormatError, match=message):
-        GRAMMAR.read_video(ids)
+        FORMAT.decode_video(ids)
 
 
 @given(st.data())
@@ -278,22 +280,22 @@ def test_whatever_is_read_as_a_video_is_what_would_be_written(data: st.DataObjec
         new = data.draw(st.lists(st.integers(0, V.size - 1), max_size=2))
         ids[at : at + data.draw(st.integers(0, 2))] = new
     try:
-        found = GRAMMAR.read_video(torch.tensor(ids, dtype=torch.long))
+        found = FORMAT.decode_video(torch.tensor(ids, dtype=torch.long))
     except DocumentFormatError:
         return
-    assert GRAMMAR.write_video(found.codes, found.fps, found.frames).tolist() == ids
+    assert FORMAT.encode_video(found.codes, found.fps, found.frames).tolist() == ids
 
 
 @pytest.mark.parametrize("fps", [0, -1, 1 / 3, 30000 / 1001, 999.5, float("nan"), float("inf")])
 def test_rates_that_no_header_holds_are_refused(fps: float) -> None:
     with pytest.raises(DocumentFormatError, match="frames a second"):
-        GRAMMAR.write_video(torch.zeros(1, 1, 1, dtype=torch.long), fps)
+        FORMAT.encode_video(torch.zeros(1, 1, 1, dtype=torch.long), fps)
 
 
 @pytest.mark.parametrize("frames", [-1, 0, 4, 9])
 def test_codes_stand_for_as_many_frames_as_they_can(frames: int) -> None:
     with pytest.raises(DocumentFormatError, match="2 groups"):
-        GRAMMAR.write_video(torch.zeros(2, 1, 1, dtype=torch.long), 8, frames)
+        FORMAT.encode_video(torch.zeros(2, 1, 1, dtype=torch.long), 8, frames)
 
 
 def test_the_size_is_plain_text_in_any_vocabulary() -> None:

@@ -14,7 +14,7 @@ from emu3.processing.image import to_array
 from emu3.processing.vision_processor import FrameGroup
 from emu3.testing import tiny_checkpoint
 
-CODEC = tiny_checkpoint().vision_processor
+PROCESSOR = tiny_checkpoint().vision_processor
 
 
 def clip(count: int, height: int = 16, width: int = 12) -> np.ndarray:
@@ -25,16 +25,16 @@ def clip(count: int, height: int = 16, width: int = 12) -> np.ndarray:
 @torch.no_grad()
 def test_group_by_group_is_all_at_once(groups: int) -> None:
     frames = torch.from_numpy(clip(4 * groups))
-    streamed = list(CODEC.encode_clip(frames))
+    streamed = list(PROCESSOR.encode_frames(frames))
     codes = torch.cat([group.codes for group in streamed])
-    assert torch.equal(codes, CODEC.encode(frames))
-    pixels = (frames.movedim(-1, 1) * CODEC.preprocessor.rescale_factor - 0.5) / 0.5
-    assert torch.equal(codes, CODEC.vision.encode_groups(pixels[None])[0])
+    assert torch.equal(codes, PROCESSOR.encode(frames))
+    pixels = (frames.movedim(-1, 1) * PROCESSOR.preprocessor.rescale_factor - 0.5) / 0.5
+    assert torch.equal(codes, PROCESSOR.vision.encode_groups(pixels[None])[0])
 
-    back = np.stack(list(CODEC.decode_clip(streamed)))
-    whole = to_array(CODEC.vision.decode_groups(codes[None])[0], CODEC.preprocessor)
+    back = np.stack(list(PROCESSOR.decode_frames(streamed)))
+    whole = to_array(PROCESSOR.vision.decode_groups(codes[None])[0], PROCESSOR.preprocessor)
     assert np.array_equal(back, whole)
-    decoded = CODEC.decode(codes)
+    decoded = PROCESSOR.decode(codes)
     assert isinstance(decoded, torch.Tensor)
     assert np.array_equal(back, decoded.numpy())
 
@@ -42,13 +42,13 @@ def test_group_by_group_is_all_at_once(groups: int) -> None:
 @pytest.mark.parametrize("count", range(1, 10))
 def test_a_last_group_is_filled_and_cut_again(count: int) -> None:
     frames = clip(count)
-    groups = list(CODEC.encode_clip(frames))
+    groups = list(PROCESSOR.encode_frames(frames))
     assert [group.frames for group in groups] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
     filled = np.concatenate([frames, np.repeat(frames[-1:], -count % 4, axis=0)])
     codes = torch.cat([group.codes for group in groups])
-    assert torch.equal(codes, CODEC.encode(torch.from_numpy(filled)))
-    whole = list(CODEC.decode_clip(CODEC.encode_clip(filled)))
-    assert np.array_equal(list(CODEC.decode_clip(groups)), whole[:count])
+    assert torch.equal(codes, PROCESSOR.encode(torch.from_numpy(filled)))
+    whole = list(PROCESSOR.decode_frames(PROCESSOR.encode_frames(filled)))
+    assert np.array_equal(list(PROCESSOR.decode_frames(groups)), whole[:count])
 
 
 @pytest.mark.parametrize("count", [12, 60])
@@ -68,7 +68,7 @@ def test_memory_does_not_grow_with_length(count: int) -> None:
             yield group
 
     seen = 0
-    for _ in CODEC.decode_clip(watched(CODEC.encode_clip(source()))):
+    for _ in PROCESSOR.decode_frames(watched(PROCESSOR.encode_frames(source()))):
         assert len(frames) <= 8
         assert len(codes) <= 2
         seen += 1
@@ -84,14 +84,14 @@ def test_only_one_group_is_asked_for_ahead() -> None:
             asked += 1
             yield frame
 
-    frames = CODEC.decode_clip(CODEC.encode_clip(source()))
+    frames = PROCESSOR.decode_frames(PROCESSOR.encode_frames(source()))
     next(frames)
     assert asked == 4
 
 
 def test_no_frames_are_no_groups() -> None:
-    assert list(CODEC.encode_clip([])) == []
-    assert list(CODEC.decode_clip([])) == []
+    assert list(PROCESSOR.encode_frames([])) == []
+    assert list(PROCESSOR.decode_frames([])) == []
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_no_frames_are_no_groups() -> None:
 )
 def test_frames_that_are_no_clip_are_refused(frames: list[np.ndarray], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(CODEC.encode_clip(frames))
+        list(PROCESSOR.encode_frames(frames))
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_frames_that_are_no_clip_are_refused(frames: list[np.ndarray], message: 
 )
 def test_groups_that_cannot_be_are_refused(group: FrameGroup) -> None:
     with pytest.raises(InputError, match=r"a group is|integers in 0"):
-        list(CODEC.decode_clip([group]))
+        list(PROCESSOR.decode_frames([group]))
