@@ -141,7 +141,7 @@ def has_studio(needed: bool, quiet: bool) -> bool:
     Raises MissingExtraError where there has to be one.
     """
     from emu3.errors import MissingExtraError
-    from emu3.server.studio.page import check_extra
+    from emu3.server.studio.app import check_extra
 
     try:
         check_extra()

@@ -23,13 +23,13 @@ from emu3.server.openapi import document
 from emu3.server.problems import Problem, bad
 from emu3.server.reels import Screen
 from emu3.server.settings import Settings
-from emu3.server.studio.door import Aside
+from emu3.server.studio.auth import Aside
 from emu3.server.video_routes import FILMS, VideoRoutes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-    from emu3.server.studio.page import Studio
+    from emu3.server.studio.app import Studio
 
 LOG = logging.getLogger("emu3.server")
 DRAWS, ANSWERS = "image", "chat"  # tasks of a card

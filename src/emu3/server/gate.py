@@ -18,7 +18,7 @@ from typing import Any
 from emu3.server.metrics import Metrics
 from emu3.server.problems import Problem
 from emu3.server.settings import Settings
-from emu3.server.studio.door import Door
+from emu3.server.studio.auth import Door
 
 LOG = logging.getLogger("emu3.server")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

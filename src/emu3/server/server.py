@@ -12,7 +12,7 @@ from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.app import app
 from emu3.server.settings import Settings
-from emu3.server.studio import page
+from emu3.server.studio import app as studio_app
 
 
 def check_extra() -> None:
@@ -30,7 +30,7 @@ def run(
     """Serve until SIGTERM or Ctrl-C: then take nothing new, finish what there is, and return."""
     import uvicorn
 
-    shown = page.studio(engine, settings) if studio else None
+    shown = studio_app.studio(engine, settings) if studio else None
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:

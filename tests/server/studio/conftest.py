@@ -19,7 +19,7 @@ from emu3.checkpoints.generation_defaults import TASKS
 from emu3.checkpoints.loading import Checkpoint
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.settings import Settings
-from emu3.server.studio.room import Room
+from emu3.server.studio.context import Room
 from emu3.testing import tiny_checkpoint
 
 KEY = "a-key-for-tests"
@@ -61,7 +61,7 @@ def serving(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
     from emu3.server.app import app
-    from emu3.server.studio.page import studio
+    from emu3.server.studio.app import studio
 
     engine = AsyncEngine(all_round(), queue=8, slots=8)
     made = studio(engine, settings)

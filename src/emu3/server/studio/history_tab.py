@@ -4,8 +4,8 @@
 
 from typing import Any
 
-from emu3.server.studio.kept import Kept
-from emu3.server.studio.markup import clip, download, empty, frame, grid, image, table
+from emu3.server.studio.history import Kept
+from emu3.server.studio.html import clip, download, empty, frame, grid, image, table
 
 NOTHING = "What you make in this session is kept here, until you close the page."
 PICK = """

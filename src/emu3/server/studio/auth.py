@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 
 from emu3.server.problems import Problem
 from emu3.server.settings import Settings
-from emu3.server.studio.shelf import PATH, Shelf
+from emu3.server.studio.media_cache import PATH, Shelf
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -259,5 +259,5 @@ def page_headers() -> list[tuple[bytes, bytes]]:
 
 def key_page(said: str) -> bytes:
     """The page that asks for a key."""
-    page = Path(__file__).with_name("key.html").read_text(encoding="utf-8")
+    page = Path(__file__).with_name("login.html").read_text(encoding="utf-8")
     return page.replace("{said}", said).encode()

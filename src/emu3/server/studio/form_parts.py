@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from emu3.server.studio.room import Room
+from emu3.server.studio.context import Room
 
 
 def chips(texts: Sequence[str], field: Any) -> None:

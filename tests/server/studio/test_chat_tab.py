@@ -9,9 +9,9 @@ import pytest
 
 from emu3.inference.requests import ChatRequest, ChatResult
 from emu3.server.pictures import of_data_url
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
-from emu3.server.studio.talk import Talk, asking
+from emu3.server.studio.chat_handlers import Talk, asking
+from emu3.server.studio.context import Room
+from emu3.server.studio.session import Seat
 
 
 def asked(

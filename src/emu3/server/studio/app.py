@@ -13,10 +13,10 @@ from typing import Any
 from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.settings import Settings
-from emu3.server.studio import draw, gallery, look, move, tokens
-from emu3.server.studio.door import Door
-from emu3.server.studio.markup import empty
-from emu3.server.studio.room import Room
+from emu3.server.studio import chat_tab, history_tab, image_tab, tokens_tab, video_tab
+from emu3.server.studio.auth import Door
+from emu3.server.studio.context import Room
+from emu3.server.studio.html import empty
 
 TITLE = "Emu3 studio"
 
@@ -83,23 +83,23 @@ def build(room: Room) -> Any:
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Draw", id="draw"):
                 if room.can("image"):
-                    fields, made = draw.build(room, kept)
+                    fields, made = image_tab.build(room, kept)
                 else:
                     cannot(room, "draw pictures")
             with gr.Tab("Look", id="look"):
                 if room.can("chat"):
-                    look.build(room)
+                    chat_tab.build(room)
                 else:
                     cannot(room, "answer questions")
             with gr.Tab("Move", id="move"):
                 if room.can("video"):
-                    made += move.build(room, kept)
+                    made += video_tab.build(room, kept)
                 else:
                     cannot(room, "draw videos")
             with gr.Tab("Tokens", id="tokens"):
-                tokens.build(room)
+                tokens_tab.build(room)
             with gr.Tab("Gallery", id="gallery"):
-                gallery.build(kept, made, tabs, fields)
+                history_tab.build(kept, made, tabs, fields)
     return page
 
 

@@ -13,9 +13,9 @@ from emu3.server.chat import UNFINISHED, read_question
 from emu3.server.fields import Fields
 from emu3.server.follow import ClientGone, Following
 from emu3.server.problems import Problem, bad
-from emu3.server.studio.markup import bubble, note
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.html import bubble, note
+from emu3.server.studio.session import Seat
 
 
 @dataclass

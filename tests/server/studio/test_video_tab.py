@@ -10,10 +10,10 @@ import pytest
 
 from emu3.api import Emu3
 from emu3.processing.video import read_settings
-from emu3.server.studio.filming import Script, Take, filming
-from emu3.server.studio.kept import Kept
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.history import Kept
+from emu3.server.studio.session import Seat
+from emu3.server.studio.video_handlers import Script, Take, filming
 
 pytest.importorskip("av")
 

@@ -19,11 +19,11 @@ from emu3.processing.video import video_writer
 from emu3.server.fields import Fields
 from emu3.server.follow import ClientGone, Following
 from emu3.server.problems import Problem, bad
-from emu3.server.studio.drawing import duration, picture_size
-from emu3.server.studio.kept import Kept, file_name, keep
-from emu3.server.studio.markup import clip, data_url, download, figure, frame, grid, image, note
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.history import Kept, file_name, keep
+from emu3.server.studio.html import clip, data_url, download, figure, frame, grid, image, note
+from emu3.server.studio.image_handlers import duration, picture_size
+from emu3.server.studio.session import Seat
 from emu3.server.videos import read_extension, read_order
 
 STRIP = 8  # small frames under the one that has just come

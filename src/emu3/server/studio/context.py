@@ -8,7 +8,7 @@ from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.reels import Screen
 from emu3.server.settings import Settings
-from emu3.server.studio.shelf import Shelf
+from emu3.server.studio.media_cache import Shelf
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from emu3.outputs import ImageSettings, save_image
-from emu3.server.studio.shelf import Shelf
+from emu3.server.studio.media_cache import Shelf
 
 MOST = 60  # of one session
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from emu3.api import Emu3
 from emu3.server.problems import Problem
-from emu3.server.studio.drawing import Wish, drawing, wish_of
-from emu3.server.studio.kept import MOST, Kept, file_name, keep
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.history import MOST, Kept, file_name, keep
+from emu3.server.studio.image_handlers import Wish, drawing, wish_of
+from emu3.server.studio.session import Seat
 
 
 def drawn(room: Room, wish: Wish, kept: list[Kept], seat: Seat | None = None) -> list[Any]:

@@ -11,8 +11,8 @@ from emu3.inference.requests import TokenizeRequest, TokenizeResult
 from emu3.server.follow import ClientGone, Following
 from emu3.server.pictures import of_data_url
 from emu3.server.problems import bad
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.session import Seat
 
 Codes = tuple[tuple[int, ...], ...]  # [h][w]
 FAINT = 4  # times that differences are made stronger, to be seen

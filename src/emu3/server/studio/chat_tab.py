@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from emu3.server.studio.drop import drop
-from emu3.server.studio.markup import empty
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
-from emu3.server.studio.talk import Talk, asking
+from emu3.server.studio.chat_handlers import Talk, asking
+from emu3.server.studio.context import Room
+from emu3.server.studio.html import empty
+from emu3.server.studio.session import Seat
+from emu3.server.studio.upload import drop
 
 NOTHING = "Drop a picture, ask what it shows. Answers are read with all that was said before."
 

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from emu3.server.problems import Problem
-from emu3.server.studio.codes import Sheet, changed, opened, replaced
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
-from emu3.server.studio.tokens import grid_of, pictures_of, told
+from emu3.server.studio.context import Room
+from emu3.server.studio.session import Seat
+from emu3.server.studio.tokens_handlers import Sheet, changed, opened, replaced
+from emu3.server.studio.tokens_tab import grid_of, pictures_of, told
 
 SIZE = 64
 

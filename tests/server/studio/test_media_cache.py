@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu3.server.studio.shelf import Shelf
+from emu3.server.studio.media_cache import Shelf
 
 
 def test_what_was_put_is_found_and_the_oldest_goes_first() -> None:

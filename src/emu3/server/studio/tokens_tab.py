@@ -9,13 +9,13 @@ from typing import Any
 
 from emu3.server.follow import ClientGone
 from emu3.server.problems import Problem
-from emu3.server.studio.codes import Sheet, changed, opened, replaced
-from emu3.server.studio.drawing import whole
-from emu3.server.studio.drop import drop
-from emu3.server.studio.gallery import PICK
-from emu3.server.studio.markup import data_url, empty, figure, frame, grid, image, note
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.history_tab import PICK
+from emu3.server.studio.html import data_url, empty, figure, frame, grid, image, note
+from emu3.server.studio.image_handlers import whole
+from emu3.server.studio.session import Seat
+from emu3.server.studio.tokens_handlers import Sheet, changed, opened, replaced
+from emu3.server.studio.upload import drop
 
 NOTHING = "Drop a picture: the model sees it as a grid of codes, and so does this page."
 NUMBERS = 16  # codes a row; where there are more, numbers are too small to be read

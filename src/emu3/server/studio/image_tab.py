@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from emu3.server.problems import Problem
-from emu3.server.studio.drawing import RATIOS, drawing, wish_of
-from emu3.server.studio.forms import chips, seed_field, taste
-from emu3.server.studio.markup import empty, note
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.form_parts import chips, seed_field, taste
+from emu3.server.studio.html import empty, note
+from emu3.server.studio.image_handlers import RATIOS, drawing, wish_of
+from emu3.server.studio.session import Seat
 
 EXAMPLES = (
     "a red apple, masterpiece still life",

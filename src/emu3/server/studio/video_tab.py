@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from emu3.server.problems import Problem
-from emu3.server.studio.drawing import RATIOS, whole
-from emu3.server.studio.drop import drop
-from emu3.server.studio.filming import Script, Take, filming
-from emu3.server.studio.forms import chips, seed_field, taste
-from emu3.server.studio.markup import empty, note
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.form_parts import chips, seed_field, taste
+from emu3.server.studio.html import empty, note
+from emu3.server.studio.image_handlers import RATIOS, whole
+from emu3.server.studio.session import Seat
+from emu3.server.studio.upload import drop
+from emu3.server.studio.video_handlers import Script, Take, filming
 
 NANOS_EXAMPLES = ("a red apple moves right, noto style", "a red car drives by")
 EXAMPLES = ("waves roll onto a beach at dusk", "a cat walks through fresh snow")

@@ -16,10 +16,10 @@ from emu3.server.fields import Fields
 from emu3.server.follow import ClientGone, Following
 from emu3.server.images import read_order
 from emu3.server.problems import Problem, bad
-from emu3.server.studio.kept import Kept, keep, keep_picture
-from emu3.server.studio.markup import data_url, download, figure, frame, grid, image, note
-from emu3.server.studio.room import Room
-from emu3.server.studio.seat import Seat
+from emu3.server.studio.context import Room
+from emu3.server.studio.history import Kept, keep, keep_picture
+from emu3.server.studio.html import data_url, download, figure, frame, grid, image, note
+from emu3.server.studio.session import Seat
 
 RATIOS = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
 PARTIALS = 15  # pictures on the way, of one picture at most
