@@ -62,15 +62,16 @@ def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
     from emu3.inference.sampling import SamplingParams
     from emu3.inference.speculative import JacobiDecoder, VisualSequence
     from emu3.models.precision import parse_precision as named
+    from emu3.models.precision import stored_precision
     from emu3.processing.prompts import PromptTemplates
 
     before, start = memory()["RssAnon"], time.perf_counter()
     path = folder / DECODER if (folder / DECODER).exists() else folder
     text, config = load_text_tokenizer(path)
-    to = config.precision or named(parse_precision)
+    to = stored_precision(config) or named(parse_precision)
     model = load_decoder(path, to, torch.device("cpu"), detect_format(path))
     weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
-    prompts = PromptTemplates.of(text)
+    prompts = PromptTemplates.from_tokenizer(text)
     optimize_for_inference(model, prompts.document_format.vocabulary.visual)
     opened, peak = time.perf_counter() - start, memory()
     times: list[float] = []
@@ -113,7 +114,7 @@ def theirs(folder: Path, parse_precision: str) -> dict[str, Any]:
     model = Emu3ForCausalLM.from_pretrained(path, dtype=dtype)
     opened, peak = time.perf_counter() - start, memory()
     weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / GB
-    prompts = PromptTemplates.of(load_text_tokenizer(path)[0])
+    prompts = PromptTemplates.from_tokenizer(load_text_tokenizer(path)[0])
     rows = [prompts.image(words, (SIDE, SIDE)) for words in (PROMPT, NEGATIVE)]
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])

@@ -80,10 +80,10 @@ def codes_of_nano() -> dict[str, object]:
     for _ in range(SCENES):
         scene = random_scene(rng, *map(int, pairs[rng.integers(len(pairs))]))
         pixels = torch.from_numpy(compose(scene, icons)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latent = model.latent(pixels).movedim(1, -1).flatten(0, -2)
+        latent = model.encode_latent(pixels).movedim(1, -1).flatten(0, -2)
         nearest = torch.cdist(latent, model.quantize.embedding.weight).topk(2, largest=False).values
         # Distances in float32: in bfloat16 their differences drown and three in four codes move.
-        rounded = model.quantize(half.latent(pixels.to(torch.bfloat16)).float())
+        rounded = model.quantize(half.encode_latent(pixels.to(torch.bfloat16)).float())
         true = model.encode(pixels)
         moved.append((rounded[:, 0] != true).flatten())
         error = half.decode(true).float() - model.decode(true)

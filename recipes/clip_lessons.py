@@ -114,7 +114,9 @@ class ClipLessons:
         cls, vision: VisionTokenizer, text: TextTokenizer, icons: Icons, say: Say = clip_caption
     ) -> ClipLessons:
         """What there is to teach with, and how clips are captioned."""
-        return cls(PromptTemplates.of(text), CodesOfClips(vision, icons), seen_pairs(), say)
+        return cls(
+            PromptTemplates.from_tokenizer(text), CodesOfClips(vision, icons), seen_pairs(), say
+        )
 
     def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[Document]:
         """As many documents of each kind as the mix says."""

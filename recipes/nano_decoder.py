@@ -146,7 +146,7 @@ class Lessons:
         self.mix, self.variations, self.others = mix, variations, others
         self.say = say
         self.codes_of = CodesOfScenes(vision, icons)
-        self.prompts = PromptTemplates.of(text)
+        self.prompts = PromptTemplates.from_tokenizer(text)
         self.visual = text.vocabulary.visual
         self.alike = nearest_entries(vision.quantize.embedding.weight.detach(), NEAREST)
         self.pairs = seen_pairs() if pairs is None else pairs
@@ -262,7 +262,7 @@ def learn(
     lessons: Documents,
 ) -> Transformer:
     """Train, with a sheet of seen (above) and held-out (below) drawings at every checkpoint."""
-    prompts = PromptTemplates.of(text)
+    prompts = PromptTemplates.from_tokenizer(text)
     rng = np.random.default_rng(1)
     pairs = [*rng.permutation(seen_pairs())[:16], *rng.permutation(held_out_pairs())[:16]]
     scenes = [random_scene(rng, int(thing), int(style)) for thing, style in pairs]

@@ -123,7 +123,7 @@ def settle(folder: Path, icons: Icons) -> VisionTokenizer:
     rng = np.random.default_rng(2)
     scenes = [anywhere(rng, *map(int, seen[rng.integers(len(seen))])) for _ in range(2000)]
     with torch.no_grad():
-        latents = [model.latent(pixels_of([scene], icons)) for scene in scenes]
+        latents = [model.encode_latent(pixels_of([scene], icons)) for scene in scenes]
     rows = torch.cat([latent.movedim(1, -1).flatten(0, -2) for latent in latents])
     print(f"{spread(model.quantize, rows, RADIUS)} entries doubled another and were moved")
     return model

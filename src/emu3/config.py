@@ -2,7 +2,7 @@
 
 A key that we do not know, or a value whose arithmetic we do not have, is an error: a checkpoint
 either runs as its authors meant it, or not at all. Keys that only describe how a file was made
-(`BOOKKEEPING`) are read past.
+(`METADATA_KEYS`) are read past.
 
 Sources: `configuration_emu3.py` and `configuration_emu3visionvq.py` of baaivision/Emu3.
 """
@@ -14,12 +14,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from emu3.errors import InputError
-from emu3.models.precision import Precision
 
-BOOKKEEPING = frozenset(
+METADATA_KEYS = frozenset(
     {
         "_from_model_config",
         "_name_or_path",
@@ -57,7 +54,7 @@ class FileConfig:
     def from_dict(cls, raw: dict[str, Any], where: str = "config") -> Self:
         """Build from the keys of a JSON object. Raises InputError naming the key at fault."""
         known = {f.name: f for f in fields(cls)}
-        given = {k: v for k, v in raw.items() if k not in BOOKKEEPING}
+        given = {k: v for k, v in raw.items() if k not in METADATA_KEYS}
         for key in given:
             if key not in known:
                 raise InputError(
@@ -147,14 +144,6 @@ class DecoderConfig(FileConfig):
     eof_token_id: int = 151847
     model_type: str = "Emu3"
     quantization_config: dict[str, Any] | None = None  # ours alone: see `emu3 quantize`
-
-    @property
-    def precision(self) -> Precision | None:
-        """What the weight files are quantised to, if they are."""
-        said = self.quantization_config
-        if said is None:
-            return None
-        return Precision(f"int{said['bits']}", torch.bfloat16, said["bits"], said["group_size"])
 
     def to_dict(self) -> dict[str, Any]:
         """The keys and values of the JSON file, bookkeeping aside."""

@@ -57,7 +57,7 @@ def tiny_vision(seed: int = 0, **changes: Any) -> VisionTokenizer:
     side = 16 * model.config.spatial_factor
     with torch.no_grad():  # entries where latents lie, or all pictures would get the same code
         pixels = torch.rand(8, 3, 1, 1) + torch.rand(8, 3, side, side) - 1
-        rows = model.latent(pixels).movedim(1, -1).flatten(0, -2)
+        rows = model.encode_latent(pixels).movedim(1, -1).flatten(0, -2)
         model.quantize.embedding.weight.copy_(
             rows[torch.randperm(len(rows))[: model.quantize.size]]
         )

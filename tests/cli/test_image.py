@@ -14,9 +14,9 @@ from typer.testing import Result
 
 from emu3.api import Emu3
 from emu3.checkpoints.loading import Checkpoint
-from emu3.cli import picture
-from emu3.cli.picture import names
-from emu3.cli.progress import drawing, fitting, half_blocks
+from emu3.cli import image
+from emu3.cli.image import names
+from emu3.cli.preview import half_blocks, image_progress, preview_columns
 from emu3.outputs import PNG_KEY, ImageOutput
 
 Emu3Command = Callable[..., Result]
@@ -97,7 +97,7 @@ def test_some_at_a_time_are_those_drawn_at_once(
 ) -> None:
     command = ("image", "a fox", "an owl", "-n", 2, "--model", tiny, "--seed", 3)
     assert emu3(*command, "-o", "at.png").exit_code == 0
-    monkeypatch.setattr(picture, "AT_ONCE", 3)
+    monkeypatch.setattr(image, "AT_ONCE", 3)
     assert emu3(*command, "-o", "some.png").exit_code == 0
     for number in (1, 2, 3, 4):
         once, some = here / f"at-{number}.png", here / f"some-{number}.png"
@@ -116,7 +116,7 @@ def test_interrupted_later_what_is_drawn_is_there(
         return draw(m, prompts, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Emu3, "image", stop)
-    monkeypatch.setattr(picture, "AT_ONCE", 2)
+    monkeypatch.setattr(image, "AT_ONCE", 2)
     done = emu3("image", "a fox", "-n", 5, "--model", tiny, "-o", "fox.png")
     assert done.exit_code == 130
     assert done.stderr == "interrupted; 2 of 5 pictures written\n"
@@ -152,7 +152,7 @@ def test_a_bug_is_not_swallowed(
 def test_the_picture_grows_under_the_bar(checkpoint: Checkpoint) -> None:
     m = Emu3(checkpoint)
     console = Console(force_terminal=True, width=60, height=20, color_system="truecolor")
-    with console.capture() as captured, drawing(console, 1, m.decode) as on_row:
+    with console.capture() as captured, image_progress(console, 1, m.decode) as on_row:
         m.image("a fox", on_row=on_row)
     shown = captured.get()
     assert "4/4" in shown
@@ -163,14 +163,14 @@ def test_the_picture_grows_under_the_bar(checkpoint: Checkpoint) -> None:
 def test_the_bar_goes_on_over_parts(checkpoint: Checkpoint) -> None:
     m = Emu3(checkpoint)
     console = Console(force_terminal=True, width=60, height=20)
-    with console.capture() as captured, drawing(console, 3, None) as on_row:
+    with console.capture() as captured, image_progress(console, 3, None) as on_row:
         for prompts in (["a fox", "an owl"], ["a bat"]):
             m.image(prompts, on_row=on_row)
     assert "12/12" in captured.get()
 
 
 def test_no_bar_without_a_terminal() -> None:
-    with drawing(None, 1, None) as on_row:
+    with image_progress(None, 1, None) as on_row:
         assert on_row is None
 
 
@@ -185,4 +185,4 @@ def test_half_blocks() -> None:
     ("screen", "columns"), [((80, 24), 42), ((20, 24), 20), ((200, 100), 64), ((1, 1), 1)]
 )
 def test_previews_fit_the_screen(screen: tuple[int, int], columns: int) -> None:
-    assert fitting(8, 8, *screen) == columns
+    assert preview_columns(8, 8, *screen) == columns

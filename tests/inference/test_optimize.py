@@ -26,7 +26,7 @@ def held_in(to: Precision) -> Transformer:
     install_quantized_modules(model, to)
     for name, module in model.named_modules():
         if isinstance(module, Quantized):
-            for part, rows in module.parts(plain.get_parameter(f"{name}.weight")).items():
+            for part, rows in module.quantize(plain.get_parameter(f"{name}.weight")).items():
                 module.get_buffer(part).copy_(rows)
     return model.eval()
 
@@ -81,7 +81,9 @@ def test_any_rows_of_the_head_are_those_rows() -> None:
 def test_a_ready_vision_tokenizer_is_the_plain_one() -> None:
     plain, model = tiny_vision(), optimize_vision_tokenizer(tiny_vision())
     pixels = torch.rand(2, 3, 24, 16) * 2 - 1
-    torch.testing.assert_close(model.latent(pixels), plain.latent(pixels), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        model.encode_latent(pixels), plain.encode_latent(pixels), atol=1e-6, rtol=1e-4
+    )
     codes = plain.encode(pixels)
     torch.testing.assert_close(model.decode(codes), plain.decode(codes), atol=1e-4, rtol=1e-4)
     clip = torch.rand(1, 8, 3, 16, 16) * 2 - 1

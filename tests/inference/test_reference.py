@@ -26,7 +26,7 @@ from emu3.testing import byte_tokenizer, tiny_decoder
 
 CPU = torch.device("cpu")
 GREEDY = SamplingParams(top_k=1)
-PROMPTS = PromptTemplates.of(byte_tokenizer())
+PROMPTS = PromptTemplates.from_tokenizer(byte_tokenizer())
 FORMAT, V = PROMPTS.document_format, PROMPTS.tokenizer.vocabulary
 
 
@@ -35,7 +35,7 @@ class Published:
 
     def __init__(self, folder: Path) -> None:
         self.decoder = load_decoder(folder / "Emu3-Gen-tiny", FP32, CPU)
-        self.prompts = PromptTemplates.of(TextTokenizer.from_folder(folder / "Emu3-Gen-tiny"))
+        self.prompts = PromptTemplates.from_tokenizer(TextTokenizer.from_folder(folder / "Emu3-Gen-tiny"))
         self.golden = load_file(folder / "golden.safetensors")
         self.said: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
 

@@ -15,7 +15,7 @@ from emu3.inference.speculative import JacobiDecoder, VisualSequence
 from emu3.processing.prompts import PromptTemplates
 from emu3.testing import byte_tokenizer, tiny_decoder
 
-PROMPTS = PromptTemplates.of(byte_tokenizer())
+PROMPTS = PromptTemplates.from_tokenizer(byte_tokenizer())
 FORMAT, V = PROMPTS.document_format, PROMPTS.tokenizer.vocabulary
 SIZES = [(2, 5), (4, 3), (1, 1), (3, 2), (6, 1)]
 ROWS = [PROMPTS.image("ab" * index, size) for index, size in enumerate(SIZES)]

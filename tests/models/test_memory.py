@@ -50,7 +50,7 @@ def test_narrower_takes_less() -> None:
 def test_the_published_size_finds_its_precision(
     device: str, have: int, best: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available", lambda device: have * GB)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: have * GB)
     assert (
         memory.widest_fitting_precision(DecoderConfig(), VisionConfig(), torch.device(device))
         == best
@@ -60,7 +60,7 @@ def test_the_published_size_finds_its_precision(
 def test_what_cannot_be_made_narrow_stays_as_narrow_as_it_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "available", lambda device: 0)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 0)
     tiny = tiny_decoder().config  # 32 columns, no groups of 64
     assert memory.widest_fitting_precision(tiny, tiny_vision().config, CPU) == INT8
 
@@ -71,9 +71,9 @@ def test_places_are_those_of_a_cache_that_may_be_there_twice(
     model = tiny_decoder()
     cache = model.new_cache(1, 50)
     twice = 2 * (cache.keys.nbytes + cache.values.nbytes)
-    monkeypatch.setattr(memory, "available", lambda device: 1.25 * twice)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1.25 * twice)
     assert memory.max_kv_cache_tokens(model) == 50
-    monkeypatch.setattr(memory, "available", lambda device: 0)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 0)
     assert memory.max_kv_cache_tokens(model) == 1
 
 

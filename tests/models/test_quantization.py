@@ -23,15 +23,15 @@ from emu3.models.quantization import (
     Int8Embedding,
     Int8Linear,
     Quantized,
-    from_int4,
-    from_int8,
-    to_int4,
-    to_int8,
+    dequantize_int4,
+    dequantize_int8,
+    quantize_int4,
+    quantize_int8,
 )
 from emu3.testing import byte_tokenizer, tiny_checkpoint, tiny_decoder
 
 CPU = torch.device("cpu")
-SMALL4 = replace(INT4, group=16)  # the tiny decoder is 32 and 48 wide
+SMALL4 = replace(INT4, group_size=16)  # the tiny decoder is 32 and 48 wide
 
 
 def matrix(rows: int = 48, columns: int = 64, seed: int = 0) -> Tensor:
@@ -39,19 +39,19 @@ def matrix(rows: int = 48, columns: int = 64, seed: int = 0) -> Tensor:
 
 
 def filled(module: Quantized, dense: Tensor) -> Quantized:
-    module.load_state_dict(module.parts(dense))
+    module.load_state_dict(module.quantize(dense))
     return module
 
 
 @given(st.floats(1e-6, 1e6), st.integers(0, 99))
 def test_eight_bits_are_off_by_half_a_step(size: float, seed: int) -> None:
     dense = matrix(seed=seed) * size
-    parts = to_int8(dense)
+    parts = quantize_int8(dense)
     step = parts["scale"].float()[:, None]
-    assert ((from_int8(**parts) - dense).abs() <= step * 1.01).all()
+    assert ((dequantize_int8(**parts) - dense).abs() <= step * 1.01).all()
     inner = dense.abs() < 126 * step
     assert (
-        (from_int8(**parts) - dense).abs()[inner] <= (step * 0.501).expand_as(dense)[inner]
+        (dequantize_int8(**parts) - dense).abs()[inner] <= (step * 0.501).expand_as(dense)[inner]
     ).all()
 
 
@@ -59,18 +59,18 @@ def test_eight_bits_are_off_by_half_a_step(size: float, seed: int) -> None:
 def test_four_bits_are_off_by_about_half_a_step(group: int, shift: float, seed: int) -> None:
     """A little more than half: scale and zero point are bfloat16 themselves."""
     dense = matrix(seed=seed) + shift
-    parts = to_int4(dense, group)
+    parts = quantize_int4(dense, group)
     assert parts["weight"].shape == (48, 32)
     assert parts["scale"].shape == parts["zero"].shape == (48, 64 // group)
     step = parts["scale"].float().repeat_interleave(group, 1)
     rounding = parts["zero"].float().abs().repeat_interleave(group, 1) / 128
-    assert ((from_int4(**parts) - dense).abs() <= step * 0.6 + rounding + step / 8).all()
+    assert ((dequantize_int4(**parts) - dense).abs() <= step * 0.6 + rounding + step / 8).all()
 
 
 def test_a_row_of_nothing_stays_nothing() -> None:
     zeros = torch.zeros(16, 64)
-    assert from_int8(**to_int8(zeros)).abs().max() == 0
-    assert from_int4(**to_int4(zeros, 32)).abs().max() < 1e-6
+    assert dequantize_int8(**quantize_int8(zeros)).abs().max() == 0
+    assert dequantize_int4(**quantize_int4(zeros, 32)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("rows", [1, 5, 16])
@@ -78,8 +78,8 @@ def test_rows_are_quantised_alone(rows: int) -> None:
     """So a file can be quantised a block at a time."""
     dense = matrix()
     for whole, part in (
-        (to_int8(dense), to_int8(dense[:rows])),
-        (to_int4(dense, 32), to_int4(dense[:rows], 32)),
+        (quantize_int8(dense), quantize_int8(dense[:rows])),
+        (quantize_int4(dense, 32), quantize_int4(dense[:rows], 32)),
     ):
         assert all(torch.equal(whole[name][:rows], part[name]) for name in whole)
 
@@ -98,7 +98,7 @@ def test_kernels_do_the_plain_arithmetic(
     make: Callable[[], Quantized], shape: tuple[int, ...]
 ) -> None:
     module = make()
-    dense = module.dense()
+    dense = module.dequantize()
     x = torch.randn(shape).to(torch.bfloat16)
     want = F.linear(x.float(), dense)
     got = module(x)
@@ -116,7 +116,7 @@ def test_some_rows_of_a_head_are_those_of_all() -> None:
 def test_an_embedding_is_rows_of_the_matrix() -> None:
     embedding = filled(Int8Embedding((48, 64)), matrix())
     ids = torch.tensor([[0, 47], [3, 3]])
-    assert torch.equal(embedding(ids), embedding.dense()[ids].to(torch.bfloat16))
+    assert torch.equal(embedding(ids), embedding.dequantize()[ids].to(torch.bfloat16))
 
 
 def test_groups_must_divide() -> None:

@@ -16,7 +16,7 @@ from emu3.testing import byte_tokenizer
 
 CODEBOOK = 64
 TEXT = byte_tokenizer(CODEBOOK)
-FORMAT = PromptTemplates.of(TEXT).document_format
+FORMAT = PromptTemplates.from_tokenizer(TEXT).document_format
 V = TEXT.vocabulary
 SMALL_GRIDS = [(height, width) for height in range(1, 9) for width in range(1, 9)]
 
@@ -88,7 +88,7 @@ def test_a_document_falls_into_its_parts(parts: list[Tensor | bytes]) -> None:
 
 def test_the_frame_of_a_document_is_text() -> None:
     codes = torch.randint(CODEBOOK, (2, 2))
-    document = PromptTemplates.of(TEXT).document("hi", codes)
+    document = PromptTemplates.from_tokenizer(TEXT).document("hi", codes)
     opening, picture, closing = FORMAT.split(document)
     assert opening.tolist() == [V.bos, *b"hi"]
     assert torch.equal(picture, codes)

@@ -39,7 +39,7 @@ def test_what_a_person_types_is_only_ever_text(published: TextTokenizer) -> None
 
 
 def test_what_a_person_types_is_text_in_every_prompt() -> None:
-    prompts, v = PromptTemplates.of(SMALL), SMALL.vocabulary
+    prompts, v = PromptTemplates.from_tokenizer(SMALL), SMALL.vocabulary
     drawn = prompts.image(TYPED, (2, 3))
     assert drawn == [v.bos, *TYPED.encode(), *prompts.document_format.header(2, 3)]
     asked = prompts.chat(TYPED, [])

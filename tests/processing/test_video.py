@@ -18,8 +18,8 @@ from emu3.processing.video import (
     FORMATS,
     Frame,
     check_clip_path,
-    is_clip,
-    on_white,
+    composite_on_white,
+    is_video,
     open_clip,
     read_frames,
     read_settings,
@@ -59,7 +59,7 @@ def test_what_is_written_is_read(tmp_path: Path, suffix: str, fps: float) -> Non
     assert found.fps == pytest.approx(fps, rel=0.01)
     assert far(list(found.frames), frames) < 4  # neighbours are 12 apart in red, 6 in green
     assert far(list(read_frames(path, fps)), frames) < 4
-    assert is_clip(path)
+    assert is_video(path)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
@@ -158,7 +158,7 @@ def test_what_stands_still_lasts_as_long(tmp_path: Path, suffix: str, moves: boo
     """Frames that look alike are as many as were written, and the rate is what it was."""
     frames = [clip(1)[0]] * 8 + (clip(2) if moves else [])
     path = write(tmp_path / f"clip{suffix}", frames)
-    assert is_clip(path)
+    assert is_video(path)
     found = open_clip(path)
     assert found.fps == pytest.approx(8, rel=0.01)
     assert far(list(found.frames), frames) < 4
@@ -181,7 +181,7 @@ def test_alpha_is_laid_on_white(tmp_path: Path, suffix: str) -> None:
 
 def test_half_transparent_is_half_white() -> None:
     rgba = np.array([[[0, 100, 255, 128], [1, 2, 3, 255], [9, 9, 9, 0]]], np.uint8)
-    assert on_white(rgba).tolist() == [[[127, 177, 255], [1, 2, 3], [255, 255, 255]]]
+    assert composite_on_white(rgba).tolist() == [[[127, 177, 255], [1, 2, 3], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize(
@@ -261,15 +261,15 @@ def test_rates_that_no_clip_has(tmp_path: Path, fps: float) -> None:
 def test_a_picture_is_no_clip(tmp_path: Path) -> None:
     for suffix in (".png", ".gif", ".webp"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"one{suffix}")
-        assert not is_clip(tmp_path / f"one{suffix}")
+        assert not is_video(tmp_path / f"one{suffix}")
     (tmp_path / "text.png").write_text("no picture")  # FFmpeg would believe the name
-    assert not is_clip(tmp_path / "text.png")
+    assert not is_video(tmp_path / "text.png")
     (tmp_path / "text.mov").write_text("no clip")
-    assert not is_clip(tmp_path / "text.mov")
+    assert not is_video(tmp_path / "text.mov")
     write(tmp_path / "clip.mp4", clip(2)).rename(tmp_path / "clip.mov")
-    assert is_clip(tmp_path / "clip.mov")
+    assert is_video(tmp_path / "clip.mov")
     with pytest.raises(InputError, match="no such file"):
-        is_clip(tmp_path / "missing.mp4")
+        is_video(tmp_path / "missing.mp4")
 
 
 BAD: dict[str, tuple[list[Frame], str]] = {

@@ -57,7 +57,7 @@ def clip(icons: Icons) -> tuple:
 
 
 def test_only_the_answer_has_to_be_right(clip: tuple) -> None:
-    prompts, (scene, video) = PromptTemplates.of(TEXT), clip
+    prompts, (scene, video) = PromptTemplates.from_tokenizer(TEXT), clip
     ids, said = prompts.chat_document(video, [("How does it move?", "to the right")])
     answer = int(said.nonzero()[0, 0])
     assert answered(knowing(ids, list(range(answer - 1))), prompts, scene, video)
@@ -65,7 +65,7 @@ def test_only_the_answer_has_to_be_right(clip: tuple) -> None:
 
 
 def test_who_foresees_everything_goes_on_right(clip: tuple) -> None:
-    prompts, (_, video) = PromptTemplates.of(TEXT), clip
+    prompts, (_, video) = PromptTemplates.from_tokenizer(TEXT), clip
     ids = prompts.document("", video)
     assert gone_on(knowing(ids, []), prompts, "", video).tolist() == [True, True]
     assert not gone_on(knowing(ids, list(range(len(ids) - 1))), prompts, "", video).any()

@@ -22,7 +22,7 @@ TEXT = byte_tokenizer(2048)
 
 def test_groups_together_cost_what_training_counts() -> None:
     codes = torch.from_numpy(np.random.default_rng(0).integers(2048, size=(3, 8, 8)))
-    ids = PromptTemplates.of(TEXT).document("a fox moving up", VideoCodes(codes, 8, 12))
+    ids = PromptTemplates.from_tokenizer(TEXT).document("a fox moving up", VideoCodes(codes, 8, 12))
     decoder, visual = fresh(config_for(TEXT), seed=0).eval(), TEXT.vocabulary.visual
     found = clip_losses.by_group(decoder, ids, 3, visual)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_groups_together_cost_what_training_counts() -> None:
 def test_every_motion_is_measured(icons: Icons) -> None:
     decoder = fresh(config_for(TEXT), seed=0).eval()
     found = clip_losses.measure(
-        decoder, PromptTemplates.of(TEXT), CodesOfClips(Flat(), icons), each=1
+        decoder, PromptTemplates.from_tokenizer(TEXT), CodesOfClips(Flat(), icons), each=1
     )
     assert list(found) == list(MOTIONS)
     assert all(each.shape == (clip_losses.GROUPS,) for each in found.values())

@@ -24,7 +24,7 @@ pytest.importorskip("transformers", reason="needs pip install emu3[reference]")
 
 from tests.reference.test_transformers import their_decoder
 
-PROMPTS = PromptTemplates.of(byte_tokenizer())
+PROMPTS = PromptTemplates.from_tokenizer(byte_tokenizer())
 V = PROMPTS.tokenizer.vocabulary
 
 
@@ -75,7 +75,7 @@ def test_a_document_is_what_the_published_code_writes(
     """Its data set joins what its processor does: a prompt, then a picture of any size."""
     said = json.loads((reference / "golden.json").read_text("utf-8"))
     text = said["single"]["prompts"] if at is None else said["batch"]["prompts"][at]
-    prompts = PromptTemplates.of(TextTokenizer.from_folder(reference / "Emu3-Gen-tiny"))
+    prompts = PromptTemplates.from_tokenizer(TextTokenizer.from_folder(reference / "Emu3-Gen-tiny"))
     v = prompts.tokenizer.vocabulary
     whole = load_file(reference / "golden.safetensors")[f"{key}.output"][0].long()
     rows = int((whole == v.eol).sum())

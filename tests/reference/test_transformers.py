@@ -72,7 +72,7 @@ def test_a_folder_of_ours_is_opened_by_theirs(tmp_path: Path) -> None:
 def test_guided_pictures_are_theirs_token_for_token(size: tuple[int, int], seed: int) -> None:
     """Their `generate`: greedy, guidance 3, and only ids that our document_format allows."""
     ours = tiny_decoder(seed, initializer_range=0.3)
-    prompts = PromptTemplates.of(byte_tokenizer())
+    prompts = PromptTemplates.from_tokenizer(byte_tokenizer())
     document_format = prompts.document_format
     row, negative = prompts.image("a red apple", size), prompts.image("ugly", size)
     out = generate_visual(

@@ -22,7 +22,7 @@ from emu3.training.errors import TrainingError
 from emu3.training.lm_loss import Document, accumulate, losses, weigh
 from tests.training.toy import flat, same_run
 
-PROMPTS = PromptTemplates.of(byte_tokenizer())
+PROMPTS = PromptTemplates.from_tokenizer(byte_tokenizer())
 VISUAL = PROMPTS.tokenizer.vocabulary.visual
 CONFIG = replace(tiny_decoder().config, num_hidden_layers=1)  # with the dropout of the real one
 RUN = DecoderTraining(

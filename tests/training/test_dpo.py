@@ -24,7 +24,7 @@ from emu3.training.dpo import (
     with_reference,
 )
 
-PROMPTS = PromptTemplates.of(byte_tokenizer())
+PROMPTS = PromptTemplates.from_tokenizer(byte_tokenizer())
 VISUAL = PROMPTS.tokenizer.vocabulary.visual
 PREFERENCE = Preference(beta=0.3, next_token=0.7)
 

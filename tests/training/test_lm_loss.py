@@ -73,7 +73,9 @@ def test_part_by_part_is_the_mask() -> None:
     group = config.num_attention_heads // config.num_key_value_heads
     bias = attention_bias(parts.mask(ids.device), group, torch.float32)
     slow = model.model(model.model.embed_tokens(ids), by, None, bias)
-    torch.testing.assert_close(model.forward_hidden(ids, parts=lengths), slow, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.forward_hidden(ids, document_lengths=lengths), slow, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_nobody_foresees_the_first_id_of_the_next_document() -> None:

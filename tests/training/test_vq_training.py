@@ -159,7 +159,7 @@ def plain_loop(steps: int) -> VisionTokenizer:
     for step in range(steps):
         pixels = batch(seed_step(RUN.seed, step), RUN.batch)
         model.train()
-        latent = model.latent(pixels.to(memory_format=torch.channels_last))
+        latent = model.encode_latent(pixels.to(memory_format=torch.channels_last))
         rows = latent.movedim(1, -1).flatten(0, -2)
         quantised = latent
         if step == RUN.unquantised:
@@ -170,7 +170,7 @@ def plain_loop(steps: int) -> VisionTokenizer:
             codes = model.quantize(latent)
             quantised = model.quantize.lookup(codes)
             book.update(rows.detach(), codes.flatten())
-        decoded = model.picture(latent + (quantised - latent).detach())
+        decoded = model.decode_latent(latent + (quantised - latent).detach())
         loss = F.mse_loss(decoded, pixels) + RUN.l1 * F.l1_loss(decoded, pixels)
         loss = loss + RUN.commitment * F.mse_loss(latent, quantised.detach())
         uneven = inconsistency(rows, same_patches(pixels, 2))

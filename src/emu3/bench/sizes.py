@@ -80,7 +80,7 @@ def subject(size: Size, to: Precision, device: torch.device) -> Subject:
     if size.config is None:
         folder = find_model("nano")
         decoder = load_decoder(folder, to, device, detect_format(folder))
-        prompts = PromptTemplates.of(TextTokenizer.from_folder(folder))
+        prompts = PromptTemplates.from_tokenizer(TextTokenizer.from_folder(folder))
         rows = [prompts.image(text, size.grid) for text in ("a red apple, noto style", "")]
         return Subject(decoder, prompts.document_format, rows, size.grid)
     vocabulary = published_vocabulary()

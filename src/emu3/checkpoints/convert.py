@@ -28,7 +28,7 @@ from emu3.checkpoints.weights import OnBytes, Source
 from emu3.config import QUANT_METHOD, DecoderConfig, VisionConfig
 from emu3.errors import InputError
 from emu3.files import atomic_write, check_writable
-from emu3.models.precision import Precision
+from emu3.models.precision import Precision, stored_precision
 from emu3.models.quantization import Quantized, install_quantized_modules
 from emu3.models.transformer import Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
@@ -93,7 +93,7 @@ def convert(
 def _check_precision(
     folder: Path, config: DecoderConfig, into: CheckpointFormat, to: Precision | None
 ) -> None:
-    stored = config.precision
+    stored = stored_precision(config)
     if stored is not None:
         raise InputError(
             f"{folder}: quantised to {stored.name} already, which cannot be undone or done again; "
@@ -116,7 +116,7 @@ def _described(config: DecoderConfig, to: Precision | None) -> DecoderConfig:
     """The config of what is written, its quantisation recorded."""
     if to is None or to.bits is None:
         return config
-    said = {"quant_method": QUANT_METHOD, "bits": to.bits, "group_size": to.group}
+    said = {"quant_method": QUANT_METHOD, "bits": to.bits, "group_size": to.group_size}
     return replace(config, quantization_config=said)
 
 
@@ -237,6 +237,6 @@ class _Parts:
             for name, tensor in module.named_buffers()
         }
         for first, last in blocks(self.source.spec(dense)):
-            for name, rows in module.parts(self.source.rows(dense, first, last)).items():
+            for name, rows in module.quantize(self.source.rows(dense, first, last)).items():
                 made[name][first:last] = rows
         return made

@@ -21,7 +21,7 @@ from emu3.errors import InputError
 from emu3.files import atomic_write, check_writable
 from emu3.inference.optimize import is_optimized
 from emu3.models.memory import widest_fitting_precision
-from emu3.models.precision import Precision, parse_precision
+from emu3.models.precision import Precision, parse_precision, stored_precision
 from emu3.models.quantization import Quantized, precision_of
 from emu3.models.transformer import Transformer
 from emu3.processing.prompts import PromptTemplates
@@ -58,7 +58,7 @@ class DeviceConfig:
 
         Raises InputError where weights of few bits should be others.
         """
-        stored = config.precision
+        stored = stored_precision(config)
         if stored is None:
             return self.precision or widest_fitting_precision(config, vision, self.device)
         if self.precision is not None and self.precision.bits != stored.bits:
@@ -87,7 +87,7 @@ class Checkpoint:
     @property
     def prompts(self) -> PromptTemplates:
         """The templates, with the document_format of this vocabulary."""
-        return PromptTemplates.of(self.text_tokenizer)
+        return PromptTemplates.from_tokenizer(self.text_tokenizer)
 
     def save(self, folder: Path) -> None:
         """Write the folder, with the vision tokenizer inside; whole or not at all.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from emu3.checkpoints.formats.base import BAAI, CheckpointFormat
 from emu3.checkpoints.safetensors_io import SHARD_BYTES, Shards, Spec, blocks, some, write_shards
 from emu3.errors import InputError
-from emu3.models.precision import FP32, Precision
+from emu3.models.precision import FP32, Precision, stored_precision
 from emu3.models.quantization import Quantized, install_quantized_modules
 from emu3.models.transformer import Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
@@ -44,7 +44,7 @@ def load_decoder(
         model = Transformer(config)
     with Shards(folder) as shards:
         source = Source(shards, layout, decoder=True)
-        stored = config.precision
+        stored = stored_precision(config)
         if stored is not None:
             install_quantized_modules(model, to := stored)
         source.check(model)
@@ -173,7 +173,7 @@ class Source:
         if isinstance(module, Quantized) and f"{prefix}scale" not in self:
             for first, last in blocks(self.spec(f"{prefix}weight")):
                 rows = self.rows(f"{prefix}weight", first, last).to(device)
-                yield list(places), module.parts(rows), first, last
+                yield list(places), module.quantize(rows), first, last
             return
         for name in places:
             for first, last in blocks(self.spec(prefix + name)):

@@ -1,4 +1,4 @@
-"""All commands put together."""
+"""The Typer application: registers every command."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from emu3 import __version__
 from emu3.cli import (
     bench,
     chat,
-    clip,
-    codes,
     conversion,
+    encode_decode,
     evaluation,
+    image,
     info,
-    picture,
     prepare,
     serve,
     training,
+    video,
 )
-from emu3.cli.failures import Commands
+from emu3.cli.error_handling import CommandGroup
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -34,22 +34,22 @@ emu3 info nano
 
 
 def build() -> typer.Typer:
-    """The whole command line, as a Typer application."""
+    """Build the command line as a Typer application."""
     app = typer.Typer(
-        cls=Commands,
+        cls=CommandGroup,
         epilog=EPILOG,
         no_args_is_help=True,
         rich_markup_mode="rich",
-        pretty_exceptions_enable=False,  # a bug shows Python's own traceback, whole
+        pretty_exceptions_enable=False,  # show Python's own traceback for a bug
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_emu3)
-    app.command(epilog=picture.EPILOG)(picture.image)
-    app.command(epilog=clip.VIDEO_EPILOG)(clip.video)
-    app.command(epilog=clip.EXTEND_EPILOG)(clip.extend)
+    app.callback()(_root)
+    app.command(epilog=image.EPILOG)(image.image)
+    app.command(epilog=video.VIDEO_EPILOG)(video.video)
+    app.command(epilog=video.EXTEND_EPILOG)(video.extend)
     app.command(epilog=chat.EPILOG)(chat.chat)
-    app.command(epilog=codes.ENCODE_EPILOG)(codes.encode)
-    app.command(epilog=codes.DECODE_EPILOG)(codes.decode)
+    app.command(epilog=encode_decode.ENCODE_EPILOG)(encode_decode.encode)
+    app.command(epilog=encode_decode.DECODE_EPILOG)(encode_decode.decode)
     app.command(epilog=info.EPILOG)(info.info)
     app.command(epilog=conversion.QUANTIZE_EPILOG)(conversion.quantize)
     app.command(epilog=conversion.CONVERT_EPILOG)(conversion.convert)
@@ -62,19 +62,22 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """What `emu3` runs."""
+    """Entry point of the `emu3` command."""
     build()(prog_name="emu3")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"emu3 {__version__}")
         raise typer.Exit
 
 
-def _emu3(
+def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Emu3: one next-token transformer that draws pictures and answers questions about them."""
+    """Emu3: text, images and video with one next-token transformer."""

@@ -17,7 +17,7 @@ from emu3.cli.options import (
     TopK,
     TopP,
     Vision,
-    check_text,
+    check_utf8,
     open_model,
 )
 from emu3.errors import InputError
@@ -60,14 +60,14 @@ def chat(
     """Ask about pictures and clips; clips are seen after the pictures."""
     from emu3.inference.sampling import SamplingParams
     from emu3.processing.image import open_image
-    from emu3.processing.video import check_fps, is_clip, open_clip
+    from emu3.processing.video import check_fps, is_video, open_clip
 
-    check_text(question)
+    check_utf8(question)
     if os.path.isfile(question):
         raise InputError(f"{question} is a file; the question comes last: emu3 chat FILE TEXT")
     SamplingParams(top_k, top_p, temperature)
     check_fps(fps)
-    moving = {path: is_clip(path) for path in files or []}
+    moving = {path: is_video(path) for path in files or []}
     pictures = [open_image(path) for path in files or [] if not moving[path]]
     clips = [open_clip(path, fps) for path in files or [] if moving[path]]
     m = open_model(model, vision, device, dtype)

@@ -51,14 +51,14 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint whose weights have 4 or 8 bits."""
-    from emu3.models.precision import GROUP, INT4, INT8
+    from emu3.models.precision import GROUP_SIZE, INT4, INT8
 
-    group_size = GROUP if group_size is None else group_size
+    group_size = GROUP_SIZE if group_size is None else group_size
     if bits not in (4, 8):
         raise InputError(f"--bits {bits}: only 4 and 8 are supported")
     if group_size < 2 or group_size % 2:
         raise InputError(f"--group-size {group_size}: an even number, 2 or more")
-    to = replace(INT4, group=group_size) if bits == 4 else INT8
+    to = replace(INT4, group_size=group_size) if bits == 4 else INT8
     _convert(model, vision, output, "baai", to, quiet)
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from emu3.cli.options import Vision
 
 if TYPE_CHECKING:
-    from emu3.cli.facts import Facts
+    from emu3.cli.checkpoint_summary import Facts
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -34,7 +34,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="For programs; sizes in bytes.")] = False,
 ) -> None:
     """Say what a checkpoint is and what it needs."""
-    from emu3.cli.facts import Facts
+    from emu3.cli.checkpoint_summary import Facts
 
     facts = Facts.of(model, vision)
     if as_json:

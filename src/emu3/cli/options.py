@@ -49,10 +49,10 @@ _TEMPERATURE = "Above 1 bolder, below 1 safer."
 _CARD = "the model's"  # where nothing is said, the model's card says it
 
 TopK = Annotated[int, _sampling(_TOP_K)]
-CardTopK = Annotated[int | None, _sampling(_TOP_K, shown=_CARD)]
+OptionalTopK = Annotated[int | None, _sampling(_TOP_K, shown=_CARD)]
 TopP = Annotated[float, _sampling("Draw from the likeliest that sum to p.")]
 Temperature = Annotated[float, _sampling(_TEMPERATURE)]
-CardTemperature = Annotated[float | None, _sampling(_TEMPERATURE, shown=_CARD)]
+OptionalTemperature = Annotated[float | None, _sampling(_TEMPERATURE, shown=_CARD)]
 Ratio = Annotated[str, typer.Option(help="Width to height, up to 5:1.")]
 Area = Annotated[int | None, typer.Option(help="About how many pixels.", show_default=_CARD)]
 Seed = Annotated[
@@ -63,8 +63,8 @@ NegativePrompt = Annotated[
 ]
 Suffix = Annotated[str | None, typer.Option(help="Added to each prompt.", show_default=_CARD)]
 _GUIDANCE = "How closely to follow the prompt; 1 is no guidance."
-Guidance = Annotated[float | None, typer.Option(help=_GUIDANCE, show_default=_CARD)]
-GuidanceOn = Annotated[
+GuidanceScale = Annotated[float | None, typer.Option(help=_GUIDANCE, show_default=_CARD)]
+ExtendGuidanceScale = Annotated[
     float | None, typer.Option(help=_GUIDANCE, show_default=f"{_CARD}; 1 without prompts")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
@@ -81,6 +81,7 @@ def open_model(
     from huggingface_hub.utils import disable_progress_bars
 
     from emu3.api import Emu3
+    from emu3.models.precision import stored_precision
 
     if quiet:
         disable_progress_bars()  # those of downloads
@@ -89,13 +90,18 @@ def open_model(
             model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
         )
     chosen = opened.checkpoint.precision
-    if dtype is None and chosen in FEW_BITS and opened.config.precision is None and not quiet:
+    if (
+        dtype is None
+        and chosen in FEW_BITS
+        and stored_precision(opened.config) is None
+        and not quiet
+    ):
         said = f"note: opened as {chosen}, the widest that fits into memory; --dtype says otherwise"
         typer.echo(said, err=True)
     return opened
 
 
-def seed_or_chance(seed: int | None) -> int:
+def seed_or_random(seed: int | None) -> int:
     """The seed asked for, or one by chance."""
     return secrets.randbelow(SEEDS) if seed is None else seed
 
@@ -107,7 +113,7 @@ def terminal_on_stderr() -> Console | None:
     return console if sys.stderr.isatty() and not console.is_dumb_terminal else None
 
 
-def check_text(*texts: str | None) -> None:
+def check_utf8(*texts: str | None) -> None:
     """Raise InputError on bytes of the command line that are no UTF-8, which no file could hold."""
     for text in texts:
         if text is not None and not text.isprintable() and any(map(_stray, text)):

@@ -75,7 +75,7 @@ class SampleTokenizer:
                 f"tokenizer has {vision_processor.vision.quantize.size}; these two do not belong together"
             )
         check_fps(fps)
-        return cls(PromptTemplates.of(text), vision_processor, fps)
+        return cls(PromptTemplates.from_tokenizer(text), vision_processor, fps)
 
     def write(self, sample: Sample) -> TokenizedDocument:
         """The document of a sample; raises InputError where its picture or clip cannot be used."""

@@ -40,7 +40,7 @@ class Emu3Processor:
         self.image_processor = image_processor
         self.vision_tokenizer = vision_tokenizer
         self.tokenizer = tokenizer
-        self.prompts = PromptTemplates.of(tokenizer.text)
+        self.prompts = PromptTemplates.from_tokenizer(tokenizer.text)
 
     def __call__(
         self,

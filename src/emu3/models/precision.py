@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from emu3.config import DecoderConfig
 from emu3.errors import InputError
 
-GROUP = 64  # columns of a row that share a scale and a zero point at 4 bits
+GROUP_SIZE = 64  # columns of a row that share a scale and a zero point at 4 bits
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Precision:
     name: str
     dtype: torch.dtype
     bits: int | None = None
-    group: int = GROUP
+    group_size: int = GROUP_SIZE
 
 
 FP32 = Precision("fp32", torch.float32)
@@ -38,3 +39,11 @@ def parse_precision(wanted: str | torch.dtype | Precision) -> Precision:
             return one
     names = ", ".join(one.name for one in PRECISIONS)
     raise InputError(f"no such precision: {str(wanted)!r}; one of {names}")
+
+
+def stored_precision(config: DecoderConfig) -> Precision | None:
+    """The precision that a checkpoint's weight files are quantized to, or None if they are not."""
+    stored = config.quantization_config
+    if stored is None:
+        return None
+    return Precision(f"int{stored['bits']}", torch.bfloat16, stored["bits"], stored["group_size"])

@@ -26,7 +26,7 @@ KERNEL_BUNDLE = 256  # rows brought into its order at a time; a multiple of its 
 KERNEL_GROUPS = (32, 64, 128, 256)
 
 
-def to_int8(rows: Tensor) -> dict[str, Tensor]:
+def quantize_int8(rows: Tensor) -> dict[str, Tensor]:
     """Rows [n, in] as `weight` [n, in] int8 and `scale` [n] bfloat16: row = weight * scale."""
     wide = rows.float()
     scale = (wide.abs().amax(1).clamp_min(1e-12) / 127).to(torch.bfloat16)
@@ -34,12 +34,12 @@ def to_int8(rows: Tensor) -> dict[str, Tensor]:
     return {"weight": weight, "scale": scale}
 
 
-def from_int8(weight: Tensor, scale: Tensor) -> Tensor:
+def dequantize_int8(weight: Tensor, scale: Tensor) -> Tensor:
     """Back to float32."""
     return weight.float() * scale.float()[..., None]
 
 
-def to_int4(rows: Tensor, group: int) -> dict[str, Tensor]:
+def quantize_int4(rows: Tensor, group: int) -> dict[str, Tensor]:
     """Rows [n, in] as `weight` [n, in/2] uint8, `scale` and `zero` [n, in/group] bfloat16.
 
     A byte holds two columns, the even one in its low half. A group's numbers are
@@ -54,7 +54,7 @@ def to_int4(rows: Tensor, group: int) -> dict[str, Tensor]:
     return {"weight": low | high << 4, "scale": scale[..., 0], "zero": zero[..., 0]}
 
 
-def from_int4(weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def dequantize_int4(weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """Back to float32."""
     steps = _steps(weight).float().unflatten(1, (scale.shape[1], -1))
     return ((steps - MIDDLE) * scale.float()[..., None] + zero.float()[..., None]).flatten(1)
@@ -72,11 +72,11 @@ class Quantized(nn.Module):
         super().__init__()
         self.shape = shape
 
-    def parts(self, rows: Tensor) -> dict[str, Tensor]:
+    def quantize(self, rows: Tensor) -> dict[str, Tensor]:
         """Rows [n, in] of the dense matrix to the same rows of each buffer."""
         raise NotImplementedError
 
-    def dense(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The matrix that this one stands for, [out, in] float32."""
         raise NotImplementedError
 
@@ -92,13 +92,13 @@ class Int8Matrix(Quantized):
         self.register_buffer("weight", torch.empty(shape, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(shape[0], dtype=torch.bfloat16))
 
-    def parts(self, rows: Tensor) -> dict[str, Tensor]:
+    def quantize(self, rows: Tensor) -> dict[str, Tensor]:
         """[n, in] to [n, in] int8 and [n]."""
-        return to_int8(rows)
+        return quantize_int8(rows)
 
-    def dense(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """[out, in] float32."""
-        return from_int8(self.weight, self.scale)
+        return dequantize_int8(self.weight, self.scale)
 
 
 class Int8Linear(Int8Matrix):
@@ -110,7 +110,7 @@ class Int8Linear(Int8Matrix):
         if rows is not None:
             weight, scale = weight[rows], scale[rows]
         if x.device.type != "cpu" or x.dtype != scale.dtype:
-            return F.linear(x, from_int8(weight, scale).to(x.dtype))
+            return F.linear(x, dequantize_int8(weight, scale).to(x.dtype))
         out = torch.ops.aten._weight_int8pack_mm(x.flatten(0, -2), weight, scale)
         return out.unflatten(0, x.shape[:-1])
 
@@ -120,7 +120,7 @@ class Int8Embedding(Int8Matrix):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[B, L] to [B, L, in] bfloat16."""
-        return from_int8(self.weight[ids], self.scale[ids]).to(self.scale.dtype)
+        return dequantize_int8(self.weight[ids], self.scale[ids]).to(self.scale.dtype)
 
 
 class Int4Linear(Quantized):
@@ -140,35 +140,35 @@ class Int4Linear(Quantized):
                 f"int4: {shape[1]} columns do not divide into groups of {group}; use int8, "
                 f"or another group size"
             )
-        self.group = group
+        self.group_size = group
         self.scales: Tensor | None = None  # the kernel's, once `weight` is in its order
         groups = (shape[0], shape[1] // group)
         self.register_buffer("weight", torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8))
         self.register_buffer("scale", torch.empty(groups, dtype=torch.bfloat16))
         self.register_buffer("zero", torch.empty(groups, dtype=torch.bfloat16))
 
-    def parts(self, rows: Tensor) -> dict[str, Tensor]:
+    def quantize(self, rows: Tensor) -> dict[str, Tensor]:
         """[n, in] to [n, in/2] uint8 and twice [n, in/group]."""
-        return to_int4(rows, self.group)
+        return quantize_int4(rows, self.group_size)
 
-    def dense(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """[out, in] float32; raises ValueError once the kernel has the numbers."""
         if self.scales is not None:
             raise ValueError("already in the order of the kernel")
-        return from_int4(self.weight, self.scale, self.zero)
+        return dequantize_int4(self.weight, self.scale, self.zero)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         if not self._has_kernel(x):
-            return F.linear(x, self.dense().to(x.dtype))
+            return F.linear(x, self.dequantize().to(x.dtype))
         scales = self._pack() if self.scales is None else self.scales
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.flatten(0, -2), self.weight, self.group, scales
+            x.flatten(0, -2), self.weight, self.group_size, scales
         )
         return out.unflatten(0, x.shape[:-1])
 
     def _has_kernel(self, x: Tensor) -> bool:
-        fits = self.shape[0] % KERNEL_ROWS == 0 and self.group in KERNEL_GROUPS
+        fits = self.shape[0] % KERNEL_ROWS == 0 and self.group_size in KERNEL_GROUPS
         return fits and x.device.type == "cpu" and x.dtype == torch.bfloat16
 
     def _pack(self) -> Tensor:
@@ -185,7 +185,7 @@ class Int4Linear(Quantized):
         return self.scales
 
 
-def quantized(name: str, shape: tuple[int, ...], to: Precision) -> Quantized | None:
+def make_quantized_module(name: str, shape: tuple[int, ...], to: Precision) -> Quantized | None:
     """An empty module for the matrix of that name; None for what stays as it is."""
     if to.bits is None or len(shape) != 2:
         return None
@@ -194,7 +194,7 @@ def quantized(name: str, shape: tuple[int, ...], to: Precision) -> Quantized | N
         return Int8Embedding(matrix)
     if name.endswith("lm_head.weight") or to.bits == 8:
         return Int8Linear(matrix)
-    return Int4Linear(matrix, to.group)
+    return Int4Linear(matrix, to.group_size)
 
 
 def precision_of(model: Transformer) -> str:
@@ -212,7 +212,7 @@ def install_quantized_modules(model: Transformer, to: Precision) -> None:
     for name, parameter in list(model.named_parameters()):
         path, _ = name.rsplit(".", 1)
         with torch.device(parameter.device):
-            module = quantized(name, tuple(parameter.shape), to)
+            module = make_quantized_module(name, tuple(parameter.shape), to)
         if module is not None:
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, module)

@@ -32,7 +32,7 @@ class PromptTemplates:
     document_format: DocumentFormat
 
     @classmethod
-    def of(cls, tokenizer: TextTokenizer) -> PromptTemplates:
+    def from_tokenizer(cls, tokenizer: TextTokenizer) -> PromptTemplates:
         """The prompts of a text tokenizer, with the document_format of its vocabulary."""
         return cls(
             tokenizer, DocumentFormat(tokenizer.vocabulary, tokenizer.encode, tokenizer.decode)

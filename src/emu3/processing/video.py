@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 Frame = NDArray[np.uint8]
-Timed = tuple[float, float, Frame]  # when it appears, when it goes, and what is seen
+TimedFrame = tuple[float, float, Frame]  # when it appears, when it goes, and what is seen
 
 SETTINGS_KEY = "comment"  # what both containers that hold text call it
 MAX_FPS = 240
@@ -104,7 +104,7 @@ def read_frames(
     return open_clip(path, fps, max_frames).frames
 
 
-def is_clip(path: Path) -> bool:
+def is_video(path: Path) -> bool:
     """Whether a file is for `open_clip`; what is broken goes by its name.
 
     A GIF or WebP is one if it moves. Raises InputError when there is no such file.
@@ -123,7 +123,7 @@ def is_clip(path: Path) -> bool:
         return suffix in FORMATS or (not picture and _has_video(path))
 
 
-def resample(timed: Iterable[Timed], fps: float) -> Iterator[Frame]:
+def resample(timed: Iterable[TimedFrame], fps: float) -> Iterator[Frame]:
     """Frames with times to frames at a steady rate, counted from the first.
 
     A frame is repeated, or left out, as its time asks. It may be late by a quarter of a step, 10
@@ -296,7 +296,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not a video, broken or cut short ({error.strerror})") from None
 
 
-def _checked(path: Path, timed: Iterator[Timed]) -> Iterator[Timed]:
+def _checked(path: Path, timed: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
     """The same frames, with errors explained and all of the size of the first."""
     shape: tuple[int, ...] = ()
     with _explained(path):
@@ -322,7 +322,7 @@ def _has_video(path: Path) -> bool:
         return False
 
 
-def _open_pillow(path: Path) -> tuple[float, Iterator[Timed]]:
+def _open_pillow(path: Path) -> tuple[float, Iterator[TimedFrame]]:
     """Average rate and frames of a GIF or WebP, which are read twice: its times lie among them."""
     with Image.open(path) as opened:
         if opened.width * opened.height > MAX_SOURCE_PIXELS:
@@ -331,7 +331,7 @@ def _open_pillow(path: Path) -> tuple[float, Iterator[Timed]]:
     return len(lengths) / sum(lengths), _pillow_frames(path)
 
 
-def _pillow_frames(path: Path, *, decode: bool = True) -> Iterator[Timed]:
+def _pillow_frames(path: Path, *, decode: bool = True) -> Iterator[TimedFrame]:
     nothing = np.empty((0, 0, 3), np.uint8)
     with Image.open(path) as opened:
         time = 0.0
@@ -339,10 +339,14 @@ def _pillow_frames(path: Path, *, decode: bool = True) -> Iterator[Timed]:
             opened.seek(index)
             opened.load()  # WebP knows the time of a frame once it is loaded
             start, time = time, time + (opened.info.get("duration", 0) / 1000 or GIF_DEFAULT)
-            yield start, time, on_white(np.asarray(opened.convert("RGBA"))) if decode else nothing
+            yield (
+                start,
+                time,
+                composite_on_white(np.asarray(opened.convert("RGBA"))) if decode else nothing,
+            )
 
 
-def _open_av(path: Path, kind: str | None) -> tuple[float, Iterator[Timed]]:
+def _open_av(path: Path, kind: str | None) -> tuple[float, Iterator[TimedFrame]]:
     """Average rate, 0 where it is unknown, and frames of a file that FFmpeg reads."""
     with _pyav().open(str(path), format=kind) as container:
         stream = _video_stream(container)
@@ -356,7 +360,7 @@ def _open_av(path: Path, kind: str | None) -> tuple[float, Iterator[Timed]]:
     return rate, _av_frames(path, kind, 1 / rate if rate else 0.0)
 
 
-def _av_frames(path: Path, kind: str | None, step: float) -> Iterator[Timed]:
+def _av_frames(path: Path, kind: str | None, step: float) -> Iterator[TimedFrame]:
     """Frames with their times; one without a time, or a length, takes the average step."""
     with _pyav().open(str(path), format=kind) as container:
         stream, stop = _video_stream(container), 0.0
@@ -376,13 +380,13 @@ def _video_stream(container: Any) -> Any | None:
 def _upright(frame: Any) -> Frame:
     """A decoded frame as an array, turned as its file says."""
     if any(part.is_alpha for part in frame.format.components):
-        array = on_white(frame.to_ndarray(format="rgba"))
+        array = composite_on_white(frame.to_ndarray(format="rgba"))
     else:
         array = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
 
 
-def on_white(rgba: NDArray[np.uint8]) -> Frame:
+def composite_on_white(rgba: NDArray[np.uint8]) -> Frame:
     """RGBA [H, W, 4] laid on white: [H, W, 3]."""
     alpha = rgba[..., 3:].astype(np.uint32)
     laid = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255

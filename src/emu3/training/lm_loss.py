@@ -81,7 +81,7 @@ def losses(
     read = _padded([d.ids if d.read is None else d.read for d in documents], multiple)
     counts = weights[:, 1:] != 0  # what is not a number counts, too: it must be seen
     hidden = model.forward_hidden(
-        read[:, :-1].to(model.device), parts=_parts(documents, ids.shape[1] - 1)
+        read[:, :-1].to(model.device), document_lengths=_parts(documents, ids.shape[1] - 1)
     )
     targets, weights = ids[:, 1:][counts], weights[:, 1:][counts]
     weights = weights * (share / weights.sum().clamp_min(torch.finfo(torch.float32).tiny))

@@ -45,7 +45,7 @@ def train_picture(
             latent = model.quantize.lookup(model.encode(pixels)[:, None])
         side.train()
         with products(pixels.device, run.bf16):
-            decoded = model.picture(latent).float()
+            decoded = model.decode_latent(latent).float()
         loss = F.mse_loss(decoded, pixels)
         loss.backward()
         side.eval()

@@ -215,14 +215,14 @@ class _Lesson:
 def latent_of(model: VisionTokenizer, pixels: Tensor) -> Tensor:
     """What the codebook sees, of pictures as of clips, which run causally: [B, c, t, h, w]."""
     if pixels.ndim == 4:
-        return model.latent(pixels)
+        return model.encode_latent(pixels)
     return model.quant_conv(model.encoder(pixels.transpose(1, 2)))
 
 
 def pixels_of(model: VisionTokenizer, latent: Tensor, *, still: bool) -> Tensor:
     """Quantised latents [B, c, t, h, w] to clips; with `still`, t = 1 to pictures."""
     if still:
-        return model.picture(latent)
+        return model.decode_latent(latent)
     return model.decoder(model.post_quant_conv(latent), latent).transpose(1, 2)
 
 

@@ -68,7 +68,9 @@ def test_a_picture_is_a_clip_that_stands_still(changes: dict[str, object]) -> No
     side = 3 * model.config.spatial_factor
     pixels = torch.rand(2, 3, side, side + model.config.spatial_factor) * 2 - 1
     slow = model.encoder(pixels[:, :, None].repeat(1, 1, group, 1, 1))
-    torch.testing.assert_close(model.encoder.still(pixels, group), slow, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.encoder.encode_image(pixels, group), slow, atol=2e-5, rtol=1e-5
+    )
     codes = model.encode(pixels)
     assert torch.equal(codes, model.encode(pixels[:, None].repeat(1, group, 1, 1, 1))[:, 0])
     torch.testing.assert_close(

@@ -14,7 +14,7 @@ from typing import Any
 
 from emu3.checkpoints.formats.hf_text import IMAGE_AREA
 from emu3.config import (
-    BOOKKEEPING,
+    METADATA_KEYS,
     DecoderConfig,
     PreprocessorConfig,
     VisionConfig,
@@ -23,7 +23,7 @@ from emu3.config import (
 from emu3.errors import InputError
 from emu3.processing.vocabulary import EOF, EOL, EOV, SOT, SOV
 
-GENERIC = BOOKKEEPING | frozenset(
+GENERIC = METADATA_KEYS | frozenset(
     [
         "_attn_implementation_autoset",
         "_commit_hash",
@@ -124,7 +124,7 @@ VISION_KEYS = {
 
 VISION_HIDDEN = 1024  # transformers' default of `hidden_size`, the width of every attention
 PICTURE_TYPES = {"Emu3ImageProcessor": "Emu3VisionVQImageProcessor"}
-PICTURE_GENERIC = BOOKKEEPING | {
+PICTURE_GENERIC = METADATA_KEYS | {
     "_processor_class",
     "_valid_processor_keys",
     "do_pad",  # pads the pictures of a batch to one size; ours are encoded one by one

@@ -75,15 +75,15 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, zq: Tensor) -> Tensor:
         """Two latents [B, c, T, h, w] to pixels [B, 3, 4T, 8h, 8w]."""
-        return self.frames(z, zq, slice(None))
+        return self.decode_frames(z, zq, slice(None))
 
-    def frames(self, z: Tensor, zq: Tensor, which: slice | list[int]) -> Tensor:
+    def decode_frames(self, z: Tensor, zq: Tensor, which: slice | list[int]) -> Tensor:
         """Some frames of `forward`, at the cost of so many: [B, 3, len(which), 8h, 8w]."""
         both = silu_chain(self.time_res_stack(torch.cat([z, zq])), self.time_conv)
         z, zq = both[:, :, which].chunk(2)
         return unfold_time(self.spatial(fold_time(z), fold_time(zq)), z.shape[0])
 
-    def still(self, z: Tensor, zq: Tensor) -> Tensor:
+    def decode_image(self, z: Tensor, zq: Tensor) -> Tensor:
         """Frame 0 of `forward`, at the cost of one frame: [B, c, 1, h, w] to [B, 3, 8h, 8w]."""
         both = self.time_res_stack(torch.cat([z, zq])[:, :, :1])
         for up in self.time_conv:

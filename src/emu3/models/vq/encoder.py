@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         latent = unfold_time(self.spatial(fold_time(pixels)), pixels.shape[0])
         return self.temporal(latent)
 
-    def still(self, pixels: Tensor, repeats: int) -> Tensor:
+    def encode_image(self, pixels: Tensor, repeats: int) -> Tensor:
         """`forward` of a picture repeated in time, its spatial work done once.
 
         [B, 3, H, W] to [B, c, repeats/4, h, w].

@@ -47,12 +47,12 @@ class VisionTokenizer(nn.Module):
         """
         self._check_pixels(pixels)
         if pixels.ndim == 4:
-            return self.quantize(self.latent(pixels))[:, 0]
+            return self.quantize(self.encode_latent(pixels))[:, 0]
         return self.quantize(self.quant_conv(self.encoder(pixels.transpose(1, 2))))
 
-    def latent(self, pixels: Tensor) -> Tensor:
+    def encode_latent(self, pixels: Tensor) -> Tensor:
         """What the codebook sees of pictures [B, 3, H, W]: [B, c, 1, h, w]."""
-        still = self.encoder.still(pixels, self.config.temporal_downsample_factor)
+        still = self.encoder.encode_image(pixels, self.config.temporal_downsample_factor)
         return self.quant_conv(still)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class VisionTokenizer(nn.Module):
         """
         self._check_codes(codes)
         if codes.ndim == 3:
-            return self.picture(self.quantize.lookup(codes[:, None]))
+            return self.decode_latent(self.quantize.lookup(codes[:, None]))
         zq = self.quantize.lookup(codes)
         return self.decoder(self.post_quant_conv(zq), zq).transpose(1, 2)
 
@@ -78,9 +78,9 @@ class VisionTokenizer(nn.Module):
         pixels = self.decode(codes.flatten(0, 1)[:, None])
         return pixels.unflatten(0, codes.shape[:2]).flatten(1, 2)
 
-    def picture(self, zq: Tensor) -> Tensor:
+    def decode_latent(self, zq: Tensor) -> Tensor:
         """Quantised latent [B, c, 1, h, w] to pictures [B, 3, 8h, 8w]."""
-        return self.decoder.still(self.post_quant_conv(zq), zq)
+        return self.decoder.decode_image(self.post_quant_conv(zq), zq)
 
     def _check_pixels(self, pixels: Tensor) -> None:
         factor, group = self.config.spatial_factor, self.config.temporal_downsample_factor

@@ -70,12 +70,12 @@ def encode(
 ) -> None:
     """Turn a picture or a clip into codes."""
     from emu3.processing.image import open_image
-    from emu3.processing.video import is_clip
+    from emu3.processing.video import is_video
 
     if output.suffix.lower() != ".npz":
         raise InputError(f"{output}: end the name in .npz")
     check_writable(output)
-    if is_clip(picture):
+    if is_video(picture):
         arrays = encode_clip(picture, fps, lambda: open_codec(model, vision, device))
     elif fps is not None:
         raise InputError(f"{picture}: a picture has no frame rate; leave out --fps")

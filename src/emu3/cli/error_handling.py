@@ -20,7 +20,7 @@ NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 """How PyTorch says it in a plain RuntimeError."""
 
 
-class Commands(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands that fail in one line."""
 
     def invoke(self, ctx: Any) -> Any:

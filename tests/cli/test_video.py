@@ -15,7 +15,7 @@ from typer.testing import Result
 from emu3.api import Emu3
 from emu3.checkpoints.generation_defaults import DEFAULTS_FILE
 from emu3.checkpoints.loading import Checkpoint
-from emu3.cli.progress import filming
+from emu3.cli.preview import video_progress
 from emu3.processing.video import open_clip, read_settings, video_writer
 
 pytest.importorskip("av")
@@ -146,7 +146,7 @@ def test_interrupted_while_drawing(
 
 def test_the_newest_frame_is_under_the_bar(checkpoint: Checkpoint) -> None:
     console = Console(force_terminal=True, width=60, height=20, color_system="truecolor")
-    with console.capture() as captured, filming(console, preview=True) as on_group:
+    with console.capture() as captured, video_progress(console, preview=True) as on_group:
         Emu3(checkpoint).video("a fox", seconds=1, on_group=on_group)
     shown = captured.get()
     assert "2/2" in shown

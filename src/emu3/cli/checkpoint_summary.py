@@ -22,7 +22,7 @@ from emu3.checkpoints.weights import Source
 from emu3.config import DecoderConfig, VisionConfig, read_json
 from emu3.errors import InputError
 from emu3.models.memory import kv_cache_bytes, weight_bytes
-from emu3.models.precision import BF16, FP32, PRECISIONS
+from emu3.models.precision import BF16, FP32, PRECISIONS, stored_precision
 from emu3.models.quantization import install_quantized_modules
 from emu3.models.transformer import Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
@@ -112,7 +112,7 @@ def _picture(
 ) -> dict[str, Any]:
     """A square picture of the model's area: its codes, its ids, and the ids before it."""
     height, width = size_in_codes("1:1", config.image_area, factor)
-    prompts = PromptTemplates.of(text)
+    prompts = PromptTemplates.from_tokenizer(text)
     header = len(prompts.document_format.header(height, width))
     before = max(
         len(prompts.image(words, (height, width))) - header
@@ -151,8 +151,10 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
         return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
     with Shards(folder) as shards:
         source = Source(shards, detect_format(folder), decoder=isinstance(config, DecoderConfig))
-        if isinstance(model, Transformer) and model.config.precision is not None:
-            install_quantized_modules(model, model.config.precision)
+        if isinstance(model, Transformer):
+            precision = stored_precision(model.config)
+            if precision is not None:
+                install_quantized_modules(model, precision)
         source.check(model)
         files = {shards.entries[name].path for name in source.names.values()}
         on_disk = sum(path.stat().st_size for path in files)
@@ -173,7 +175,8 @@ def _empty(config: DecoderConfig | VisionConfig) -> nn.Module:
 def _weight_bytes(config: DecoderConfig) -> dict[str, int]:
     """Bytes of a decoder in each precision that it can be held in."""
     sizes: dict[str, int] = {}
-    for to in PRECISIONS if config.precision is None else (config.precision,):
+    stored = stored_precision(config)
+    for to in PRECISIONS if stored is None else (stored,):
         with suppress(InputError):  # its widths do not divide into groups
             sizes[to.name] = weight_bytes(config, to)
     return sizes

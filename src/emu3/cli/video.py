@@ -13,14 +13,14 @@ import typer
 
 from emu3.cli.options import (
     Area,
-    CardTemperature,
-    CardTopK,
     Device,
     Dtype,
-    Guidance,
-    GuidanceOn,
+    ExtendGuidanceScale,
+    GuidanceScale,
     Model,
     NegativePrompt,
+    OptionalTemperature,
+    OptionalTopK,
     Output,
     Quiet,
     Ratio,
@@ -28,12 +28,12 @@ from emu3.cli.options import (
     Suffix,
     TopP,
     Vision,
-    check_text,
+    check_utf8,
     open_model,
-    seed_or_chance,
+    seed_or_random,
     terminal_on_stderr,
 )
-from emu3.cli.progress import filming
+from emu3.cli.preview import video_progress
 
 if TYPE_CHECKING:
     from emu3.api import Emu3
@@ -88,17 +88,17 @@ def video(
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
     suffix: Suffix = None,
-    guidance_scale: Guidance = None,
-    top_k: CardTopK = None,
+    guidance_scale: GuidanceScale = None,
+    top_k: OptionalTopK = None,
     top_p: TopP = 1.0,
-    temperature: CardTemperature = None,
+    temperature: OptionalTemperature = None,
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
     """Draw a clip from words."""
     from emu3.processing.image import open_image, parse_ratio
 
-    check_text(prompt, negative_prompt, suffix)
+    check_utf8(prompt, negative_prompt, suffix)
     _check(output, seconds, fps, top_k, top_p, temperature)
     parse_ratio(ratio)
     first = None if image is None else open_image(image)
@@ -117,7 +117,7 @@ def video(
             top_k=top_k,
             top_p=top_p,
             temperature=temperature,
-            seed=seed_or_chance(seed),
+            seed=seed_or_random(seed),
             on_group=film.take,
         )
 
@@ -137,17 +137,17 @@ def extend(
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
     suffix: Suffix = None,
-    guidance_scale: GuidanceOn = None,
-    top_k: CardTopK = None,
+    guidance_scale: ExtendGuidanceScale = None,
+    top_k: OptionalTopK = None,
     top_p: TopP = 1.0,
-    temperature: CardTemperature = None,
+    temperature: OptionalTemperature = None,
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a clip."""
     from emu3.processing.video import open_clip
 
-    check_text(prompt, negative_prompt, suffix)
+    check_utf8(prompt, negative_prompt, suffix)
     _check(output, seconds, fps, top_k, top_p, temperature)
     opened = open_clip(clip, fps)
     m = open_model(model, vision, device, dtype, quiet=quiet)
@@ -163,7 +163,7 @@ def extend(
             top_k=top_k,
             top_p=top_p,
             temperature=temperature,
-            seed=seed_or_chance(seed),
+            seed=seed_or_random(seed),
             on_group=film.take,
         )
     if prompt is None and film.out is not None and film.out.settings.prompt and not quiet:
@@ -217,7 +217,7 @@ def _making(m: Emu3, output: Path, *, preview: bool, quiet: bool) -> Iterator[_F
     if not quiet and "video" not in m.checkpoint.defaults.tasks:
         typer.echo(f"note: {m.checkpoint.name} was not trained on videos", err=True)
     start, terminal = perf_counter(), None if quiet else terminal_on_stderr()
-    with filming(terminal, preview=preview) as seen, ExitStack() as file:
+    with video_progress(terminal, preview=preview) as seen, ExitStack() as file:
         film = _Film(output, seen, file)
         yield film
     typer.echo(output)

@@ -62,14 +62,14 @@ class Preview:
         if start < self.next and not last:
             return
         decoded = self.decode(codes)
-        columns = fitting(codes.shape[1], height, self.console.width, self.console.height)
+        columns = preview_columns(codes.shape[1], height, self.console.width, self.console.height)
         self.picture = half_blocks(decoded, columns)  # type: ignore[arg-type]  # codes are [h, w]
         cost = monotonic() - start
         self.next = monotonic() + max(PREVIEW_PAUSE, cost / PREVIEW_SHARE)
 
 
 @contextmanager
-def drawing(
+def image_progress(
     console: Console | None,
     count: int,
     decode: Callable[[Tensor], Image.Image | Tensor] | None,
@@ -106,7 +106,9 @@ def drawing(
 
 
 @contextmanager
-def filming(console: Console | None, *, preview: bool) -> Iterator[Callable[[VideoProgress], None]]:
+def video_progress(
+    console: Console | None, *, preview: bool
+) -> Iterator[Callable[[VideoProgress], None]]:
     """Give what `Emu3.video` takes as `on_group`; without `preview` there is a bar only."""
     if console is None:
         yield lambda news: None
@@ -120,21 +122,21 @@ def filming(console: Console | None, *, preview: bool) -> Iterator[Callable[[Vid
         bar.update(task, completed=news.done, total=news.total)
         if preview:
             frame = news.frames[-1]
-            columns = fitting(frame.shape[1], frame.shape[0], console.width, console.height)
-            newest = half_blocks(to_picture(frame), columns)
+            columns = preview_columns(frame.shape[1], frame.shape[0], console.width, console.height)
+            newest = half_blocks(to_image(frame), columns)
 
     with Live(get_renderable=lambda: Group(bar, newest), console=console, refresh_per_second=8):
         yield on_group
 
 
-def to_picture(frame: Tensor) -> Image.Image:
+def to_image(frame: Tensor) -> Image.Image:
     """A frame [H, W, 3] uint8 as a picture."""
     from PIL import Image
 
     return Image.fromarray(frame.numpy())
 
 
-def fitting(width: int, height: int, columns: int, lines: int) -> int:
+def preview_columns(width: int, height: int, columns: int, lines: int) -> int:
     """How many columns a picture of this shape may take on a screen of columns × lines."""
     # A column is one pixel wide, a line two high; what is left of the lines bounds the width.
     tall = 2 * max(lines - BAR_LINES, 1) * width // height

@@ -11,13 +11,13 @@ import typer
 
 from emu3.cli.options import (
     Area,
-    CardTemperature,
-    CardTopK,
     Device,
     Dtype,
-    Guidance,
+    GuidanceScale,
     Model,
     NegativePrompt,
+    OptionalTemperature,
+    OptionalTopK,
     Output,
     Quiet,
     Ratio,
@@ -25,12 +25,12 @@ from emu3.cli.options import (
     Suffix,
     TopP,
     Vision,
-    check_text,
+    check_utf8,
     open_model,
-    seed_or_chance,
+    seed_or_random,
     terminal_on_stderr,
 )
-from emu3.cli.progress import drawing
+from emu3.cli.preview import image_progress
 from emu3.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,17 +74,17 @@ def image(
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
     suffix: Suffix = None,
-    guidance_scale: Guidance = None,
-    top_k: CardTopK = None,
+    guidance_scale: GuidanceScale = None,
+    top_k: OptionalTopK = None,
     top_p: TopP = 1.0,
-    temperature: CardTemperature = None,
+    temperature: OptionalTemperature = None,
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
     """Draw pictures from words."""
-    check_text(*prompts, negative_prompt, suffix)
+    check_utf8(*prompts, negative_prompt, suffix)
     paths = names(output, len(prompts) * num_images)
-    seed = seed_or_chance(seed)
+    seed = seed_or_random(seed)
     _check(paths, ratio, top_k, top_p, temperature, seed)
     m = open_model(model, vision, device, dtype, quiet=quiet)
     start = perf_counter()
@@ -101,7 +101,7 @@ def image(
     }
     each = [prompt for prompt in prompts for _ in range(num_images)]
     try:
-        with drawing(terminal, len(paths), m.decode if preview else None) as on_row:
+        with image_progress(terminal, len(paths), m.decode if preview else None) as on_row:
             out = _draw(m, each, paths, seed, how, on_row, written.append)
     except KeyboardInterrupt:
         if not written:
