@@ -35,7 +35,9 @@ class Published:
 
     def __init__(self, folder: Path) -> None:
         self.decoder = load_decoder(folder / "Emu3-Gen-tiny", FP32, CPU)
-        self.prompts = PromptTemplates.from_tokenizer(TextTokenizer.from_folder(folder / "Emu3-Gen-tiny"))
+        self.prompts = PromptTemplates.from_tokenizer(
+            TextTokenizer.from_folder(folder / "Emu3-Gen-tiny")
+        )
         self.golden = load_file(folder / "golden.safetensors")
         self.said: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
 
