@@ -6,35 +6,41 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 		>/dev/null 2>&1 && { echo $$python; break; }; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-EXTRAS := dev,emoji,train,reference,data,vision-train,video,serve,studio
+EXTRAS := dev,docs,emoji,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow lint types format eval hooks clean help
+.PHONY: demo test slow lint types format dist eval hooks clean help
 .DELETE_ON_ERROR:
 
-demo: .venv/core ## draw an apple, then ask what it is
+demo: .venv/core ## generate an image of an apple, then ask what it shows
 	@mkdir -p out
 	$(BIN)/emu3 image "a red apple, noto style" -o out/apple.png --seed 0
 	$(BIN)/emu3 chat out/apple.png "What is this?"
-	@echo "The picture is in out/apple.png"
+	@echo "The image is in out/apple.png"
 
-test: .venv/dev ## run the tests but the slow ones; make test ARGS="-k layers" runs some
+test: .venv/dev ## run the fast tests; make test ARGS="-k cache" runs some
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-slow: .venv/dev ## run the slow ones: processes, a browser, what the README says
+slow: .venv/dev ## run the slow tests: processes, a browser, the README, the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: .venv/dev ## check style
+lint: .venv/dev ## check style and the imports between packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: .venv/dev ## check types
 	$(BIN)/mypy
 
-format: .venv/dev ## put style right where a machine can
+format: .venv/dev ## fix style where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: .venv/dev ## build the sdist and the wheel in dist/, and check what they contain
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m tools.check_dist
 
 eval: .venv/dev ## measure nano, the model that comes with the package
 	$(BIN)/emu3 eval nano
@@ -42,9 +48,9 @@ eval: .venv/dev ## measure nano, the model that comes with the package
 hooks: .venv/dev ## check style and types before every commit
 	$(BIN)/pre-commit install
 
-clean: ## remove the environment, caches and built packages; runs/ and out/ stay
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: ## remove the environment, caches and built files; runs/ and out/ stay
+	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	find src recipes benchmarks tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +59,7 @@ help: ## show this
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer with its venv module"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# torch first and alone, so that nothing else has a say in which torch it is.
+# torch first and alone, so that no other package decides its version.
 .venv/torch: constraints.txt | .venv/bin/python
 	@echo "Installing torch into .venv"
 	$(PIP) torch

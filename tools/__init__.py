@@ -1,0 +1,1 @@
+"""Scripts for working on the repository: checks of built packages, generated documentation."""
