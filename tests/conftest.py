@@ -1,9 +1,12 @@
-"""What all tests share: the reference data, one seed for each test, and few threads."""
+"""Shared by all tests: the reference data, a fixed seed for each test, one thread."""
 
 from __future__ import annotations
 
+import json
+import lzma
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import load_file, save_file
 
 from tests.baai_hub import baai_hub
 from tests.fake_hub import FakeHub
 
-ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = Path(__file__).resolve().parent / "fixtures"
 
-# A busy machine is no bug: no deadlines. Under CI the examples are the same every time.
+# No deadlines: a busy machine is not a bug. Under CI the examples are the same every time.
 settings.register_profile("emu3", deadline=None, derandomize=bool(os.environ.get("CI")))
 
 
@@ -44,9 +48,22 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Path:
-    """The folder with BAAI's tiny checkpoints and what the original code computes with them."""
-    folder = ROOT.parent / "shared" / "reference"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared/reference, which is not here")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with BAAI's tiny checkpoints and what the original code computes with them.
+
+    tests/fixtures holds them in a compact form; its README says what was left out.
+    """
+    folder = tmp_path_factory.mktemp("reference") / "published"
+    shutil.copytree(FIXTURES, folder)
+    decoder = folder / "Emu3-Gen-tiny"
+    for path in decoder.glob("*.xz"):
+        path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+        path.unlink()
+    rows = load_file(decoder / "rows.safetensors")
+    (decoder / "rows.safetensors").unlink()
+    size = json.loads((decoder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    for name in ("model.embed_tokens", "lm_head"):
+        ids, values = rows.pop(f"{name}.ids").long(), rows.pop(f"{name}.rows")
+        rows[f"{name}.weight"] = torch.zeros(size, values.shape[1]).index_copy(0, ids, values)
+    save_file(rows, decoder / "model.safetensors", {"format": "pt"})
     return folder
