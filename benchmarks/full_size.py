@@ -55,7 +55,7 @@ def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
     """One precision, quantised while it is read."""
     import torch
 
-    from emu3.checkpoints.formats.base import detect_format
+    from emu3.checkpoints.formats.registry import detect_format
     from emu3.checkpoints.loading import load_text_tokenizer
     from emu3.checkpoints.weights import load_decoder
     from emu3.inference.optimize import optimize_for_inference

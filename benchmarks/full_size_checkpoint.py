@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from emu3.checkpoints.loading import write_decoder_files, write_vision_files
-from emu3.checkpoints.safetensors_io import Spec, write_shards
+from emu3.checkpoints.loading import write_decoder_files, write_vision_tokenizer_files
+from emu3.checkpoints.safetensors_io import TensorSpec, write_safetensors
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
 from emu3.files import atomic_write
 from emu3.models.transformer import Transformer
@@ -51,7 +51,7 @@ class Noise:
         generator = torch.Generator().manual_seed(seed)
         self.numbers = torch.randn(NOISE, generator=generator)
 
-    def rows(self, name: str, spec: Spec, first: int, last: int) -> Tensor:
+    def rows(self, name: str, spec: TensorSpec, first: int, last: int) -> Tensor:
         """Rows of a tensor of that name; norms start as ones, matrices small."""
         if not spec.dtype.is_floating_point:
             return torch.zeros(spec.shape, dtype=spec.dtype)
@@ -67,9 +67,9 @@ class Noise:
         return numbers.view(shape) * min(0.02, width**-0.5)
 
 
-def specs_of(model: nn.Module) -> dict[str, Spec]:
+def specs_of(model: nn.Module) -> dict[str, TensorSpec]:
     """What a network's files hold."""
-    return {name: Spec(t.dtype, tuple(t.shape)) for name, t in model.state_dict().items()}
+    return {name: TensorSpec(t.dtype, tuple(t.shape)) for name, t in model.state_dict().items()}
 
 
 def main(folder: Path) -> None:
@@ -81,7 +81,7 @@ def main(folder: Path) -> None:
     with torch.device("meta"):
         parts = {DECODER: specs_of(Transformer(config)), VISION: specs_of(VisionTokenizer(vision))}
     noise = Noise()
-    total = sum(spec.bytes for specs in parts.values() for spec in specs.values())
+    total = sum(spec.nbytes for specs in parts.values() for spec in specs.values())
     done = 0
     with transfer_progress(f"writing {folder}") as on_bytes:
 
@@ -94,15 +94,15 @@ def main(folder: Path) -> None:
                 temporary.mkdir()
 
                 def rows(
-                    tensor: str, first: int, last: int, specs: dict[str, Spec] = specs
+                    tensor: str, first: int, last: int, specs: dict[str, TensorSpec] = specs
                 ) -> Tensor:
                     return noise.rows(tensor, specs[tensor], first, last)
 
-                write_shards(temporary, specs, rows, SHARD_BYTES, report)
+                write_safetensors(temporary, specs, rows, SHARD_BYTES, report)
                 if name == DECODER:
                     write_decoder_files(config, vocabulary(), temporary, "float32")
                 else:
-                    write_vision_files(vision, PreprocessorConfig(), temporary, "float32")
+                    write_vision_tokenizer_files(vision, PreprocessorConfig(), temporary, "float32")
     for path in sorted(folder.rglob("*.safetensors")):
         print(f"{path.relative_to(folder)}  {path.stat().st_size / 1e9:.2f} GB")
 

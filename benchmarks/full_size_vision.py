@@ -59,9 +59,9 @@ def ours(folder: Path, side: int) -> dict[str, Any]:
     """This package's."""
     import torch
 
-    from emu3.checkpoints.weights import load_vision
+    from emu3.checkpoints.weights import load_vision_tokenizer
 
-    model = load_vision(folder / VISION, torch.device("cpu"))
+    model = load_vision_tokenizer(folder / VISION, torch.device("cpu"))
     return timed(model.encode, model.decode, side)
 
 
@@ -72,9 +72,9 @@ def theirs(folder: Path, side: int) -> dict[str, Any]:
     from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
     from emu3.checkpoints.formats import hf
-    from emu3.checkpoints.weights import load_vision
+    from emu3.checkpoints.weights import load_vision_tokenizer
 
-    weights = load_vision(folder / VISION, torch.device("cpu")).state_dict()
+    weights = load_vision_tokenizer(folder / VISION, torch.device("cpu")).state_dict()
     model = Emu3VQVAE(Emu3VQVAEConfig()).eval()
     prefix = hf.vision_name("")
     renamed = {hf.vision_name(name).removeprefix(prefix): t for name, t in weights.items()}

@@ -14,7 +14,7 @@ import json
 
 import numpy as np
 
-from emu3.data.packing import WAITING, Piece, cut, efficiency, pack_rows
+from emu3.data.packing import BUFFER_SIZE, DocumentSpan, efficiency, pack_rows, split_document
 from emu3.processing.document_format import DocumentFormat
 from emu3.processing.image import size_in_codes
 from emu3.training.presets import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Stage
@@ -52,16 +52,16 @@ def clip(random: np.random.Generator, stage: Stage) -> int:
 KINDS = {"text": text, "picture": picture, "clip": clip}
 
 
-def pieces(stage: Stage, shares: dict[str, float], count: int) -> tuple[list[Piece], int]:
+def pieces(stage: Stage, shares: dict[str, float], count: int) -> tuple[list[DocumentSpan], int]:
     """So many documents as what is to be packed, and how many of them fit no row."""
-    random, made, left_out = np.random.default_rng(0), list[Piece](), 0
+    random, made, left_out = np.random.default_rng(0), list[DocumentSpan](), 0
     for number in range(count):
         kind = str(random.choice(list(shares), p=list(shares.values())))
         length = KINDS[kind](random, stage)
         if kind == "text":
-            made += cut(0, number, length, stage.context)
+            made += split_document(0, number, length, stage.context)
         elif length <= stage.context:
-            made.append(Piece(1, number, 0, length))
+            made.append(DocumentSpan(1, number, 0, length))
         else:
             left_out += 1
     return made, left_out
@@ -83,7 +83,7 @@ def main() -> None:
             "rows": len(rows),
             "packed": round(efficiency(rows, stage.context), 4),
             "alone": round(efficiency([(piece,) for piece in waiting], stage.context), 4),
-            "waiting": WAITING,
+            "waiting": BUFFER_SIZE,
         }
         print(json.dumps(told), flush=True)
 

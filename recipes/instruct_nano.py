@@ -28,7 +28,7 @@ from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
 from emu3.data.dataset import TokenDataset
 from emu3.data.discovery import find_sources
 from emu3.data.prepare import prepare
-from emu3.data.workers import Model
+from emu3.data.workers import TokenizerConfig
 from emu3.files import atomic_write
 from emu3.models.precision import FP32
 from emu3.progress import count_progress
@@ -117,8 +117,8 @@ def write_samples(folder: Path, count: int) -> Path:
 def stored(folder: Path, size: Size, workers: int) -> Path:
     """The samples as ids of nano, made or gone on with."""
     sources = find_sources([write_samples(folder, size.samples)])
-    with count_progress("preparing", sum(source.slices for source in sources)) as advance:
-        prepare(sources, folder / STORE, Model("nano"), workers, advance)
+    with count_progress("preparing", sum(source.num_slices for source in sources)) as advance:
+        prepare(sources, folder / STORE, TokenizerConfig("nano"), workers, advance)
     return folder / STORE
 
 

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu3.checkpoints.loading import load_vision_processor, save_vision
+from emu3.checkpoints.loading import load_vision_processor, save_vision_tokenizer
 from emu3.config import PreprocessorConfig, VisionConfig
 from emu3.errors import InputError
 from emu3.files import atomic_write
@@ -175,7 +175,7 @@ def export(model: VisionTokenizer, folder: Path) -> None:
     preprocessor = PreprocessorConfig(spatial_factor=model.config.spatial_factor)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
-        save_vision(VisionProcessor(model, preprocessor), temporary)
+        save_vision_tokenizer(VisionProcessor(model, preprocessor), temporary)
 
 
 def begin_from(folder: Path, size: Size) -> VisionTokenizer:

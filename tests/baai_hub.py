@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from emu3.checkpoints.hub import BAAI_VISION
+from emu3.checkpoints.hub import BAAI_VISION_TOKENIZER
 from tests.fake_hub import FakeHub, running
 
 GEN = "BAAI/Emu3-Gen"
@@ -60,5 +60,5 @@ def baai_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
         hub.add(GEN, DECODER)
-        hub.add(BAAI_VISION, VISION)
+        hub.add(BAAI_VISION_TOKENIZER, VISION)
         yield hub

@@ -188,8 +188,10 @@ def test_published_files_are_read(reference: Path) -> None:
 
 
 def test_a_card_follows_from_the_published_names(tmp_path: Path) -> None:
-    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Gen").tasks == ("image",)
-    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Chat").tasks == ("chat",)
-    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Stage1").tasks == ("image", "chat")
+    assert GenerationDefaults.from_folder(tmp_path, "BAAI/Emu3-Gen").tasks == ("image",)
+    assert GenerationDefaults.from_folder(tmp_path, "BAAI/Emu3-Chat").tasks == ("chat",)
+    assert GenerationDefaults.from_folder(tmp_path, "BAAI/Emu3-Stage1").tasks == ("image", "chat")
     (tmp_path / "emu3.json").write_text(json.dumps({"tasks": ["image", "chat"], "suffix": "!"}))
-    assert GenerationDefaults.of(tmp_path, "BAAI/Emu3-Gen") == GenerationDefaults(suffix="!")
+    assert GenerationDefaults.from_folder(tmp_path, "BAAI/Emu3-Gen") == GenerationDefaults(
+        suffix="!"
+    )

@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_written_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("emu3.checkpoints.loading.save_vision", full)
+    monkeypatch.setattr("emu3.checkpoints.loading.save_vision_tokenizer", full)
     with pytest.raises(OSError, match="disk full"):
         MODEL.checkpoint.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
@@ -113,16 +113,16 @@ def test_a_place_that_is_not_there_is_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
-        DeviceConfig.choose(device, dtype)
+        DeviceConfig.resolve(device, dtype)
 
 
 def test_a_place_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    here = DeviceConfig.choose(None, None)
+    here = DeviceConfig.resolve(None, None)
     assert here == DeviceConfig(torch.device("cpu"), None)
     for one in PRECISIONS:
-        assert DeviceConfig.choose("cpu", one.name).precision == one
-    assert DeviceConfig.choose("cpu", torch.bfloat16) == DeviceConfig.choose("cpu", "bfloat16")
+        assert DeviceConfig.resolve("cpu", one.name).precision == one
+    assert DeviceConfig.resolve("cpu", torch.bfloat16) == DeviceConfig.resolve("cpu", "bfloat16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert DeviceConfig.choose(None, None) == DeviceConfig(torch.device("cuda"), None)
+    assert DeviceConfig.resolve(None, None) == DeviceConfig(torch.device("cuda"), None)

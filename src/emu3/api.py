@@ -71,7 +71,7 @@ class Emu3:
         Both networks are made ready to be run (`fuse.py`); `load_checkpoint` gives some that can be
         trained and saved.
         """
-        checkpoint = load_checkpoint(model, vision, DeviceConfig.choose(device, dtype), on_bytes)
+        checkpoint = load_checkpoint(model, vision, DeviceConfig.resolve(device, dtype), on_bytes)
         optimize_for_inference(checkpoint.decoder, checkpoint.text_tokenizer.vocabulary.visual)
         optimize_vision_tokenizer(checkpoint.vision_processor.vision)
         return cls(checkpoint)

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 import emu3
-from emu3.checkpoints.hub import BAAI_VISION, find_model, find_vision
+from emu3.checkpoints.hub import BAAI_VISION_TOKENIZER, find_model, find_vision_tokenizer
 from emu3.errors import InputError
 from tests.baai_hub import DECODER, GEN, SHARDS, TOGETHER, VISION, WEIGHTS, as_json
 from tests.fake_hub import Asked, FakeHub
@@ -93,16 +93,16 @@ def test_the_named_vision_tokenizer_comes_first(tmp_path: Path) -> None:
     vision_at(model / "vision_tokenizer")
     vision_at(tmp_path / "beside")
     named = vision_at(tmp_path / "elsewhere" / "vision")
-    assert find_vision(model, named, model) == named
-    assert find_vision(model, str(named), str(model)) == named
+    assert find_vision_tokenizer(model, named, model) == named
+    assert find_vision_tokenizer(model, str(named), str(model)) == named
 
 
 def test_then_the_one_inside(tmp_path: Path, hub: FakeHub) -> None:
     model = model_at(tmp_path / "model")
     inside = vision_at(model / "vision_tokenizer")
     vision_at(tmp_path / "beside")
-    assert find_vision(model, None, model) == inside
-    assert find_vision(model, None, "BAAI/Emu3-Gen") == inside
+    assert find_vision_tokenizer(model, None, model) == inside
+    assert find_vision_tokenizer(model, None, "BAAI/Emu3-Gen") == inside
     assert not hub.asked
 
 
@@ -112,9 +112,9 @@ def test_then_the_only_one_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     beside = vision_at(tmp_path / "Emu3-VisionTokenizer")
     other = model_at(tmp_path / "Emu3-Chat")
     (other / "preprocessor_config.json").write_text("{}")
-    assert find_vision(model, None, model) == beside
+    assert find_vision_tokenizer(model, None, model) == beside
     monkeypatch.chdir(model)
-    assert find_vision(Path("."), None, ".").samefile(beside)
+    assert find_vision_tokenizer(Path("."), None, ".").samefile(beside)
 
 
 def test_two_beside_must_be_told_apart(tmp_path: Path) -> None:
@@ -122,21 +122,21 @@ def test_two_beside_must_be_told_apart(tmp_path: Path) -> None:
     vision_at(tmp_path / "one")
     vision_at(tmp_path / "two")
     with pytest.raises(InputError, match="found beside it: one, two"):
-        find_vision(model, None, model)
+        find_vision_tokenizer(model, None, model)
 
 
 def test_none_beside_must_be_named(tmp_path: Path) -> None:
     model = model_at(tmp_path / "model")
     with pytest.raises(InputError, match=r"--vision.*found beside it: none"):
-        find_vision(model, None, model)
+        find_vision_tokenizer(model, None, model)
 
 
 def test_a_folder_that_holds_both_needs_no_other(tmp_path: Path) -> None:
     both = model_at(tmp_path / "Emu3-Gen-hf")
     (both / "config.json").write_text('{"model_type": "emu3"}')
     vision_at(tmp_path / "beside")
-    assert find_vision(both, None, both) == both
-    assert find_vision(both, None, str(both), weights=False) == both
+    assert find_vision_tokenizer(both, None, both) == both
+    assert find_vision_tokenizer(both, None, str(both), weights=False) == both
 
 
 def test_a_hub_id_is_fetched_small_files_first(hub: FakeHub) -> None:
@@ -156,11 +156,11 @@ def test_the_second_time_only_asks_whether_there_is_something_new(hub: FakeHub) 
 
 def test_offline_the_cache_answers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_model(GEN)
-    vision = find_vision(folder, None, GEN)
+    vision = find_vision_tokenizer(folder, None, GEN)
     hub.asked.clear()
     go_offline(monkeypatch)
     assert find_model(GEN) == folder
-    assert find_vision(folder, None, GEN) == vision
+    assert find_vision_tokenizer(folder, None, GEN) == vision
     assert not hub.asked
 
 
@@ -174,7 +174,7 @@ def test_without_a_network_the_cache_answers_too(
 
 def test_without_weights_none_are_fetched(hub: FakeHub) -> None:
     folder = small(find_model(GEN, weights=False))
-    small(find_vision(folder, None, GEN, weights=False))
+    small(find_vision_tokenizer(folder, None, GEN, weights=False))
     assert not hub.fetched(".safetensors")
     assert find_model(GEN) == folder
     assert len(hub.fetched(".safetensors")) == len(SHARDS)
@@ -204,26 +204,26 @@ def test_a_revision(revision: str, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_vision_tokenizer_at_a_revision(hub: FakeHub, tmp_path: Path) -> None:
-    commit = hub.add(BAAI_VISION, VISION, "v1")
+    commit = hub.add(BAAI_VISION_TOKENIZER, VISION, "v1")
     model = model_at(tmp_path / "model")
-    assert find_vision(model, f"{BAAI_VISION}@v1", model).name == commit
+    assert find_vision_tokenizer(model, f"{BAAI_VISION_TOKENIZER}@v1", model).name == commit
 
 
 def test_a_model_of_the_hub_goes_with_that_of_the_hub(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(GEN, DECODER, "v1")
     vision_at(tmp_path / "beside")
-    folder = find_vision(model_at(tmp_path / "model"), None, f"{GEN}@v1")
+    folder = find_vision_tokenizer(model_at(tmp_path / "model"), None, f"{GEN}@v1")
     assert {path.name for path in folder.iterdir()} == VISION.keys()
 
 
 def test_a_repository_that_holds_both_is_fetched_once(hub: FakeHub) -> None:
     hub.add("BAAI/Emu3-Gen-hf", TOGETHER)
     folder = small(find_model("BAAI/Emu3-Gen-hf", weights=False))
-    assert find_vision(folder, None, "BAAI/Emu3-Gen-hf") == folder
+    assert find_vision_tokenizer(folder, None, "BAAI/Emu3-Gen-hf") == folder
     assert {path.name for path in folder.iterdir()} == TOGETHER.keys()
     assert find_model("BAAI/Emu3-Gen-hf") == folder
     assert len(hub.fetched(".safetensors")) == 1
-    assert not [one for one in hub.asked if BAAI_VISION in one.path]
+    assert not [one for one in hub.asked if BAAI_VISION_TOKENIZER in one.path]
 
 
 def test_what_is_no_emu3_is_refused_before_its_weights(hub: FakeHub) -> None:
@@ -234,9 +234,9 @@ def test_what_is_no_emu3_is_refused_before_its_weights(hub: FakeHub) -> None:
     assert "no config.json" in refused("some/notes")
     with pytest.raises(InputError, match="expected a JSON object"):
         find_model("some/list")
-    assert "is a vision tokenizer" in refused(BAAI_VISION)
+    assert "is a vision tokenizer" in refused(BAAI_VISION_TOKENIZER)
     with pytest.raises(InputError, match="is a decoder and no vision tokenizer"):
-        find_vision(Path("model"), GEN, "model")
+        find_vision_tokenizer(Path("model"), GEN, "model")
     assert not hub.fetched(".safetensors")
 
 

@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emu3.checkpoints import safetensors_io as shards
-from emu3.checkpoints.safetensors_io import INDEX, ONE_FILE, Shards, Spec, blocks, write_shards
+from emu3.checkpoints.safetensors_io import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    SafetensorsReader,
+    TensorSpec,
+    row_blocks,
+    write_safetensors,
+)
 from emu3.errors import InputError
 
 TENSORS = {
@@ -32,20 +39,20 @@ def few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(folder: Path, tensors: dict[str, Tensor], shard_bytes: int = 10**9) -> None:
-    specs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    specs = {name: TensorSpec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
 
     def rows(name: str, first: int, last: int) -> Tensor:
         return tensors[name][first:last] if tensors[name].ndim else tensors[name]
 
-    write_shards(folder, specs, rows, shard_bytes)
+    write_safetensors(folder, specs, rows, shard_bytes)
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    with Shards(folder) as opened:
+    with SafetensorsReader(folder) as opened:
         return {
-            name: torch.cat([opened.rows(name, *block) for block in blocks(entry.spec)])
+            name: torch.cat([opened.read_rows(name, *block) for block in row_blocks(entry.spec)])
             if entry.spec.shape and entry.spec.shape[0]
-            else opened.rows(name, 0, 0 if entry.spec.shape else 1)
+            else opened.read_rows(name, 0, 0 if entry.spec.shape else 1)
             for name, entry in opened.entries.items()
         }
 
@@ -58,11 +65,11 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_what_we_write_safetensors_reads(tmp_path: Path) -> None:
     write(tmp_path, TENSORS)
-    assert same(load_file(tmp_path / ONE_FILE), TENSORS)
+    assert same(load_file(tmp_path / SINGLE_FILE), TENSORS)
 
 
 def test_what_safetensors_writes_we_read(tmp_path: Path) -> None:
-    save_file(TENSORS, tmp_path / ONE_FILE)
+    save_file(TENSORS, tmp_path / SINGLE_FILE)
     assert same(read(tmp_path), TENSORS)
 
 
@@ -72,21 +79,21 @@ def test_shards_and_one_file_hold_the_same(tmp_path: Path, shard_bytes: int) -> 
     assert same(read(tmp_path), TENSORS)
     files = list(tmp_path.glob("*.safetensors"))
     if len(files) > 1:
-        index = json.loads((tmp_path / INDEX).read_text())
+        index = json.loads((tmp_path / INDEX_FILE).read_text())
         assert index["metadata"]["total_size"] == sum(t.nbytes for t in TENSORS.values())
         assert same({k: v for f in files for k, v in load_file(f).items()}, TENSORS)
 
 
 def test_columns_are_rows_of_the_transposed(tmp_path: Path) -> None:
     write(tmp_path, TENSORS)
-    with Shards(tmp_path) as opened:
-        assert torch.equal(opened.columns("matrix", 1, 4), TENSORS["matrix"].T[1:4])
+    with SafetensorsReader(tmp_path) as opened:
+        assert torch.equal(opened.read_columns("matrix", 1, 4), TENSORS["matrix"].T[1:4])
         assert opened.bytes_read == 3 * 37 * 4
 
 
 @given(st.integers(0, 100), st.integers(1, 40))
 def test_blocks_cover_every_row_once(rows: int, width: int) -> None:
-    covered = [row for first, last in blocks(Spec(torch.float32, (rows, width)))
+    covered = [row for first, last in row_blocks(TensorSpec(torch.float32, (rows, width)))
                for row in range(first, last)]  # fmt: skip
     assert covered == list(range(rows))
 
@@ -110,23 +117,23 @@ def header(path: Path, **changes: object) -> None:
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    header(tmp_path / ONE_FILE)
+    header(tmp_path / SINGLE_FILE)
     assert read(tmp_path)["a"].tolist() == [0.0, 0.0]
-    header(tmp_path / ONE_FILE, **changes)
-    with pytest.raises(InputError, match=ONE_FILE):
-        Shards(tmp_path)
+    header(tmp_path / SINGLE_FILE, **changes)
+    with pytest.raises(InputError, match=SINGLE_FILE):
+        SafetensorsReader(tmp_path)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     write(tmp_path, TENSORS)
-    with Shards(tmp_path) as opened:
-        whole = (tmp_path / ONE_FILE).read_bytes()
-        (tmp_path / ONE_FILE).write_bytes(whole[:-300])
+    with SafetensorsReader(tmp_path) as opened:
+        whole = (tmp_path / SINGLE_FILE).read_bytes()
+        (tmp_path / SINGLE_FILE).write_bytes(whole[:-300])
         with pytest.raises(InputError, match="cut short"):
-            opened.rows("matrix", 30, 37)
+            opened.read_rows("matrix", 30, 37)
 
 
 def test_files_of_before_do_not_stay(tmp_path: Path) -> None:
     write(tmp_path, TENSORS, 100)
     write(tmp_path, TENSORS)
-    assert [path.name for path in tmp_path.iterdir()] == [ONE_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [SINGLE_FILE]

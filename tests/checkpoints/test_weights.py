@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from emu3.checkpoints.loading import load_text_tokenizer, save_decoder, save_vision
-from emu3.checkpoints.safetensors_io import INDEX, ONE_FILE
-from emu3.checkpoints.weights import load_decoder, load_vision, save_weights
+from emu3.checkpoints.loading import load_text_tokenizer, save_decoder, save_vision_tokenizer
+from emu3.checkpoints.safetensors_io import INDEX_FILE, SINGLE_FILE
+from emu3.checkpoints.weights import load_decoder, load_vision_tokenizer, save_weights
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
 from emu3.models.precision import BF16, FP32, Precision
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def shards(folder: Path) -> Path:
     """The same in shards."""
     save_weights(tiny_decoder(), folder, shard_bytes=30_000)
-    assert not (folder / ONE_FILE).exists()
+    assert not (folder / SINGLE_FILE).exists()
     assert len(list(folder.glob("model-*.safetensors"))) > 3
     return folder
 
@@ -75,8 +75,8 @@ def test_a_vision_tokenizer_comes_back(tmp_path: Path) -> None:
     """Counters of its norms are whole numbers and stay that."""
     model = tiny_vision(temporal_downsample_factor=2)
     preprocessor = PreprocessorConfig(min_pixels=64, max_pixels=256, spatial_factor=4)
-    save_vision(VisionProcessor(model, preprocessor), tmp_path)
-    read = load_vision(tmp_path, CPU)
+    save_vision_tokenizer(VisionProcessor(model, preprocessor), tmp_path)
+    read = load_vision_tokenizer(tmp_path, CPU)
     assert same(read, model)
     assert read.config == model.config
     again = PreprocessorConfig.from_file(tmp_path / "preprocessor_config.json")
@@ -102,7 +102,7 @@ def test_precision_is_what_is_asked_for(folder: Path) -> None:
 
 def test_published_folders_are_read(reference: Path) -> None:
     decoder = load_decoder(reference / "Emu3-Gen-tiny", FP32, CPU)
-    vision = load_vision(reference / "Emu3-VisionTokenizer-tiny", CPU)
+    vision = load_vision_tokenizer(reference / "Emu3-VisionTokenizer-tiny", CPU)
     for model in (decoder, vision):
         assert all(t.device == CPU for t in model.state_dict().values())
 
@@ -115,30 +115,30 @@ def refused(folder: Path, *words: str) -> None:
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
 def test_a_file_cut_short_is_named(folder: Path, kept: float) -> None:
-    whole = (folder / ONE_FILE).read_bytes()
+    whole = (folder / SINGLE_FILE).read_bytes()
     end = int(len(whole) * kept) if isinstance(kept, float) else kept
-    (folder / ONE_FILE).write_bytes(whole[:end])
-    refused(folder, ONE_FILE, "cut short")
+    (folder / SINGLE_FILE).write_bytes(whole[:end])
+    refused(folder, SINGLE_FILE, "cut short")
 
 
 def test_a_wrong_shape_is_named(folder: Path) -> None:
-    rewrite(folder / ONE_FILE, **{NORM: torch.ones(31)})
+    rewrite(folder / SINGLE_FILE, **{NORM: torch.ones(31)})
     refused(folder, NORM, "[31]", "[32]")
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:
-    rewrite(folder / ONE_FILE, **{NORM: None})
+    rewrite(folder / SINGLE_FILE, **{NORM: None})
     refused(folder, NORM, "missing")
 
 
 def test_of_many_missing_tensors_some_are_named(folder: Path) -> None:
-    save_file({NORM: torch.ones(32)}, folder / ONE_FILE)
+    save_file({NORM: torch.ones(32)}, folder / SINGLE_FILE)
     names = sorted(tiny_decoder().state_dict())
     refused(folder, *names[:3], f"and {len(names) - 4} more")
 
 
 def test_a_tensor_too_many_is_named(folder: Path) -> None:
-    rewrite(folder / ONE_FILE, **{"model.layers.0.self_attn.q_proj.bias": torch.ones(32)})
+    rewrite(folder / SINGLE_FILE, **{"model.layers.0.self_attn.q_proj.bias": torch.ones(32)})
     refused(folder, "q_proj.bias", "belongs to no part")
 
 
@@ -151,8 +151,8 @@ def test_a_config_of_another_size_is_noticed(folder: Path) -> None:
 
 
 def test_no_weights_at_all(folder: Path) -> None:
-    (folder / ONE_FILE).unlink()
-    refused(folder, ONE_FILE, INDEX)
+    (folder / SINGLE_FILE).unlink()
+    refused(folder, SINGLE_FILE, INDEX_FILE)
 
 
 def test_a_missing_shard_is_named(shards: Path) -> None:
@@ -168,16 +168,16 @@ def test_a_cut_shard_is_named(shards: Path) -> None:
 
 
 def reindex(folder: Path, **changes: str | None) -> None:
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / INDEX_FILE).read_text())
     places = {**index["weight_map"], **changes}
     index["weight_map"] = {name: file for name, file in places.items() if file is not None}
-    (folder / INDEX).write_text(json.dumps(index))
+    (folder / INDEX_FILE).write_text(json.dumps(index))
 
 
 def test_an_index_that_says_something_else_is_noticed(shards: Path) -> None:
     reindex(shards, **{NORM: None})
     refused(shards, NORM, "not those of the index")
-    other = json.loads((shards / INDEX).read_text())["weight_map"][HEAD]
+    other = json.loads((shards / INDEX_FILE).read_text())["weight_map"][HEAD]
     reindex(shards, **{NORM: other})
     refused(shards, NORM)
 
@@ -186,11 +186,11 @@ def test_an_index_that_says_something_else_is_noticed(shards: Path) -> None:
     "content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}']
 )
 def test_a_broken_index_is_named(shards: Path, content: str) -> None:
-    (shards / INDEX).write_text(content)
-    refused(shards, INDEX)
+    (shards / INDEX_FILE).write_text(content)
+    refused(shards, INDEX_FILE)
 
 
 def test_writing_again_leaves_nothing_of_before(shards: Path) -> None:
     save_weights(tiny_decoder(seed=1), shards)
-    assert [path.name for path in shards.glob("*.safetensors*")] == [ONE_FILE]
+    assert [path.name for path in shards.glob("*.safetensors*")] == [SINGLE_FILE]
     assert same(load_decoder(shards, FP32, CPU), tiny_decoder(seed=1))

@@ -38,7 +38,7 @@ def test_it_says_what_it_made_and_goes_on(
         assert (done.exit_code, done.stdout) == (0, "data\n"), done.output
         store = TokenDataset.open(Path("data"), checkpoint.text_tokenizer)
         assert len(store) == 2
-        ids = f"0 context, {store.counts['text']} text, {store.counts['vision']} vision, 0 answer"
+        ids = f"0 context, {store.id_counts['text']} text, {store.id_counts['vision']} vision, 0 answer"
         total = int(store.lengths.sum())
         assert done.stderr == f"2 samples, {total} ids ({ids}), 1 skipped, see skipped.jsonl\n"
     (line,) = Path("data/skipped.jsonl").read_text().splitlines()

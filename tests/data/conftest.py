@@ -12,7 +12,7 @@ from PIL import Image
 
 from emu3.checkpoints.loading import Checkpoint
 from emu3.data.tokenization import SampleTokenizer
-from emu3.data.workers import Model
+from emu3.data.workers import TokenizerConfig
 from emu3.testing import tiny_checkpoint
 
 TURNS = [{"question": "What is it?", "answer": "A fox."}, {"question": "Big?", "answer": "No."}]
@@ -58,10 +58,10 @@ def writer(checkpoint: Checkpoint) -> SampleTokenizer:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> TokenizerConfig:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     checkpoint.save(folder)
-    return Model(str(folder), device="cpu")
+    return TokenizerConfig(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from emu3.data.prepare import prepare
 from emu3.data.samples import Sample, VideoFile
 from emu3.data.token_roles import ANSWER, VISION
 from emu3.data.tokenization import SampleTokenizer
-from emu3.data.workers import Model
+from emu3.data.workers import TokenizerConfig
 from emu3.errors import InputError
 from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import read_frames, video_writer
@@ -49,21 +49,21 @@ def codes_of(writer: SampleTokenizer, clip: Path) -> VideoCodes:
 def test_a_clip_is_drawn_and_asked_about(writer: SampleTokenizer, clip: Path) -> None:
     video = codes_of(writer, clip)
     assert len(video.codes) == 2
-    drawn = writer.write(Sample(text="up", video=VideoFile(clip)))
+    drawn = writer.tokenize(Sample(text="up", video=VideoFile(clip)))
     assert drawn.ids.tolist() == writer.prompts.document("up", video).tolist()
     assert int((drawn.roles == VISION).sum()) == video.codes.numel()
     parts = writer.prompts.document_format.parse(drawn.ids)
     assert [part.frames for part in parts if isinstance(part, VideoCodes)] == [6]
-    asked = writer.write(Sample(turns=(("Which way?", "Up."),), video=VideoFile(clip)))
+    asked = writer.tokenize(Sample(turns=(("Which way?", "Up."),), video=VideoFile(clip)))
     ids, said = writer.prompts.chat_document(video, [("Which way?", "Up.")])
     assert asked.ids.tolist() == ids.tolist()
     assert ((asked.roles == ANSWER) == said).all()
 
 
 def test_bytes_are_as_good_as_a_file(writer: SampleTokenizer, clip: Path) -> None:
-    file = writer.write(Sample(text="up", video=VideoFile(clip)))
+    file = writer.tokenize(Sample(text="up", video=VideoFile(clip)))
     held = VideoFile(Path("some.tar/a.mp4"), clip.read_bytes())
-    assert writer.write(Sample(text="up", video=held)).ids.tolist() == file.ids.tolist()
+    assert writer.tokenize(Sample(text="up", video=held)).ids.tolist() == file.ids.tolist()
 
 
 def test_every_kind_of_source_gives_the_same(writer: SampleTokenizer, clip: Path) -> None:
@@ -76,12 +76,14 @@ def test_every_kind_of_source_gives_the_same(writer: SampleTokenizer, clip: Path
         tar.add(clip, "a.mp4")
         tar.add(clip.with_suffix(".txt"), "a.txt")
     sources = find_sources([clip.parent, lines, packed])
-    found = [writer.write(each.read()).ids for source in sources for each in source.samples(0)]
+    found = [writer.tokenize(each.read()).ids for source in sources for each in source.samples(0)]
     assert len(found) == 3
     assert found[0].tolist() == found[1].tolist() == found[2].tolist()
 
 
-def test_a_store_says_how_often_it_looked(clip: Path, model: Model, tmp_path: Path) -> None:
+def test_a_store_says_how_often_it_looked(
+    clip: Path, model: TokenizerConfig, tmp_path: Path
+) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({"video": str(clip), "turns": [TURN]}) + "\n{}")
     sources = find_sources([tmp_path / "s.jsonl"])
     lengths = []
@@ -98,11 +100,11 @@ def test_what_is_no_clip_or_too_long_is_said(
     writer: SampleTokenizer, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"lost\.mp4"):
-        writer.write(Sample(text="up", video=VideoFile(clip.with_name("lost.mp4"))))
+        writer.tokenize(Sample(text="up", video=VideoFile(clip.with_name("lost.mp4"))))
     with pytest.raises(InputError, match=r"b\.mp4"):
-        writer.write(Sample(text="up", video=VideoFile(Path("b.mp4"), b"no clip")))
-    monkeypatch.setattr(document, "MOST_FRAMES", 4)
+        writer.tokenize(Sample(text="up", video=VideoFile(Path("b.mp4"), b"no clip")))
+    monkeypatch.setattr(document, "MAX_FRAMES", 4)
     with pytest.raises(InputError, match="more than 4 frames"):
-        writer.write(Sample(text="up", video=VideoFile(clip)))
+        writer.tokenize(Sample(text="up", video=VideoFile(clip)))
     one = replace(writer, fps=1.0)
-    assert one.write(Sample(text="up", video=VideoFile(clip))) is not None
+    assert one.tokenize(Sample(text="up", video=VideoFile(clip))) is not None

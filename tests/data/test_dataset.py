@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emu3.data.dataset import TokenDataset, digest_of
-from emu3.data.shards import Skipped, map_shard, read_summary, write_shard
-from emu3.data.tokenization import TokenizedDocument, text_facts
+from emu3.data.dataset import TokenDataset, request_digest
+from emu3.data.shards import SkippedSample, map_shard, read_shard_summary, write_shard
+from emu3.data.tokenization import TokenizedDocument, text_tokenizer_fingerprint
 from emu3.errors import InputError
 from emu3.testing import byte_tokenizer
 
@@ -32,10 +32,10 @@ def documents(seed: int, count: int = 5) -> list[TokenizedDocument]:
 def write(folder: Path) -> list[TokenizedDocument]:
     """A store of three shards, one of them empty, without a model; gives its documents."""
     folder.mkdir()
-    request = {"model": text_facts(byte_tokenizer()), "sources": []}
+    request = {"model": text_tokenizer_fingerprint(byte_tokenizer()), "sources": []}
     held = [documents(0), [], documents(1)]
     for name, each in zip(NAMES, held, strict=True):
-        write_shard(folder / name, digest_of(request), each, [Skipped("a", "b", "c")])
+        write_shard(folder / name, request_digest(request), each, [SkippedSample("a", "b", "c")])
     index = {
         "version": 1,
         "request": request,
@@ -52,7 +52,7 @@ def test_read_is_the_inverse_of_write(tmp_path: Path) -> None:
     assert len(store) == len(written) == 10
     assert store.lengths.tolist() == [len(document.ids) for document in written]
     for number, document in enumerate(written):
-        assert store.length(number) == len(document.ids)
+        assert store.document_length(number) == len(document.ids)
         read = store[number]
         assert (read.ids.dtype, read.roles.dtype) == (torch.int64, torch.uint8)
         assert torch.equal(read.ids, document.ids)
@@ -60,15 +60,17 @@ def test_read_is_the_inverse_of_write(tmp_path: Path) -> None:
     for number in (-1, 10):
         with pytest.raises(IndexError):
             store[number]
-    assert store.counts["vision"] == 3
+    assert store.id_counts["vision"] == 3
 
 
 def test_the_same_documents_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_shard(tmp_path / name, "x", documents(3), [Skipped("s", "k", "r")] * 3)
+        write_shard(tmp_path / name, "x", documents(3), [SkippedSample("s", "k", "r")] * 3)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert read_summary(tmp_path / "a").samples == 5
-    assert sum(read_summary(tmp_path / "a").ids.values()) == len(map_shard(tmp_path / "a")["ids"])
+    assert read_shard_summary(tmp_path / "a").samples == 5
+    assert sum(read_shard_summary(tmp_path / "a").ids.values()) == len(
+        map_shard(tmp_path / "a")["ids"]
+    )
 
 
 def cut(path: Path) -> None:
@@ -84,7 +86,7 @@ def of_another_request(path: Path) -> None:
 
 
 def with_other_ends(path: Path) -> None:
-    write_shard(path, read_summary(path).request, documents(0), [])
+    write_shard(path, read_shard_summary(path).request, documents(0), [])
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu3.data.dataset import TokenDataset, digest_of
-from emu3.data.loader import Loader
-from emu3.data.packing import Pack
+from emu3.data.dataset import TokenDataset, request_digest
+from emu3.data.loader import PackedLoader
+from emu3.data.packing import PackedRow
 from emu3.data.shards import write_shard
 from emu3.data.token_roles import ANSWER, TEXT, VISION
-from emu3.data.tokenization import TokenizedDocument, text_facts
+from emu3.data.tokenization import TokenizedDocument, text_tokenizer_fingerprint
 from emu3.errors import InputError
 from emu3.testing import byte_tokenizer
 
@@ -27,8 +27,8 @@ LONG, PICTURE, TOO_LARGE = 100, 30, 41  # ids of a text, and of two documents wi
 
 def store(folder: Path, documents: list[TokenizedDocument]) -> TokenDataset:
     folder.mkdir()
-    request = {"model": text_facts(byte_tokenizer())}
-    write_shard(folder / "a", digest_of(request), documents, [])
+    request = {"model": text_tokenizer_fingerprint(byte_tokenizer())}
+    write_shard(folder / "a", request_digest(request), documents, [])
     index = {"version": 1, "request": request, "shards": {"a": len(documents)}}
     (folder / "index.json").write_text(json.dumps(index))
     return TokenDataset.open(folder)
@@ -49,20 +49,20 @@ def stores(tmp_path: Path) -> list[TokenDataset]:
     return [texts, store(tmp_path / "pictures", pictures)]
 
 
-def loader(stores: list[TokenDataset], **changes: Any) -> Loader:
-    return Loader(
+def loader(stores: list[TokenDataset], **changes: Any) -> PackedLoader:
+    return PackedLoader(
         stores, **{"weights": [3, 1], "context": CONTEXT, "seed": 5, "waiting": 30} | changes
     )
 
 
-def parts(pack: Pack) -> list[Tensor]:
+def parts(pack: PackedRow) -> list[Tensor]:
     return list(pack.ids.split(list(pack.lengths)))
 
 
 def test_rows_are_whole_documents_and_cut_texts(stores: list[TokenDataset]) -> None:
     loading = loader(stores)
     packs = list(islice(loading, 100))
-    assert loading.left_out == 1
+    assert loading.num_excluded == 1
     for pack in packs:
         assert len(pack.ids) == len(pack.roles) == sum(pack.lengths) <= CONTEXT
         for part in parts(pack):
@@ -77,7 +77,7 @@ def test_every_id_of_a_text_is_learned_as_often_as_the_text_is_drawn(
 ) -> None:
     loading = loader(stores)
     taken = [part for pack in islice(loading, 100) for part in parts(pack)]
-    taken += [loading.read((piece,)).ids for piece in loading.packer.waiting]
+    taken += [loading.read_row((piece,)).ids for piece in loading.packer.waiting]
     learned = Counter(int(at) for part in taken for at in part[1:])
     for text in (loading.stores[0][number].ids[1:].tolist() for number in range(20)):
         assert len({learned[at] for at in text}) == 1
@@ -106,9 +106,9 @@ def test_going_on_is_never_having_stopped(stores: list[TokenDataset], stop: int)
 
 def test_processes_share_the_rows_of_one(stores: list[TokenDataset]) -> None:
     alone, every = loader(stores), [loader(stores) for _ in range(2)]
-    whole = [alone.read(alone.draw()).ids.tolist() for _ in range(20)]
-    rows = [[each.draw() for _ in range(20)] for each in every]
-    shared = [every[at % 2].read(rows[at % 2][at]).ids.tolist() for at in range(20)]
+    whole = [alone.read_row(alone.next_row()).ids.tolist() for _ in range(20)]
+    rows = [[each.next_row() for _ in range(20)] for each in every]
+    shared = [every[at % 2].read_row(rows[at % 2][at]).ids.tolist() for at in range(20)]
     assert shared == whole
     assert every[0].state_dict() == every[1].state_dict() == alone.state_dict()
 

@@ -8,37 +8,46 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.data.packing import Packer, Piece, cut, efficiency, join, pack_rows
+from emu3.data.packing import (
+    DocumentSpan,
+    Packer,
+    concat_documents,
+    efficiency,
+    pack_rows,
+    split_document,
+)
 from emu3.errors import InputError
 
 CONTEXT = 5120  # of the paper's first stage
 
 
-def realistic(count: int, seed: int = 0) -> list[Piece]:
+def realistic(count: int, seed: int = 0) -> list[DocumentSpan]:
     """Pictures of many sizes with captions, questions about small ones, and texts of any length."""
     random = np.random.default_rng(seed)
-    pieces: list[Piece] = []
+    pieces: list[DocumentSpan] = []
     for number in range(count):
         kind = random.choice(3, p=[0.3, 0.2, 0.5])
         if kind == 2:
             length = int(random.lognormal(6, 1.2)) + 3
-            pieces += cut(0, number, length, CONTEXT)
+            pieces += split_document(0, number, length, CONTEXT)
         else:
             height, width = random.integers(*((40, 70) if kind == 0 else (16, 40)), 2)
             length = min(CONTEXT, int(height * (width + 1) + 7 + random.integers(10, 150)))
-            pieces.append(Piece(kind + 1, number, 0, length))
+            pieces.append(DocumentSpan(kind + 1, number, 0, length))
     return pieces
 
 
-def large(count: int, seed: int = 0) -> list[Piece]:
+def large(count: int, seed: int = 0) -> list[DocumentSpan]:
     """Pictures of which no two fit a row, and texts: the paper's first stage."""
     random = np.random.default_rng(seed)
-    texts = [cut(0, n, int(random.lognormal(6.4, 1.2)) + 3, CONTEXT) for n in range(count)]
-    pictures = [Piece(1, n, 0, 4200 + int(random.integers(30, 150))) for n in range(count)]
+    texts = [
+        split_document(0, n, int(random.lognormal(6.4, 1.2)) + 3, CONTEXT) for n in range(count)
+    ]
+    pictures = [DocumentSpan(1, n, 0, 4200 + int(random.integers(30, 150))) for n in range(count)]
     return [piece for text, shown in zip(texts, pictures, strict=True) for piece in (*text, shown)]
 
 
-def learned(pieces: Iterable[Piece]) -> list[tuple[int, int, int, int]]:
+def learned(pieces: Iterable[DocumentSpan]) -> list[tuple[int, int, int, int]]:
     """Source, number and the ids of every document, once its pieces are put together again."""
     together = list[tuple[int, int, int, int]]()
     for piece in sorted(pieces, key=lambda each: (each.source, each.number, each.start)):
@@ -51,7 +60,9 @@ def learned(pieces: Iterable[Piece]) -> list[tuple[int, int, int, int]]:
 
 @pytest.mark.parametrize("mixture", [realistic, large])
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_are_full_to_97_percent(seed: int, mixture: Callable[[int, int], list[Piece]]) -> None:
+def test_rows_are_full_to_97_percent(
+    seed: int, mixture: Callable[[int, int], list[DocumentSpan]]
+) -> None:
     pieces = mixture(4000, seed)
     rows = list(pack_rows(pieces, CONTEXT))
     assert efficiency(rows, CONTEXT) >= 0.97
@@ -64,53 +75,53 @@ def test_rows_are_full_to_97_percent(seed: int, mixture: Callable[[int, int], li
 def test_the_longest_text_is_cut_where_much_is_left() -> None:
     packer = Packer(100)
     for number, (length, whole) in enumerate([(80, True), (30, True), (25, False), (60, False)]):
-        packer.add(Piece(0, number, 0, length, whole))
-    row = packer.row()
-    assert row == (Piece(0, 0, 0, 80), Piece(0, 3, 0, 20, False))
+        packer.add(DocumentSpan(0, number, 0, length, whole))
+    row = packer.next_row()
+    assert row == (DocumentSpan(0, 0, 0, 80), DocumentSpan(0, 3, 0, 20, False))
     assert packer.waiting == [
-        Piece(0, 1, 0, 30),
-        Piece(0, 2, 0, 25, False),
-        Piece(0, 3, 19, 60, False),  # the id before is read again
+        DocumentSpan(0, 1, 0, 30),
+        DocumentSpan(0, 2, 0, 25, False),
+        DocumentSpan(0, 3, 19, 60, False),  # the id before is read again
     ]
-    assert packer.row() == (
-        Piece(0, 1, 0, 30),
-        Piece(0, 3, 19, 60, False),
-        Piece(0, 2, 0, 25, False),
+    assert packer.next_row() == (
+        DocumentSpan(0, 1, 0, 30),
+        DocumentSpan(0, 3, 19, 60, False),
+        DocumentSpan(0, 2, 0, 25, False),
     )
 
 
 def test_no_text_is_cut_for_a_little() -> None:
     packer = Packer(6400)
     for number, length in enumerate([6301, 200]):
-        packer.add(Piece(0, number, 0, length, whole=False))
-    assert [len(piece) for piece in packer.row()] == [6301]
-    packer.add(Piece(0, 2, 0, 6300))
-    assert [len(piece) for piece in packer.row()] == [200]
+        packer.add(DocumentSpan(0, number, 0, length, whole=False))
+    assert [len(piece) for piece in packer.next_row()] == [6301]
+    packer.add(DocumentSpan(0, 2, 0, 6300))
+    assert [len(piece) for piece in packer.next_row()] == [200]
 
 
 def test_nothing_waits_for_ever() -> None:
     packer = Packer(10)
-    odd = Piece(0, 0, 0, 7)  # pairs of fives fill a row better
+    odd = DocumentSpan(0, 0, 0, 7)  # pairs of fives fill a row better
     packer.add(odd)
     for number in range(1, 5):
-        packer.add(Piece(0, number, 0, 5))
-    assert odd in packer.row()
+        packer.add(DocumentSpan(0, number, 0, 5))
+    assert odd in packer.next_row()
 
 
 def test_the_longest_that_fits_is_taken() -> None:
     packer = Packer(10)
     for number, length in enumerate([6, 2, 4, 3, 4, 9]):
-        packer.add(Piece(0, number, 0, length))
-    assert [piece.number for piece in packer.row()] == [0, 2]  # 6 and the older 4
-    assert [piece.number for piece in packer.row()] == [1, 4, 3]  # 2, 4, 3
-    assert [piece.number for piece in packer.row()] == [5]
+        packer.add(DocumentSpan(0, number, 0, length))
+    assert [piece.number for piece in packer.next_row()] == [0, 2]  # 6 and the older 4
+    assert [piece.number for piece in packer.next_row()] == [1, 4, 3]  # 2, 4, 3
+    assert [piece.number for piece in packer.next_row()] == [5]
     assert not len(packer)
 
 
 @pytest.mark.parametrize("length", range(1, 30))
 @pytest.mark.parametrize("context", [2, 3, 7, 10, 29])
 def test_cut_texts_have_every_id_but_the_first_as_target_once(length: int, context: int) -> None:
-    pieces = cut(0, 0, length, context)
+    pieces = split_document(0, 0, length, context)
     assert all(len(piece) <= context for piece in pieces)
     targets = [at for piece in pieces for at in range(piece.start + 1, piece.stop)]
     assert targets == list(range(1, length))
@@ -118,11 +129,11 @@ def test_cut_texts_have_every_id_but_the_first_as_target_once(length: int, conte
 
 def test_a_context_of_one_is_refused() -> None:
     with pytest.raises(InputError, match="at least 2"):
-        cut(0, 0, 5, 1)
+        split_document(0, 0, 5, 1)
 
 
 def test_join() -> None:
     roles = torch.zeros(5, dtype=torch.uint8)
-    pack = join([(torch.arange(3), roles[:3]), (torch.arange(2), roles[:2])])
+    pack = concat_documents([(torch.arange(3), roles[:3]), (torch.arange(2), roles[:2])])
     assert (pack.ids.tolist(), pack.lengths) == ([0, 1, 2, 0, 1], (3, 2))
     assert len(pack.roles) == 5

@@ -16,9 +16,9 @@ import pytest
 
 from emu3.data.dataset import TokenDataset
 from emu3.data.discovery import find_sources
-from emu3.data.prepare import Counts, prepare
+from emu3.data.prepare import PrepareResult, prepare
 from emu3.data.tokenization import SampleTokenizer
-from emu3.data.workers import Model
+from emu3.data.workers import TokenizerConfig
 from emu3.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +28,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def run(samples: Path, folder: Path, model: Model, workers: int = 1, per_slice: int = 8) -> Counts:
+def run(
+    samples: Path, folder: Path, model: TokenizerConfig, workers: int = 1, per_slice: int = 8
+) -> PrepareResult:
     return prepare(find_sources([samples], per_slice=per_slice), folder, model, workers)
 
 
 @pytest.fixture(scope="module")
-def whole(samples: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(samples: Path, model: TokenizerConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run that nothing stopped; not to be written to."""
     folder = tmp_path_factory.mktemp("stores") / "whole"
     assert run(samples, folder, model).samples == 36
@@ -48,14 +50,14 @@ def test_documents_are_those_of_the_samples_in_their_order(
     number = 0
     for found in source.samples(0):
         try:
-            document = writer.write(found.read())
+            document = writer.tokenize(found.read())
         except InputError:
             continue
         assert store[number].ids.tolist() == document.ids.tolist()
         assert store[number].roles.tolist() == document.roles.tolist()
         number += 1
     assert number == len(store) == 36
-    assert sum(store.counts.values()) == int(store.lengths.sum())
+    assert sum(store.id_counts.values()) == int(store.lengths.sum())
 
 
 def test_bad_samples_are_told_and_counted(samples: Path, whole: Path) -> None:
@@ -69,15 +71,15 @@ def test_bad_samples_are_told_and_counted(samples: Path, whole: Path) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(
-    samples: Path, whole: Path, model: Model, tmp_path: Path
+    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     run(samples, tmp_path / "store", model, workers=2)
     assert files(tmp_path / "store") == files(whole)
 
 
-def test_every_slice_is_told_once(samples: Path, model: Model, tmp_path: Path) -> None:
+def test_every_slice_is_told_once(samples: Path, model: TokenizerConfig, tmp_path: Path) -> None:
     sources, told = find_sources([samples], per_slice=8), list[int]()
-    count = sum(source.slices for source in sources)
+    count = sum(source.num_slices for source in sources)
     prepare(sources, tmp_path / "store", model, on_slices=told.append)
     assert told == [0] + [1] * count
     next((tmp_path / "store").glob("0*.safetensors")).unlink()
@@ -87,7 +89,7 @@ def test_every_slice_is_told_once(samples: Path, model: Model, tmp_path: Path) -
 
 
 def test_killed_and_run_again_is_never_killed(
-    samples: Path, whole: Path, model: Model, tmp_path: Path
+    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     folder = tmp_path / "store"
     command = [sys.executable, "-m", "emu3", "prepare", str(samples), "-o", str(folder), "-q"]
@@ -110,13 +112,13 @@ def test_killed_and_run_again_is_never_killed(
 
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(
-    samples: Path, model: Model, tmp_path: Path
+    samples: Path, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     code = (
         "import multiprocessing, os, threading\n"
-        "from emu3.data.workers import _follow_parent\n"
+        "from emu3.data.workers import _exit_with_parent\n"
         "def child():\n"
-        "    threading.Thread(target=_follow_parent, daemon=True).start()\n"
+        "    threading.Thread(target=_exit_with_parent, daemon=True).start()\n"
         "    print(os.getpid(), flush=True)\n"
         "    threading.Event().wait()\n"
         "if __name__ == '__main__':\n"
@@ -135,7 +137,9 @@ def test_workers_end_with_a_parent_that_is_killed(
     assert child != parent.pid
 
 
-def test_a_finished_store_is_left_as_it_is(samples: Path, whole: Path, model: Model) -> None:
+def test_a_finished_store_is_left_as_it_is(
+    samples: Path, whole: Path, model: TokenizerConfig
+) -> None:
     before = files(whole)
     counts = run(samples, whole, model)
     assert files(whole) == before
@@ -144,13 +148,13 @@ def test_a_finished_store_is_left_as_it_is(samples: Path, whole: Path, model: Mo
 
 
 def test_another_request_is_refused_with_what_differs(
-    samples: Path, whole: Path, model: Model, tmp_path: Path
+    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     before = files(whole)
     with pytest.raises(InputError, match="sources 1 per_slice: it has 8, now 9"):
         run(samples, whole, model, per_slice=9)
     with pytest.raises(InputError, match="model codebook: it has"):
-        run(samples, whole, Model("nano", device="cpu"))
+        run(samples, whole, TokenizerConfig("nano", device="cpu"))
     more = tmp_path / "more.jsonl"
     more.write_text('{"text": "a"}\n')
     with pytest.raises(InputError, match="sources: it has 1, now 2"):
@@ -158,7 +162,9 @@ def test_another_request_is_refused_with_what_differs(
     assert files(whole) == before
 
 
-def test_a_folder_of_something_else_is_refused(samples: Path, model: Model, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused(
+    samples: Path, model: TokenizerConfig, tmp_path: Path
+) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
         run(samples, tmp_path, model)
@@ -168,7 +174,7 @@ def test_a_folder_of_something_else_is_refused(samples: Path, model: Model, tmp_
 
 
 def test_a_shard_that_is_broken_is_made_again(
-    samples: Path, whole: Path, model: Model, tmp_path: Path
+    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     run(samples, tmp_path / "store", model)
     path = tmp_path / "store" / "00000-000002.safetensors"
@@ -177,7 +183,7 @@ def test_a_shard_that_is_broken_is_made_again(
     assert files(tmp_path / "store") == files(whole)
 
 
-def test_a_tar_cut_short_gives_what_it_has(model: Model, tmp_path: Path) -> None:
+def test_a_tar_cut_short_gives_what_it_has(model: TokenizerConfig, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         for number in range(4):

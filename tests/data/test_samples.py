@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emu3.data.samples import PictureFile, Sample, VideoFile, read_line
+from emu3.data.samples import ImageFile, Sample, VideoFile, parse_line
 from emu3.errors import InputError
 
 FOLDER = Path("there")
@@ -15,11 +15,11 @@ TURN = {"question": "q", "answer": "a"}
 
 
 def read(value: object) -> Sample:
-    return read_line(json.dumps(value).encode(), FOLDER)
+    return parse_line(json.dumps(value).encode(), FOLDER)
 
 
 def test_the_three_kinds() -> None:
-    image = PictureFile(FOLDER / "a.png")
+    image = ImageFile(FOLDER / "a.png")
     assert read({"text": "words"}) == Sample(text="words")
     assert read({"image": "a.png", "text": "words"}) == Sample(text="words", image=image)
     looked = read({"image": "a.png", "turns": [TURN, TURN]})
@@ -64,4 +64,4 @@ def test_faults_are_named(case: str) -> None:
 )
 def test_what_is_no_json(line: bytes, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        read_line(line, FOLDER)
+        parse_line(line, FOLDER)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from emu3.data.discovery import find_sources
-from emu3.data.parquet import Columns
+from emu3.data.parquet import ColumnNames
 from emu3.data.samples import Sample
 from emu3.data.sources import Source
 from emu3.errors import InputError
@@ -47,7 +47,7 @@ def contents(sources: list[Source]) -> list[Content]:
     return [
         content(found.read())
         for source in sources
-        for index in range(source.slices)
+        for index in range(source.num_slices)
         for found in source.samples(index)
     ]
 
@@ -127,12 +127,12 @@ def test_every_kind_gives_the_same(
     sources = find_sources([make(tmp_path)], per_slice=per_slice)
     assert contents(sources) == expected()
     assert contents(pickle.loads(pickle.dumps(sources))) == expected()
-    json.dumps([source.facts() for source in sources])
+    json.dumps([source.fingerprint() for source in sources])
 
 
 def test_parquet_is_cut_at_its_row_groups(tmp_path: Path) -> None:
     (source,) = find_sources([parquet(tmp_path)])
-    assert source.slices == 3
+    assert source.num_slices == 3
     assert [found.key for found in source.samples(2)] == ["row 4"]
 
 
@@ -140,12 +140,12 @@ def test_columns_by_other_names(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     named = table().rename_columns({"text": "words", "image": "jpg", "turns": "unread"})
     named.select([0, 1, 3]).to_parquet(path)
-    found = contents(find_sources([path], Columns("words", "jpg")))
+    found = contents(find_sources([path], ColumnNames("words", "jpg")))
     assert found == [expected()[at] for at in (0, 1, 3)]
     with pytest.raises(InputError, match="no column text or turns; it has words, jpg"):
         find_sources([path])
     with pytest.raises(InputError, match="no column lost"):
-        find_sources([path], Columns("lost", "jpg"))
+        find_sources([path], ColumnNames("lost", "jpg"))
 
 
 @pytest.mark.parametrize("per_slice", [1, 3, 100])
@@ -157,7 +157,7 @@ def test_a_folder_of_pictures_and_texts(per_slice: int, tmp_path: Path) -> None:
     (tmp_path / "text.md").write_text("# words\n")
     (tmp_path / ".hidden.txt").write_text("not seen")
     (source,) = find_sources([tmp_path], per_slice=per_slice)
-    found = [each for index in range(source.slices) for each in source.samples(index)]
+    found = [each for index in range(source.num_slices) for each in source.samples(index)]
     assert [each.key for each in found] == ["in/1.png", "in/2.png", "text.md"]
     assert found[0].read().text == "a caption"
     with pytest.raises(InputError, match=r"2\.txt is not beside it"):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from emu3.checkpoints.convert import convert
+from emu3.checkpoints.convert import convert_checkpoint
 from emu3.checkpoints.loading import DeviceConfig, load_checkpoint, save_decoder
 from emu3.checkpoints.weights import load_decoder
 from emu3.errors import InputError
@@ -136,7 +136,7 @@ def matrices(model: nn.Module) -> dict[str, str]:
 def test_what_is_written_is_what_loading_would_make(tmp_path: Path, to: Precision) -> None:
     """Quantised on the way in, or by `emu3 quantize` before: bit for bit the same."""
     tiny_checkpoint().save(tmp_path / "dense")
-    convert(tmp_path / "dense", None, tmp_path / "few", to=to)
+    convert_checkpoint(tmp_path / "dense", None, tmp_path / "few", precision=to)
     at_once = load_checkpoint(tmp_path / "dense", None, DeviceConfig(CPU, to)).decoder
     stored = load_checkpoint(tmp_path / "few", None, DeviceConfig(CPU, None)).decoder
     assert matrices(at_once) == matrices(stored)
@@ -152,12 +152,12 @@ def test_what_is_written_is_what_loading_would_make(tmp_path: Path, to: Precisio
 
 def test_few_bits_are_not_made_fewer_or_more(tmp_path: Path) -> None:
     tiny_checkpoint().save(tmp_path / "dense")
-    convert(tmp_path / "dense", None, tmp_path / "few", to=INT8)
+    convert_checkpoint(tmp_path / "dense", None, tmp_path / "few", precision=INT8)
     for wanted in ("fp32", "bf16", "int4"):
         with pytest.raises(InputError, match="int8 already"):
             load_checkpoint(tmp_path / "few", None, DeviceConfig(CPU, parse_precision(wanted)))
     with pytest.raises(InputError, match="quantised to int8 already"):
-        convert(tmp_path / "few", None, tmp_path / "fewer", to=INT8)
+        convert_checkpoint(tmp_path / "few", None, tmp_path / "fewer", precision=INT8)
     with pytest.raises(InputError, match="quantised in memory"):
         load_checkpoint(tmp_path / "few", None, DeviceConfig(CPU, None)).save(tmp_path / "again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "few"]

@@ -33,7 +33,7 @@ def config(text: TextTokenizer) -> DecoderConfig:
 
 
 def test_the_package_has_the_card_of_the_recipe() -> None:
-    assert GenerationDefaults.of(nano.HOME, "nano") == nano.CARD
+    assert GenerationDefaults.from_folder(nano.HOME, "nano") == nano.CARD
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])

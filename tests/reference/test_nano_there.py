@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from emu3 import Emu3
-from emu3.checkpoints.convert import convert
+from emu3.checkpoints.convert import convert_checkpoint
 from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
 from emu3.models.precision import FP32
 
@@ -21,7 +21,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra `refe
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nano, converted."""
     folder = tmp_path_factory.mktemp("there") / "nano-hf"
-    convert("nano", None, folder, layout="hf")
+    convert_checkpoint("nano", None, folder, format="hf")
     return folder
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from emu3.data.packing import Pack
+from emu3.data.packing import PackedRow
 from emu3.data.token_roles import ANSWER, CONTEXT, TEXT, VISION
 from emu3.errors import InputError
 from emu3.processing.document_format import DocumentFormat
@@ -28,8 +28,8 @@ from emu3.training.presets import (
 ROLES = [TEXT, TEXT, VISION, CONTEXT, CONTEXT, VISION, ANSWER, ANSWER]
 
 
-def pack(lengths: tuple[int, ...] = (8,)) -> Pack:
-    return Pack(torch.arange(8), torch.tensor(ROLES, dtype=torch.uint8), lengths)
+def pack(lengths: tuple[int, ...] = (8,)) -> PackedRow:
+    return PackedRow(torch.arange(8), torch.tensor(ROLES, dtype=torch.uint8), lengths)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,15 @@ import torch
 
 from emu3.api import Emu3
 from emu3.checkpoints.loading import DeviceConfig, load_checkpoint, write_json
-from emu3.data.dataset import INDEX, VERSION, TokenDataset, digest_of, shard_name
-from emu3.data.loader import Loader
-from emu3.data.packing import Row, join
+from emu3.data.dataset import (
+    FORMAT_VERSION,
+    INDEX_FILE,
+    TokenDataset,
+    request_digest,
+    shard_file_name,
+)
+from emu3.data.loader import PackedLoader
+from emu3.data.packing import RowPlan, concat_documents
 from emu3.data.shards import write_shard
 from emu3.data.token_roles import ANSWER, CONTEXT, ROLE_NAMES, TEXT
 from emu3.data.tokenization import SampleTokenizer, TokenizedDocument
@@ -58,17 +64,21 @@ def encoded(kind: str, number: int) -> TokenizedDocument:
 
 def stored(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
     """A store of documents of these kinds."""
-    facts = SampleTokenizer(TINY.prompts, TINY.vision_processor).facts()
+    facts = SampleTokenizer(TINY.prompts, TINY.vision_processor).fingerprint()
     request = {"model": facts, "sources": list(kinds)}
     documents = [encoded(kind, number) for number in range(each) for kind in kinds]
     folder.mkdir()
-    write_shard(folder / shard_name(0, 0), digest_of(request), documents, [])
+    write_shard(folder / shard_file_name(0, 0), request_digest(request), documents, [])
     roles = torch.cat([document.roles for document in documents]).long()
     counts = dict(
         zip(ROLE_NAMES, torch.bincount(roles, minlength=len(ROLE_NAMES)).tolist(), strict=True)
     )
-    index = {"version": VERSION, "request": request, "shards": {shard_name(0, 0): len(documents)}}
-    write_json(folder / INDEX, {**index, "ids": counts})
+    index = {
+        "version": FORMAT_VERSION,
+        "request": request,
+        "shards": {shard_file_name(0, 0): len(documents)},
+    }
+    write_json(folder / INDEX_FILE, {**index, "ids": counts})
     return TokenDataset.open(folder, TINY.text_tokenizer)
 
 
@@ -93,11 +103,11 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
     return {name for name, weight in before.items() if not torch.equal(weight, after[name])}
 
 
-def dying(after: int) -> Callable[[Loader], Row]:
+def dying(after: int) -> Callable[[PackedLoader], RowPlan]:
     """A draw of a row that kills its process after so many."""
-    left, draw = iter(range(after)), Loader.draw
+    left, draw = iter(range(after)), PackedLoader.next_row
 
-    def until(self: Loader) -> Row:
+    def until(self: PackedLoader) -> RowPlan:
         if next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
         return draw(self)
@@ -129,7 +139,7 @@ def test_killed_and_resumed_is_never_killed(
     """By SIGKILL: before the first checkpoint, right behind it, and twice."""
 
     def doomed(after: int) -> None:
-        Loader.draw = dying(after)  # type: ignore[method-assign]
+        PackedLoader.next_row = dying(after)  # type: ignore[method-assign]
         train_stage(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
 
     for after in kills:
@@ -158,16 +168,18 @@ def test_the_position_of_the_loader_is_what_decides(data: list[Weighted]) -> Non
 
 def rows(data: Sequence[Weighted], stage: Stage = STAGE) -> RowsOfStage:
     stores, shares = zip(*data, strict=True)
-    loader = Loader(stores, shares, stage.context, seed=3)
+    loader = PackedLoader(stores, shares, stage.context, seed=3)
     return RowsOfStage(loader, stage, TINY.text_tokenizer.vocabulary.sov, seed=3)
 
 
 def test_a_process_reads_its_own_rows_alone(
     data: list[Weighted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[Row] = []
-    whole = Loader.read
-    monkeypatch.setattr(Loader, "read", lambda self, row: read.append(row) or whole(self, row))
+    read: list[RowPlan] = []
+    whole = PackedLoader.read
+    monkeypatch.setattr(
+        PackedLoader, "read", lambda self, row: read.append(row) or whole(self, row)
+    )
     stage = STAGE.changed(batch=5)
     both = [rows(data, stage)(np.random.default_rng(0)) for _ in range(2)]
     assert not read
@@ -182,7 +194,7 @@ def test_a_process_reads_its_own_rows_alone(
 
 def test_a_dropped_caption_is_an_empty_one() -> None:
     parts = [encoded(kind, 1) for kind in ("draw", "text", "look")]
-    pack = join([(part.ids, part.roles) for part in parts])
+    pack = concat_documents([(part.ids, part.roles) for part in parts])
     rng, sov = np.random.default_rng(0), TINY.text_tokenizer.vocabulary.sov
     got = without_captions(pack, 1.0, sov, rng)
     codes = torch.from_numpy(np.random.default_rng(1).integers(0, 64, (2, 3)))
@@ -332,7 +344,7 @@ def test_data_that_teaches_nothing_is_refused(tmp_path: Path, data: list[Weighte
 
 def test_what_does_not_fit_is_told(tmp_path: Path, data: list[Weighted]) -> None:
     """A picture that is longer than the context is left out, never cut."""
-    short = min(data[1][0].length(number) for number in range(len(data[1][0]))) - 1
+    short = min(data[1][0].document_length(number) for number in range(len(data[1][0]))) - 1
     both, said = [(stored(tmp_path / "mixed", "draw", "look"), 1.0)], list[str]()
     stage = STAGE.changed(context=short)
     train_stage(stage, tiny_checkpoint(), both, tmp_path / "run", SETTINGS, say=said.append)

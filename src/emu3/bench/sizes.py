@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from emu3.checkpoints.formats.base import detect_format
+from emu3.checkpoints.formats.registry import detect_format
 from emu3.checkpoints.hub import find_model
 from emu3.checkpoints.weights import load_decoder
 from emu3.config import DecoderConfig

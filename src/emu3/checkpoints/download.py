@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from emu3.checkpoints.safetensors_io import INDEX, ONE_FILE, some, weight_files
+from emu3.checkpoints.safetensors_io import INDEX_FILE, SINGLE_FILE, abbreviate, weight_files
 from emu3.errors import InputError
 
 SMALL = ["*.json", "*.tiktoken", "*_vision_tokens.txt", "chat_template.*"]
@@ -30,7 +30,7 @@ class HubRepository:
     name: str
     revision: str | None = None
 
-    def small_files(self) -> Path:
+    def download_small_files(self) -> Path:
         """The folder of the repository in the cache, with all but weights in it, up to date.
 
         Without a network, as it is in the cache. Raises InputError where that cannot be had.
@@ -43,7 +43,7 @@ class HubRepository:
             )
         return Path(found)
 
-    def weights(self, folder: Path) -> None:
+    def download_weights(self, folder: Path) -> None:
         """Bring what weights are missing into the folder; no network is needed where none are.
 
         Raises InputError where that cannot be done, naming what is missing.
@@ -90,8 +90,8 @@ class HubRepository:
 
 def _missing(folder: Path) -> list[str]:
     """The weight files that the index names, or the only one, as far as they are not there."""
-    files = [folder / ONE_FILE]
-    if (folder / INDEX).exists():
+    files = [folder / SINGLE_FILE]
+    if (folder / INDEX_FILE).exists():
         files = list(weight_files(folder))
     return [path.relative_to(folder).as_posix() for path in files if not path.exists()]
 
@@ -171,7 +171,7 @@ def _lack(repository: HubRepository, error: Exception, missing: Sequence[str]) -
     why = _reason(error)
     if missing:
         return (
-            f"{repository.name}: {some(list(missing))} missing in the hub's cache, and {why}; run "
+            f"{repository.name}: {abbreviate(list(missing))} missing in the hub's cache, and {why}; run "
             "it once online, and the download goes on from there"
         )
     at = "" if repository.revision is None else f" at revision {repository.revision!r}"

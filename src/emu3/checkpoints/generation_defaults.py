@@ -74,7 +74,7 @@ class GenerationDefaults(FileConfig):
         )
 
     @classmethod
-    def of(cls, folder: Path, name: str) -> GenerationDefaults:
+    def from_folder(cls, folder: Path, name: str) -> GenerationDefaults:
         """The card of a checkpoint folder; without one, what its published name promises."""
         if (folder / DEFAULTS_FILE).exists():
             return cls.from_file(folder / DEFAULTS_FILE)

@@ -15,13 +15,13 @@ from emu3.errors import InputError
 
 NANO = "nano"
 HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?!.*\.\.)(?P<revision>\w[\w.+/-]*))?")
-BAAI_VISION = "BAAI/Emu3-VisionTokenizer"
-VISION_FOLDER = "vision_tokenizer"  # inside a checkpoint that brings its own
+BAAI_VISION_TOKENIZER = "BAAI/Emu3-VisionTokenizer"
+VISION_TOKENIZER_FOLDER = "vision_tokenizer"  # inside a checkpoint that brings its own
 
 # What config.json calls itself.
-DECODER = "Emu3"
-VISION = "Emu3VisionVQ"
-TOGETHER = "emu3"  # transformers' own: decoder and vision tokenizer in one folder
+DECODER_TYPE = "Emu3"
+VISION_TOKENIZER_TYPE = "Emu3VisionVQ"
+TRANSFORMERS_TYPE = "emu3"  # transformers' own: decoder and vision tokenizer in one folder
 
 
 def find_model(name: str | Path, *, weights: bool = True) -> Path:
@@ -30,10 +30,10 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
     A repository that is no Emu3 is refused before any of its weights is fetched; without `weights`
     none are. Raises InputError when there is no such model or it cannot be fetched.
     """
-    return _find(name, (DECODER, TOGETHER), weights)
+    return _find(name, (DECODER_TYPE, TRANSFORMERS_TYPE), weights)
 
 
-def find_vision(
+def find_vision_tokenizer(
     folder: Path, name: str | Path | None, model: str | Path, *, weights: bool = True
 ) -> Path:
     """The folder of the vision tokenizer that goes with a decoder's folder.
@@ -42,13 +42,13 @@ def find_vision(
     where `model` is a hub id; else the only one beside it.
     """
     if name is not None:
-        return _find(name, (VISION, TOGETHER), weights)
-    if _kind(folder) == TOGETHER:
+        return _find(name, (VISION_TOKENIZER_TYPE, TRANSFORMERS_TYPE), weights)
+    if _kind(folder) == TRANSFORMERS_TYPE:
         return find_model(model) if weights else folder
-    if (folder / VISION_FOLDER).is_dir():
-        return folder / VISION_FOLDER
+    if (folder / VISION_TOKENIZER_FOLDER).is_dir():
+        return folder / VISION_TOKENIZER_FOLDER
     if not Path(model).is_dir():
-        return find_vision(folder, BAAI_VISION, model, weights=weights)
+        return find_vision_tokenizer(folder, BAAI_VISION_TOKENIZER, model, weights=weights)
     beside = [
         path.parent
         for path in sorted(folder.resolve().parent.glob("*/preprocessor_config.json"))
@@ -74,10 +74,10 @@ def _find(name: str | Path, kinds: tuple[str, ...], weights: bool) -> Path:
             "or, at a revision, BAAI/Emu3-Gen@main"
         )
     repository = HubRepository(hub_id["name"], hub_id["revision"])
-    folder = repository.small_files()
+    folder = repository.download_small_files()
     _check_kind(repository.name, _kind(folder), kinds)
     if weights:
-        repository.weights(folder)
+        repository.download_weights(folder)
     return folder
 
 
@@ -93,10 +93,12 @@ def _check_kind(name: str, kind: str | None, wanted: tuple[str, ...]) -> None:
         return
     if kind is None:
         raise InputError(f"{name} is no model: it has no config.json; try BAAI/Emu3-Gen")
-    if kind == VISION:
+    if kind == VISION_TOKENIZER_TYPE:
         raise InputError(f"{name} is a vision tokenizer alone; name it as vision=… or --vision …")
-    if kind == DECODER:
-        raise InputError(f"{name} is a decoder and no vision tokenizer; try {BAAI_VISION}")
+    if kind == DECODER_TYPE:
+        raise InputError(
+            f"{name} is a decoder and no vision tokenizer; try {BAAI_VISION_TOKENIZER}"
+        )
     raise InputError(
         f"{name} is no Emu3: its config.json describes a {kind!r}; no weights were fetched; try "
         "BAAI/Emu3-Gen"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from emu3.checkpoints.formats.base import detect_format
+from emu3.checkpoints.formats.registry import detect_format
 from emu3.checkpoints.generation_defaults import DEFAULTS_FILE, GenerationDefaults
-from emu3.checkpoints.hub import VISION_FOLDER, find_model, find_vision
-from emu3.checkpoints.weights import OnBytes, load_decoder, load_vision, save_weights
+from emu3.checkpoints.hub import VISION_TOKENIZER_FOLDER, find_model, find_vision_tokenizer
+from emu3.checkpoints.weights import OnBytes, load_decoder, load_vision_tokenizer, save_weights
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_json
 from emu3.errors import InputError
 from emu3.files import atomic_write, check_writable
@@ -37,7 +37,7 @@ class DeviceConfig:
     precision: Precision | None
 
     @classmethod
-    def choose(
+    def resolve(
         cls, device: str | torch.device | None, dtype: str | torch.dtype | Precision | None
     ) -> DeviceConfig:
         """CUDA where there is one, else the CPU. Raises InputError."""
@@ -102,9 +102,9 @@ class Checkpoint:
             raise InputError(f"{self.name} is quantised in memory; `emu3 quantize` writes files")
         check_writable(folder.parent / f"{folder.name}.json")
         with atomic_write(folder) as temporary:
-            (temporary / VISION_FOLDER).mkdir(parents=True)
+            (temporary / VISION_TOKENIZER_FOLDER).mkdir(parents=True)
             save_decoder(self.decoder, self.text_tokenizer, temporary)
-            save_vision(self.vision_processor, temporary / VISION_FOLDER)
+            save_vision_tokenizer(self.vision_processor, temporary / VISION_TOKENIZER_FOLDER)
             write_json(temporary / DEFAULTS_FILE, self.defaults.to_dict())
 
 
@@ -120,7 +120,9 @@ def load_checkpoint(
     )  # small files say early what is wrong
     folder = find_model(model)
     config = detect_format(folder).decoder_config(folder)
-    vision_processor = load_vision_processor(find_vision(folder, vision, model), place.device)
+    vision_processor = load_vision_processor(
+        find_vision_tokenizer(folder, vision, model), place.device
+    )
     to = place.precision_for(folder, config, vision_processor.vision.config)
     if vision_processor.vision.quantize.size != text.vocabulary.codebook_size:
         raise InputError(
@@ -129,7 +131,7 @@ def load_checkpoint(
         )
     return Checkpoint(
         name=str(model),
-        defaults=GenerationDefaults.of(folder, str(model)),
+        defaults=GenerationDefaults.from_folder(folder, str(model)),
         decoder=load_decoder(folder, to, place.device, detect_format(folder), on_bytes),
         text_tokenizer=text,
         vision_processor=vision_processor,
@@ -140,7 +142,7 @@ def load_vision_processor(folder: Path, device: torch.device) -> VisionProcessor
     """Read the folder of a vision tokenizer, in float32; raises InputError likewise."""
     layout = detect_format(folder)
     preprocessor = layout.preprocessor(folder)
-    vision = load_vision(folder, device, layout)
+    vision = load_vision_tokenizer(folder, device, layout)
     if preprocessor.spatial_factor % vision.config.spatial_factor:
         raise InputError(
             f"{folder}: spatial_factor {preprocessor.spatial_factor} is no multiple of the "
@@ -156,11 +158,11 @@ def load_text_tokenizer(folder: Path) -> tuple[TextTokenizer, DecoderConfig]:
     text = layout.text(folder)
     text.vocabulary.check(config)
     if (folder / "generation_config.json").exists():
-        _check_generation(folder / "generation_config.json", config)
+        _check_generation_config(folder / "generation_config.json", config)
     return text, config
 
 
-def _check_generation(path: Path, config: DecoderConfig) -> None:
+def _check_generation_config(path: Path, config: DecoderConfig) -> None:
     """The stop and pad ids that transformers would use must be those of the config."""
     said = read_json(path)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -172,7 +174,7 @@ def _check_generation(path: Path, config: DecoderConfig) -> None:
 
 def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:
     """Write a decoder and its text tokenizer to an existing folder, in BAAI's layout."""
-    write_decoder_files(model.config, text, folder, _name(model.dtype))
+    write_decoder_files(model.config, text, folder, _dtype_name(model.dtype))
     save_weights(model, folder)
 
 
@@ -188,18 +190,18 @@ def write_decoder_files(
     text.save(folder)
 
 
-def save_vision(vision_processor: VisionProcessor, folder: Path) -> None:
+def save_vision_tokenizer(vision_processor: VisionProcessor, folder: Path) -> None:
     """Write a vision tokenizer to an existing folder, in BAAI's layout."""
-    write_vision_files(
+    write_vision_tokenizer_files(
         vision_processor.vision.config,
         vision_processor.preprocessor,
         folder,
-        _name(vision_processor.vision.dtype),
+        _dtype_name(vision_processor.vision.dtype),
     )
     save_weights(vision_processor.vision, folder)
 
 
-def write_vision_files(
+def write_vision_tokenizer_files(
     config: VisionConfig, preprocessor: PreprocessorConfig, folder: Path, dtype: str
 ) -> None:
     """Write what belongs to a vision tokenizer in BAAI's layout, but for the weights."""
@@ -215,5 +217,5 @@ def write_json(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _name(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

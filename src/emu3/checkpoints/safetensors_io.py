@@ -23,8 +23,8 @@ from torch import Tensor
 from emu3.config import read_json
 from emu3.errors import InputError
 
-ONE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -33,22 +33,24 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER = 100 * 2**20  # bytes, safetensors' own bound
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER_BYTES = 100 * 2**20  # bytes, safetensors' own bound
 BLOCK_BYTES = 8 * 2**20  # of rows in hand at a time; larger ones leave holes in the heap
-AHEAD = 128 * 2**20  # bytes that the system is told will be read: three times as fast, measured
+READAHEAD_BYTES = (
+    128 * 2**20
+)  # bytes that the system is told will be read: three times as fast, measured
 SHARD_BYTES = 5 * 10**9  # published shards have up to 4.7 GB
 
 
 @dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """Type and shape of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Of the whole tensor."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
@@ -59,15 +61,15 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorLocation:
     """Where a tensor lies."""
 
     path: Path
-    spec: Spec
+    spec: TensorSpec
     start: int
 
 
-class Shards:
+class SafetensorsReader:
     """The weight files of a folder, their headers read and checked. A context: closes its files.
 
     Raises InputError on files that are missing, broken, cut short, or not what the index says.
@@ -75,7 +77,7 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TensorLocation] = {}
         self.bytes_read = 0
         self._open: dict[Path, int] = {}
         self._announced: dict[Path, int] = {}
@@ -83,7 +85,9 @@ class Shards:
             held = self._header(path)
             if names is not None and held.keys() != names:
                 odd = sorted(held.keys() ^ names)
-                raise InputError(f"{path}: its tensors are not those of the index: {some(odd)}")
+                raise InputError(
+                    f"{path}: its tensors are not those of the index: {abbreviate(odd)}"
+                )
             self.entries |= held
 
     def __enter__(self) -> Self:
@@ -99,13 +103,13 @@ class Shards:
             os.close(file)
         self._open.clear()
 
-    def rows(self, name: str, first: int, last: int) -> Tensor:
+    def read_rows(self, name: str, first: int, last: int) -> Tensor:
         """Entries `first` to `last` of the first dimension of a tensor, in its own precision."""
         entry = self.entries[name]
         size = (last - first, *entry.spec.shape[1:]) if entry.spec.shape else ()
         return self._read(entry, entry.start + first * entry.spec.row_bytes, size)
 
-    def columns(self, name: str, first: int, last: int) -> Tensor:
+    def read_columns(self, name: str, first: int, last: int) -> Tensor:
         """Columns `first` to `last` of a matrix, as rows: [last - first, rows of the matrix]."""
         entry = self.entries[name]
         height, width = entry.spec.shape
@@ -113,7 +117,7 @@ class Shards:
                   for row in range(height))  # fmt: skip
         return torch.stack([self._read(entry, start, (last - first,)) for start in starts], dim=1)
 
-    def _read(self, entry: Entry, start: int, shape: tuple[int, ...]) -> Tensor:
+    def _read(self, entry: TensorLocation, start: int, shape: tuple[int, ...]) -> Tensor:
         count = torch.Size(shape).numel()
         buffer = bytearray(count * entry.spec.dtype.itemsize)
         if not count:
@@ -125,7 +129,7 @@ class Shards:
         while done < len(buffer):
             got = os.preadv(self._open[entry.path], [view[done:]], start + done)
             if not got:
-                raise _broken(entry.path, "it ended early")
+                raise _corrupt_file(entry.path, "it ended early")
             done += got
         self.bytes_read += done
         return torch.frombuffer(buffer, dtype=entry.spec.dtype).view(shape)
@@ -133,46 +137,46 @@ class Shards:
     def _announce(self, path: Path, start: int, end: int) -> None:
         """Let the system fetch what comes next while these bytes are being worked on."""
         until = self._announced.get(path, 0)
-        if hasattr(os, "posix_fadvise") and not until - AHEAD <= start <= end <= until:
-            os.posix_fadvise(self._open[path], start, AHEAD, os.POSIX_FADV_WILLNEED)
-            self._announced[path] = start + AHEAD
+        if hasattr(os, "posix_fadvise") and not until - READAHEAD_BYTES <= start <= end <= until:
+            os.posix_fadvise(self._open[path], start, READAHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            self._announced[path] = start + READAHEAD_BYTES
 
-    def _header(self, path: Path) -> dict[str, Entry]:
+    def _header(self, path: Path) -> dict[str, TensorLocation]:
         """What a file holds, its places checked to fill it exactly."""
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
-                if length > min(size - 8, MAX_HEADER):
+                if length > min(size - 8, MAX_HEADER_BYTES):
                     raise ValueError("shorter than its header")
                 said: dict[str, Any] = json.loads(file.read(length))
             said.pop("__metadata__", None)
-            entries = {name: _entry(path, one, 8 + length) for name, one in said.items()}
+            entries = {name: _parse_location(path, one, 8 + length) for name, one in said.items()}
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, though the index names it") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-            raise _broken(path, str(error)) from None
+            raise _corrupt_file(path, str(error)) from None
         end = 8 + length
         for entry in sorted(entries.values(), key=lambda entry: entry.start):
             if entry.start != end:
-                raise _broken(path, "gaps between its tensors")
-            end += entry.spec.bytes
+                raise _corrupt_file(path, "gaps between its tensors")
+            end += entry.spec.nbytes
         if end != size:
-            raise _broken(path, f"{size} bytes instead of {end}")
+            raise _corrupt_file(path, f"{size} bytes instead of {end}")
         return entries
 
 
-def _entry(path: Path, said: dict[str, Any], base: int) -> Entry:
+def _parse_location(path: Path, said: dict[str, Any], base: int) -> TensorLocation:
     if said["dtype"] not in DTYPES:
         raise InputError(f"{path}: numbers of type {said['dtype']} are not supported")
-    spec = Spec(DTYPES[said["dtype"]], tuple(map(int, said["shape"])))
+    spec = TensorSpec(DTYPES[said["dtype"]], tuple(map(int, said["shape"])))
     start, end = said["data_offsets"]
-    if end - start != spec.bytes:
+    if end - start != spec.nbytes:
         raise ValueError("a tensor's place does not have its size")
-    return Entry(path, spec, base + start)
+    return TensorLocation(path, spec, base + start)
 
 
-def _broken(path: Path, why: str) -> InputError:
+def _corrupt_file(path: Path, why: str) -> InputError:
     return InputError(f"{path}: broken or cut short ({why}); download it again")
 
 
@@ -181,39 +185,41 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
 
     Raises InputError when there are none, or an index that is none.
     """
-    if (folder / INDEX).exists():
-        index = read_json(folder / INDEX).get("weight_map")
+    if (folder / INDEX_FILE).exists():
+        index = read_json(folder / INDEX_FILE).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
-            raise InputError(f"{folder / INDEX}: no weight_map in it")
+            raise InputError(f"{folder / INDEX_FILE}: no weight_map in it")
         files: dict[Path, set[str] | None] = {}
         for file in sorted(set(index.values())):
             files[folder / file] = {name for name, where in index.items() if where == file}
         return files
-    if (folder / ONE_FILE).exists():
-        return {folder / ONE_FILE: None}
-    raise InputError(f"{folder}: no {ONE_FILE} and no {INDEX}; is this folder a checkpoint?")
+    if (folder / SINGLE_FILE).exists():
+        return {folder / SINGLE_FILE: None}
+    raise InputError(
+        f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; is this folder a checkpoint?"
+    )
 
 
-def metadata(folder: Path) -> dict[str, str]:
+def read_metadata(folder: Path) -> dict[str, str]:
     """What the first weight file of a folder says of itself; nothing where there is none yet."""
     for path in sorted(folder.glob("model*.safetensors")):
         try:
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
-                said = json.loads(file.read(min(length, MAX_HEADER)))
+                said = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
             return dict(said.get("__metadata__", {}))
         except (OSError, ValueError, AttributeError, TypeError, struct.error):
             return {}  # reading the weights will say what is wrong
     return {}
 
 
-def some(names: list[str]) -> str:
+def abbreviate(names: list[str]) -> str:
     """At most three names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 
-def blocks(spec: Spec) -> Iterator[tuple[int, int]]:
+def row_blocks(spec: TensorSpec) -> Iterator[tuple[int, int]]:
     """First and last row of stretches of a tensor that fit in the hand; a scalar has one row."""
     if not spec.shape:
         yield 0, 1
@@ -223,62 +229,62 @@ def blocks(spec: Spec) -> Iterator[tuple[int, int]]:
         yield first, min(spec.shape[0], first + step)
 
 
-Rows = Callable[[str, int, int], Tensor]
+ReadRows = Callable[[str, int, int], Tensor]
 """Name, first and last row of a tensor to be written, to these rows; a scalar has one."""
 
 
-def write_shards(
+def write_safetensors(
     folder: Path,
-    tensors: Mapping[str, Spec],
-    rows: Rows,
+    tensors: Mapping[str, TensorSpec],
+    rows: ReadRows,
     shard_bytes: int = SHARD_BYTES,
     on_bytes: Callable[[int], None] = lambda count: None,
-    written_by: str = "pt",
+    metadata_format: str = "pt",
 ) -> None:
     """Write tensors to an existing folder as published: one file, or shards and an index.
 
     Rows are asked for in order, a block at a time. Weight files of before are removed.
-    `written_by` is safetensors' mark of the framework: "pt" is PyTorch.
+    `metadata_format` is safetensors' mark of the framework: "pt" is PyTorch.
     """
-    shards: list[dict[str, Spec]] = [{}]
+    shards: list[dict[str, TensorSpec]] = [{}]
     for name, spec in tensors.items():
-        if shards[-1] and sum(s.bytes for s in shards[-1].values()) + spec.bytes > shard_bytes:
+        if shards[-1] and sum(s.nbytes for s in shards[-1].values()) + spec.nbytes > shard_bytes:
             shards.append({})
         shards[-1][name] = spec
-    for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
+    for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
         old.unlink(missing_ok=True)
-    files = [ONE_FILE]
+    files = [SINGLE_FILE]
     if len(shards) > 1:
         files = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
         places = {name: file for file, held in zip(files, shards, strict=True) for name in held}
-        total = sum(spec.bytes for spec in tensors.values())
+        total = sum(spec.nbytes for spec in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for file, held in zip(files, shards, strict=True):
-        _write(folder / file, held, rows, on_bytes, written_by)
+        _write_file(folder / file, held, rows, on_bytes, metadata_format)
 
 
-def _write(
+def _write_file(
     path: Path,
-    held: Mapping[str, Spec],
-    rows: Rows,
+    held: Mapping[str, TensorSpec],
+    rows: ReadRows,
     on_bytes: Callable[[int], None],
-    written_by: str,
+    metadata_format: str,
 ) -> None:
     """One file. Tensors lie with the widest numbers first, which keeps all of them aligned."""
-    header: dict[str, Any] = {"__metadata__": {"format": written_by}}
+    header: dict[str, Any] = {"__metadata__": {"format": metadata_format}}
     end = 0
     for name, spec in sorted(held.items(), key=lambda one: (-one[1].dtype.itemsize, one[0])):
-        place = [end, end := end + spec.bytes]
+        place = [end, end := end + spec.nbytes]
         shape = list(spec.shape)
-        header[name] = {"dtype": NAMES[spec.dtype], "shape": shape, "data_offsets": place}
+        header[name] = {"dtype": DTYPE_NAMES[spec.dtype], "shape": shape, "data_offsets": place}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, spec in held.items():
             file.seek(8 + len(text) + header[name]["data_offsets"][0])
-            for first, last in blocks(spec):
+            for first, last in row_blocks(spec):
                 block = rows(name, first, last).to(spec.dtype).contiguous().cpu()
                 file.write(block.flatten().view(torch.uint8).numpy().data)
                 on_bytes(block.nbytes)

@@ -14,8 +14,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from emu3.checkpoints.formats.base import BAAI, CheckpointFormat
-from emu3.checkpoints.safetensors_io import SHARD_BYTES, Shards, Spec, blocks, some, write_shards
+from emu3.checkpoints.formats.registry import BAAI, CheckpointFormat
+from emu3.checkpoints.safetensors_io import (
+    SHARD_BYTES,
+    SafetensorsReader,
+    TensorSpec,
+    abbreviate,
+    row_blocks,
+    write_safetensors,
+)
 from emu3.errors import InputError
 from emu3.models.precision import FP32, Precision, stored_precision
 from emu3.models.quantization import Quantized, install_quantized_modules
@@ -23,7 +30,7 @@ from emu3.models.transformer import Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
-NOUGHT = Spec(torch.int64, ())  # a counter of batches where a layout has none
+BATCH_COUNTER = TensorSpec(torch.int64, ())  # a counter of batches where a layout has none
 OnBytes = Callable[[int, int], None]
 """Called with the bytes read so far and those to be read in all."""
 
@@ -42,18 +49,18 @@ def load_decoder(
     config = layout.decoder_config(folder)
     with torch.device("meta"):
         model = Transformer(config)
-    with Shards(folder) as shards:
-        source = Source(shards, layout, decoder=True)
+    with SafetensorsReader(folder) as shards:
+        source = NetworkWeights(shards, layout, decoder=True)
         stored = stored_precision(config)
         if stored is not None:
             install_quantized_modules(model, to := stored)
-        source.check(model)
+        source.check_matches(model)
         if stored is None:
             install_quantized_modules(model, to)
-        return source.fill(model, to, device, on_bytes)
+        return source.load_into(model, to, device, on_bytes)
 
 
-def load_vision(
+def load_vision_tokenizer(
     folder: Path, device: torch.device, layout: CheckpointFormat = BAAI
 ) -> VisionTokenizer:
     """The vision tokenizer of a checkpoint folder, in eval mode. Raises InputError likewise.
@@ -62,66 +69,68 @@ def load_vision(
     """
     with torch.device("meta"):
         model = VisionTokenizer(layout.vision_config(folder))
-    with Shards(folder) as shards:
-        source = Source(shards, layout, decoder=False)
-        source.check(model)
-        return source.fill(model, FP32, device, lambda done, total: None)
+    with SafetensorsReader(folder) as shards:
+        source = NetworkWeights(shards, layout, decoder=False)
+        source.check_matches(model)
+        return source.load_into(model, FP32, device, lambda done, total: None)
 
 
-class Source:
+class NetworkWeights:
     """The weights of one network, in whatever layout, under our names."""
 
-    def __init__(self, shards: Shards, layout: CheckpointFormat, *, decoder: bool) -> None:
+    def __init__(
+        self, shards: SafetensorsReader, layout: CheckpointFormat, *, decoder: bool
+    ) -> None:
         self.shards = shards
         self.rename: Callable[[str], str | None] = (
             layout.decoder_name if decoder else layout.vision_name
         )
-        self.transposed = layout.transposed
-        names = {layout.canonical(name): name for name in shards.entries}
-        if layout.together:  # the other network's tensors are checked when it is read
+        self.is_transposed = layout.is_transposed
+        names = {layout.canonical_name(name): name for name in shards.entries}
+        if layout.single_folder:  # the other network's tensors are checked when it is read
             inside = str(layout.vision_name(""))
             names = {c: name for c, name in names.items() if c.startswith(inside) != decoder}
-        self.names, self.shared = names, layout.together
+        self.names, self.single_folder = names, layout.single_folder
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Of the network's tensors in the files."""
-        return sum(self.shards.entries[name].spec.bytes for name in self.names.values())
+        return sum(self.shards.entries[name].spec.nbytes for name in self.names.values())
 
     def __contains__(self, ours: str) -> bool:
         theirs = self.rename(ours)
         return theirs is None or theirs in self.names
 
-    def spec(self, ours: str) -> Spec:
+    def spec(self, ours: str) -> TensorSpec:
         """Type and shape of a tensor, in our orientation."""
         stored = self._stored(ours)
         if stored is None:
-            return NOUGHT
+            return BATCH_COUNTER
         spec = self.shards.entries[stored].spec
-        return Spec(spec.dtype, spec.shape[::-1]) if self.transposed(ours) else spec
+        return TensorSpec(spec.dtype, spec.shape[::-1]) if self.is_transposed(ours) else spec
 
-    def rows(self, ours: str, first: int, last: int) -> Tensor:
+    def read_rows(self, ours: str, first: int, last: int) -> Tensor:
         """Rows of a tensor, in our orientation and in its own precision."""
         stored = self._stored(ours)
         if stored is None:
-            return torch.zeros(NOUGHT.shape, dtype=NOUGHT.dtype)
-        if self.transposed(ours):
-            return self.shards.columns(stored, first, last)
-        return self.shards.rows(stored, first, last)
+            return torch.zeros(BATCH_COUNTER.shape, dtype=BATCH_COUNTER.dtype)
+        if self.is_transposed(ours):
+            return self.shards.read_columns(stored, first, last)
+        return self.shards.read_rows(stored, first, last)
 
-    def columns(self, ours: str, first: int, last: int) -> Tensor:
+    def read_columns(self, ours: str, first: int, last: int) -> Tensor:
         """Columns of a matrix, as rows: what another orientation calls its rows."""
         stored = self._stored(ours)
         assert stored is not None
-        if self.transposed(ours):
-            return self.shards.rows(stored, first, last)
-        return self.shards.columns(stored, first, last)
+        if self.is_transposed(ours):
+            return self.shards.read_rows(stored, first, last)
+        return self.shards.read_columns(stored, first, last)
 
     def _stored(self, ours: str) -> str | None:
         theirs = self.rename(ours)
         return None if theirs is None else self.names[theirs]
 
-    def check(self, model: nn.Module) -> None:
+    def check_matches(self, model: nn.Module) -> None:
         """Raise InputError unless the files hold exactly what a model needs."""
         wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         known = {self.rename(name) for name in wanted}
@@ -133,10 +142,12 @@ class Source:
                 )
         missing = sorted(name for name in wanted if name not in self)
         if missing:
-            raise InputError(f"{self.shards.folder}: {some(missing)} missing from the weights")
+            raise InputError(
+                f"{self.shards.folder}: {abbreviate(missing)} missing from the weights"
+            )
         for name, shape in wanted.items():
             have = self.spec(name).shape
-            if _solid(have) != _solid(shape):
+            if _without_trailing_ones(have) != _without_trailing_ones(shape):
                 at = self._stored(name)
                 path = self.shards.entries[at].path if at else self.shards.folder
                 raise InputError(
@@ -144,9 +155,11 @@ class Source:
                 )
 
     @torch.no_grad()
-    def fill(self, model: Model, to: Precision, device: torch.device, on_bytes: OnBytes) -> Model:
+    def load_into(
+        self, model: Model, to: Precision, device: torch.device, on_bytes: OnBytes
+    ) -> Model:
         """Give a model on the meta device its tensors; returns it in eval mode, frozen."""
-        total = self.bytes
+        total = self.nbytes
         filled: dict[str, Tensor] = {}
         for path, module in model.named_modules():
             inside = {**module._parameters, **module._buffers}
@@ -171,16 +184,16 @@ class Source:
         """Which tensors of a module get which rows, and where these go."""
         prefix = f"{path}." if path else ""
         if isinstance(module, Quantized) and f"{prefix}scale" not in self:
-            for first, last in blocks(self.spec(f"{prefix}weight")):
-                rows = self.rows(f"{prefix}weight", first, last).to(device)
+            for first, last in row_blocks(self.spec(f"{prefix}weight")):
+                rows = self.read_rows(f"{prefix}weight", first, last).to(device)
                 yield list(places), module.quantize(rows), first, last
             return
         for name in places:
-            for first, last in blocks(self.spec(prefix + name)):
-                yield [name], {name: self.rows(prefix + name, first, last)}, first, last
+            for first, last in row_blocks(self.spec(prefix + name)):
+                yield [name], {name: self.read_rows(prefix + name, first, last)}, first, last
 
 
-def _solid(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without the ones at its end: a 1x1 convolution and a linear layer are the same."""
     end = len(shape)
     while end > 1 and shape[end - 1] == 1:
@@ -196,9 +209,9 @@ def _dtype(tensor: Tensor, to: Precision, module: nn.Module) -> torch.dtype:
 def save_weights(model: nn.Module, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the weights as published: one `model.safetensors`, or shards and an index."""
     state = model.state_dict()
-    specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+    specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
 
     def rows(name: str, first: int, last: int) -> Tensor:
         return state[name][first:last] if state[name].ndim else state[name]
 
-    write_shards(folder, specs, rows, shard_bytes)
+    write_safetensors(folder, specs, rows, shard_bytes)

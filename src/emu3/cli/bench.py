@@ -59,7 +59,7 @@ def bench(
     from emu3.models.precision import parse_precision
 
     size_named(size)
-    place = DeviceConfig.choose(device, None).device
+    place = DeviceConfig.resolve(device, None).device
     held = [parse_precision(name) for name in dtype or ["fp32"]]
     if unknown := set(way or CASES) - set(CASES):
         raise InputError(f"no such way: {', '.join(sorted(unknown))}; of {', '.join(CASES)}")

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from emu3.checkpoints.formats.base import detect_format
+from emu3.checkpoints.formats.registry import detect_format
 from emu3.checkpoints.generation_defaults import GenerationDefaults
-from emu3.checkpoints.hub import find_model, find_vision
+from emu3.checkpoints.hub import find_model, find_vision_tokenizer
 from emu3.checkpoints.loading import load_text_tokenizer
-from emu3.checkpoints.safetensors_io import INDEX, Shards, weight_files
-from emu3.checkpoints.weights import Source
+from emu3.checkpoints.safetensors_io import INDEX_FILE, SafetensorsReader, weight_files
+from emu3.checkpoints.weights import NetworkWeights
 from emu3.config import DecoderConfig, VisionConfig, read_json
 from emu3.errors import InputError
 from emu3.models.memory import kv_cache_bytes, weight_bytes
@@ -63,11 +63,11 @@ class Facts:
         """Read a model's small files; raises InputError on whatever is wrong with them."""
         folder = find_model(model, weights=False)
         text, config = load_text_tokenizer(folder)
-        vision_folder = find_vision(folder, vision, model, weights=False)
+        vision_folder = find_vision_tokenizer(folder, vision, model, weights=False)
         vision_layout = detect_format(vision_folder)
         vision_config = vision_layout.vision_config(vision_folder)
         vision_layout.preprocessor(vision_folder)
-        card = GenerationDefaults.of(folder, model)
+        card = GenerationDefaults.from_folder(folder, model)
         picture = _picture(text, config, card, vision_config.spatial_factor)
         decoder = _part(folder, config)
         return cls(
@@ -146,19 +146,23 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
     model = _empty(config)
     parameters = sum(each.numel() for each in model.parameters())
     if HUB_SNAPSHOTS in folder.parts and not _complete(folder):
-        index = folder / INDEX
+        index = folder / INDEX_FILE
         said = read_json(index).get("metadata", {}) if index.exists() else {}
         return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
-    with Shards(folder) as shards:
-        source = Source(shards, detect_format(folder), decoder=isinstance(config, DecoderConfig))
+    with SafetensorsReader(folder) as shards:
+        source = NetworkWeights(
+            shards, detect_format(folder), decoder=isinstance(config, DecoderConfig)
+        )
         if isinstance(model, Transformer):
             precision = stored_precision(model.config)
             if precision is not None:
                 install_quantized_modules(model, precision)
-        source.check(model)
+        source.check_matches(model)
         files = {shards.entries[name].path for name in source.names.values()}
         on_disk = sum(path.stat().st_size for path in files)
-        return Part(config.to_dict(), parameters, source.bytes if source.shared else on_disk)
+        return Part(
+            config.to_dict(), parameters, source.nbytes if source.single_folder else on_disk
+        )
 
 
 def _complete(folder: Path) -> bool:

@@ -84,8 +84,8 @@ def convert(
 def _convert(
     model: str, vision: str | None, output: Path, layout: str, to: Precision | None, quiet: bool
 ) -> None:
-    from emu3.checkpoints.convert import convert as write
+    from emu3.checkpoints.convert import convert_checkpoint as write
 
     with transfer_progress(f"writing {output}", quiet=quiet) as on_bytes:
-        write(model, vision, output, layout=layout, to=to, on_bytes=on_bytes)
+        write(model, vision, output, format=layout, precision=to, on_bytes=on_bytes)
     typer.echo(output)

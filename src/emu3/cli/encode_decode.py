@@ -190,10 +190,10 @@ def in_groups(path: Path, given: Codes, group: int) -> Iterator[FrameGroup]:
 def open_codec(model: str, vision: str | None, device: str | None) -> VisionProcessor:
     """The vision tokenizer that goes with a model, without the model."""
     from emu3.checkpoints import loading as checkpoint
-    from emu3.checkpoints.hub import find_model, find_vision
+    from emu3.checkpoints.hub import find_model, find_vision_tokenizer
 
-    place = checkpoint.DeviceConfig.choose(device, None)
-    folder = find_vision(find_model(model, weights=False), vision, model)
+    place = checkpoint.DeviceConfig.resolve(device, None)
+    folder = find_vision_tokenizer(find_model(model, weights=False), vision, model)
     return checkpoint.load_vision_processor(folder, place.device)
 
 

@@ -12,7 +12,7 @@ from emu3.cli.options import Device, Model, Quiet, Vision
 from emu3.progress import count_progress
 
 if TYPE_CHECKING:
-    from emu3.data.prepare import Counts
+    from emu3.data.prepare import PrepareResult
 
 EPILOG = r"""
 [bold]Examples[/bold]
@@ -55,16 +55,16 @@ def prepare(
     """Turn pictures, clips and texts into shards of ids to train on."""
     from emu3.checkpoints.loading import DeviceConfig
     from emu3.data.discovery import find_sources
-    from emu3.data.parquet import Columns
+    from emu3.data.parquet import ColumnNames
     from emu3.data.prepare import prepare as write
-    from emu3.data.workers import Model as Chosen
+    from emu3.data.workers import TokenizerConfig as Chosen
 
     if workers is None:
-        on_cuda = DeviceConfig.choose(device, None).device.type == "cuda"
+        on_cuda = DeviceConfig.resolve(device, None).device.type == "cuda"
         workers = 1 if on_cuda else os.cpu_count() or 1
-    found = find_sources(sources, Columns(text, image), per_slice)
+    found = find_sources(sources, ColumnNames(text, image), per_slice)
     chosen = Chosen(model, vision, device, fps)
-    total = sum(source.slices for source in found)
+    total = sum(source.num_slices for source in found)
     try:
         with count_progress(f"preparing {output}", total, quiet=quiet) as advance:
             counts = write(found, output, chosen, workers, advance)
@@ -75,7 +75,7 @@ def prepare(
         typer.echo(_told(counts), err=True)
 
 
-def _told(counts: Counts) -> str:
+def _told(counts: PrepareResult) -> str:
     ids = ", ".join(f"{count} {name}" for name, count in counts.ids.items())
     said = f"{counts.samples} samples, {sum(counts.ids.values())} ids ({ids})"
     return f"{said}, {counts.skipped} skipped" + (", see skipped.jsonl" if counts.skipped else "")

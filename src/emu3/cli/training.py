@@ -147,7 +147,7 @@ def _world(device: str | None) -> World:
     from emu3.training.distributed import World
 
     if "RANK" not in os.environ:
-        return World.alone(DeviceConfig.choose(device, None).device)
+        return World.alone(DeviceConfig.resolve(device, None).device)
     if device is not None:
         raise InputError("--device: under torchrun each process has its own; leave it out")
     return World.from_environment()

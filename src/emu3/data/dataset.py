@@ -19,22 +19,22 @@ import torch
 from torch import Tensor
 
 from emu3.config import read_json
-from emu3.data.shards import map_shard, read_summary
+from emu3.data.shards import map_shard, read_shard_summary
 from emu3.data.token_roles import ROLE_NAMES
-from emu3.data.tokenization import TokenizedDocument, text_facts
+from emu3.data.tokenization import TokenizedDocument, text_tokenizer_fingerprint
 from emu3.errors import InputError
 from emu3.processing.tokenizer import TextTokenizer
 
-INDEX = "index.json"
-VERSION = 1
+INDEX_FILE = "index.json"
+FORMAT_VERSION = 1
 
 
-def shard_name(source: int, index: int) -> str:
+def shard_file_name(source: int, index: int) -> str:
     """The file of a slice of a source."""
     return f"{source:05d}-{index:06d}.safetensors"
 
 
-def digest_of(request: Mapping[str, Any]) -> str:
+def request_digest(request: Mapping[str, Any]) -> str:
     """A short name for a request, which its shards carry."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -61,10 +61,10 @@ class TokenDataset:
             _check_vocabulary(folder, index["request"]["model"], text)
         if "shards" not in index:
             raise InputError(f"{folder}: not finished; run the same `emu3 prepare` again")
-        digest = digest_of(index["request"])
+        digest = request_digest(index["request"])
         shards, roles = [], []
         for name, documents in index["shards"].items():
-            summary = read_summary(folder / name)
+            summary = read_shard_summary(folder / name)
             if summary.request != digest or summary.samples != documents:
                 raise InputError(f"{folder / name}: made by another request than its index")
             shards.append(map_shard(folder / name))
@@ -81,12 +81,12 @@ class TokenDataset:
             shard["ids"][start:stop].long(), shard["roles"][start:stop].clone()
         )
 
-    def length(self, number: int) -> int:
+    def document_length(self, number: int) -> int:
         """Ids of a document, without reading them."""
         *_, start, stop = self._place(number)
         return stop - start
 
-    def only(self, number: int, role: int) -> bool:
+    def has_only_role(self, number: int, role: int) -> bool:
         """Whether a document has no other role; of a shard that has no other, no page is read."""
         at, shard, start, stop = self._place(number)
         return self.roles[at] == {role} or bool((shard["roles"][start:stop] == role).all())
@@ -98,7 +98,7 @@ class TokenDataset:
         return torch.cat([torch.empty(0, dtype=torch.long), *(_lengths(each) for each in ends)])
 
     @property
-    def counts(self) -> dict[str, int]:
+    def id_counts(self) -> dict[str, int]:
         """Ids by the name of their role."""
         return {name: self.index["ids"][name] for name in ROLE_NAMES}
 
@@ -118,17 +118,19 @@ def _lengths(ends: Tensor) -> Tensor:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The index of a store; raises InputError where there is none that can be read."""
-    path = folder / INDEX
+    path = folder / INDEX_FILE
     if not path.exists():
-        raise InputError(f"{folder}: no {INDEX}; `emu3 prepare` makes such a folder")
+        raise InputError(f"{folder}: no {INDEX_FILE}; `emu3 prepare` makes such a folder")
     index = read_json(path)
-    if index.get("version") != VERSION or "model" not in index.get("request", {}):
-        raise InputError(f"{path}: version {index.get('version')!r}; this package reads {VERSION}")
+    if index.get("version") != FORMAT_VERSION or "model" not in index.get("request", {}):
+        raise InputError(
+            f"{path}: version {index.get('version')!r}; this package reads {FORMAT_VERSION}"
+        )
     return index
 
 
 def _check_vocabulary(folder: Path, made_for: Mapping[str, Any], text: TextTokenizer) -> None:
-    for name, ours in text_facts(text).items():
+    for name, ours in text_tokenizer_fingerprint(text).items():
         if made_for.get(name) != ours:
             shown = name.replace("_", " ")
             raise InputError(

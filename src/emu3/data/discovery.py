@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from emu3.data.parquet import Columns, Parquet, Saved
-from emu3.data.sources import PER_SLICE, Folder, Jsonl, Source
-from emu3.data.webdataset import SUFFIXES, Tar
+from emu3.data.parquet import ColumnNames, ParquetSource, SavedDatasetSource
+from emu3.data.sources import SAMPLES_PER_SLICE, FolderSource, JsonlSource, Source
+from emu3.data.webdataset import TAR_SUFFIXES, TarSource
 from emu3.errors import InputError
 
-KINDS = (".jsonl", ".parquet", *SUFFIXES)
+FILE_SUFFIXES = (".jsonl", ".parquet", *TAR_SUFFIXES)
 
 
 def find_sources(
-    paths: Sequence[Path], columns: Columns | None = None, per_slice: int = PER_SLICE
+    paths: Sequence[Path], columns: ColumnNames | None = None, per_slice: int = SAMPLES_PER_SLICE
 ) -> list[Source]:
     """The sources of files and folders, in their order.
 
@@ -22,7 +22,7 @@ def find_sources(
     all files of such a kind directly in it; or else pictures and texts. Raises InputError on what
     is none of these, on a folder of several kinds, and on a path named twice.
     """
-    columns = columns or Columns()
+    columns = columns or ColumnNames()
     if per_slice < 1:
         raise InputError(f"{per_slice} samples a slice: at least 1")
     if len({path.resolve() for path in paths}) != len(paths):
@@ -30,7 +30,7 @@ def find_sources(
     return [source for path in paths for source in _sources(path, columns, per_slice)]
 
 
-def _sources(path: Path, columns: Columns, per_slice: int) -> Iterator[Source]:
+def _sources(path: Path, columns: ColumnNames, per_slice: int) -> Iterator[Source]:
     if path.is_file():
         yield _of_file(path, columns, per_slice)
     elif not path.is_dir():
@@ -38,7 +38,7 @@ def _sources(path: Path, columns: Columns, per_slice: int) -> Iterator[Source]:
     elif (path / "dataset_dict.json").exists():
         raise InputError(f"{path}: holds several splits; name one, such as {path / 'train'}")
     elif (path / "state.json").exists() and (path / "dataset_info.json").exists():
-        yield Saved.open(path, columns, per_slice)
+        yield SavedDatasetSource.open(path, columns, per_slice)
     else:
         files = {file: _kind(file) for file in sorted(path.iterdir()) if _kind(file)}
         if len(set(files.values())) > 1:
@@ -48,22 +48,24 @@ def _sources(path: Path, columns: Columns, per_slice: int) -> Iterator[Source]:
             for file in files:
                 yield _of_file(file, columns, per_slice)
         else:
-            yield Folder.open(path, per_slice)
+            yield FolderSource.open(path, per_slice)
 
 
 def _kind(path: Path) -> str:
     """The ending that says what a file is; empty where it is no source."""
     if path.name.startswith(".") or not path.is_file():
         return ""
-    return next((kind for kind in KINDS if path.name.lower().endswith(kind)), "")
+    return next((kind for kind in FILE_SUFFIXES if path.name.lower().endswith(kind)), "")
 
 
-def _of_file(path: Path, columns: Columns, per_slice: int) -> Source:
+def _of_file(path: Path, columns: ColumnNames, per_slice: int) -> Source:
     kind = _kind(path)
     if kind == ".jsonl":
-        return Jsonl.open(path, per_slice)
+        return JsonlSource.open(path, per_slice)
     if kind == ".parquet":
-        return Parquet.open(path, columns)
+        return ParquetSource.open(path, columns)
     if kind:
-        return Tar(path)
-    raise InputError(f"{path}: not a source; expected a name in {', '.join(KINDS)}, or a folder")
+        return TarSource(path)
+    raise InputError(
+        f"{path}: not a source; expected a name in {', '.join(FILE_SUFFIXES)}, or a folder"
+    )

@@ -15,12 +15,20 @@ from torch import Tensor
 
 from emu3.data.dataset import TokenDataset
 from emu3.data.mixture import Mixture
-from emu3.data.packing import WAITING, Pack, Packer, Piece, Row, cut, join
+from emu3.data.packing import (
+    BUFFER_SIZE,
+    DocumentSpan,
+    PackedRow,
+    Packer,
+    RowPlan,
+    concat_documents,
+    split_document,
+)
 from emu3.data.token_roles import TEXT, VISION
 from emu3.errors import InputError
 
 
-class Loader:
+class PackedLoader:
     """Packed rows of a mixture of stores.
 
     `left_out` counts the documents whose picture does not fit `context`; the mixture is of the
@@ -33,7 +41,7 @@ class Loader:
         weights: Sequence[float],
         context: int,
         seed: int,
-        waiting: int = WAITING,
+        waiting: int = BUFFER_SIZE,
     ) -> None:
         if waiting < 1:
             raise InputError(f"{waiting} pieces waiting: at least 1")
@@ -41,34 +49,34 @@ class Loader:
             raise InputError(f"a context of {context}: at least 2 ids")
         self.stores = list(stores)
         self.context, self.waiting = context, waiting
-        self._usable = [usable(store, context) for store in stores]
+        self._usable = [usable_documents(store, context) for store in stores]
         for store, numbers in zip(stores, self._usable, strict=True):
             if not len(numbers):
                 raise InputError(
                     f"{store.folder}: none of {len(store)} documents fits a context of {context}"
                 )
-        self.left_out = sum(map(len, stores)) - sum(map(len, self._usable))
+        self.num_excluded = sum(map(len, stores)) - sum(map(len, self._usable))
         self.mixture = Mixture([len(numbers) for numbers in self._usable], weights, seed)
         self.packer = Packer(context)
 
-    def __iter__(self) -> Iterator[Pack]:
+    def __iter__(self) -> Iterator[PackedRow]:
         while True:
-            yield self.read(self.draw())
+            yield self.read_row(self.next_row())
 
-    def draw(self) -> Row:
+    def next_row(self) -> RowPlan:
         """The next row, as the pieces that it is made of; nothing is read yet."""
         while len(self.packer) < self.waiting:
             source, place = self.mixture.draw()
             number = int(self._usable[source][place])
             store = self.stores[source]
-            length, whole = store.length(number), not store.only(number, TEXT)
-            for piece in cut(source, number, length, self.context, whole):
+            length, whole = store.document_length(number), not store.has_only_role(number, TEXT)
+            for piece in split_document(source, number, length, self.context, whole):
                 self.packer.add(piece)
-        return self.packer.row()
+        return self.packer.next_row()
 
-    def read(self, row: Row) -> Pack:
+    def read_row(self, row: RowPlan) -> PackedRow:
         """The ids and roles of a row."""
-        return join([self._read(piece) for piece in row])
+        return concat_documents([self._read(piece) for piece in row])
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, in plain numbers and lists."""
@@ -90,14 +98,14 @@ class Loader:
         self.mixture.load_state_dict(state["mixture"])
         self.packer = Packer(self.context)
         for piece in state["pieces"]:
-            self.packer.add(Piece(*piece))
+            self.packer.add(DocumentSpan(*piece))
 
-    def _read(self, piece: Piece) -> tuple[Tensor, Tensor]:
+    def _read(self, piece: DocumentSpan) -> tuple[Tensor, Tensor]:
         document = self.stores[piece.source][piece.number]
         return document.ids[piece.start : piece.stop], document.roles[piece.start : piece.stop]
 
 
-def usable(store: TokenDataset, context: int) -> Tensor:
+def usable_documents(store: TokenDataset, context: int) -> Tensor:
     """The numbers [n] of documents that fit a context or can be cut: those without a picture."""
     fits = store.lengths <= context
     for number in (~fits).nonzero().flatten().tolist():

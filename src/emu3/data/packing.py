@@ -18,12 +18,12 @@ from torch import Tensor
 
 from emu3.errors import InputError
 
-WAITING = 512  # pieces that a row is chosen from
-TO_FILL = 64  # a text is cut rather than one part in so many of a row left empty
+BUFFER_SIZE = 512  # pieces that a row is chosen from
+MIN_FILL_DIVISOR = 64  # a text is cut rather than one part in so many of a row left empty
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackedRow:
     """One row: ids [L] int64, roles [L] uint8, and the lengths of the documents in it."""
 
     ids: Tensor
@@ -32,7 +32,7 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Piece:
+class DocumentSpan:
     """Ids `start` to `stop` of a document, which is named by its source and number."""
 
     source: int
@@ -45,12 +45,14 @@ class Piece:
         return self.stop - self.start
 
 
-Row = tuple[Piece, ...]
-Place = tuple[int, int]
+RowPlan = tuple[DocumentSpan, ...]
+SortKey = tuple[int, int]
 """A piece that waits, by its length and minus when it came."""
 
 
-def cut(source: int, number: int, length: int, context: int, whole: bool = False) -> list[Piece]:
+def split_document(
+    source: int, number: int, length: int, context: int, whole: bool = False
+) -> list[DocumentSpan]:
     """A text of so many ids as pieces of at most `context`; each id but the first is a target.
 
     They may be cut further, unless they are to stay `whole`. Raises InputError on a context of less
@@ -59,10 +61,12 @@ def cut(source: int, number: int, length: int, context: int, whole: bool = False
     if context < 2:
         raise InputError(f"a context of {context}: at least 2 ids")
     starts = range(0, max(1, length - 1), context - 1)
-    return [Piece(source, number, start, min(start + context, length), whole) for start in starts]
+    return [
+        DocumentSpan(source, number, start, min(start + context, length), whole) for start in starts
+    ]
 
 
-def parted(piece: Piece, length: int) -> tuple[Piece, Piece]:
+def split_span(piece: DocumentSpan, length: int) -> tuple[DocumentSpan, DocumentSpan]:
     """The first so many ids of a longer piece, and the others behind the last of these."""
     end = piece.start + length
     return replace(piece, stop=end), replace(piece, start=end - 1)
@@ -74,19 +78,19 @@ class Packer:
     def __init__(self, context: int) -> None:
         self.context = context
         self._added = 0
-        self._pieces: dict[int, Piece] = {}  # by when they came
-        self._sorted: list[Place] = []  # the older of equals last
-        self._texts: list[Place] = []  # those of them that may be cut
+        self._pieces: dict[int, DocumentSpan] = {}  # by when they came
+        self._sorted: list[SortKey] = []  # the older of equals last
+        self._texts: list[SortKey] = []  # those of them that may be cut
 
     def __len__(self) -> int:
         return len(self._pieces)
 
     @property
-    def waiting(self) -> list[Piece]:
+    def waiting(self) -> list[DocumentSpan]:
         """The pieces in the order in which they came; adding them again gives the same packer."""
         return list(self._pieces.values())
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: DocumentSpan) -> None:
         """One more that waits."""
         assert 0 < len(piece) <= self.context
         self._pieces[self._added] = piece
@@ -96,7 +100,7 @@ class Packer:
             insort(self._texts, place)
         self._added += 1
 
-    def row(self) -> Row:
+    def next_row(self) -> RowPlan:
         """Take the pieces of the next row; there must be some."""
         oldest = next(iter(self._pieces))
         row = [self._take((len(self._pieces[oldest]), -oldest))]
@@ -104,14 +108,14 @@ class Packer:
         while at := bisect_right(self._sorted, (room, 1)):  # how many fit; the last is the longest
             row.append(self._take(self._sorted[at - 1]))
             room -= len(row[-1])
-        if room >= max(2, self.context / TO_FILL) and self._texts:
+        if room >= max(2, self.context / MIN_FILL_DIVISOR) and self._texts:
             longest = self._take(self._texts[-1])  # longer than the room, or it would be in it
-            filling, rest = parted(longest, room)
+            filling, rest = split_span(longest, room)
             row.append(filling)
             self.add(rest)
         return tuple(row)
 
-    def _take(self, place: Place) -> Piece:
+    def _take(self, place: SortKey) -> DocumentSpan:
         """Let a piece wait no longer."""
         piece = self._pieces.pop(-place[1])
         del self._sorted[bisect_left(self._sorted, place)]
@@ -120,23 +124,25 @@ class Packer:
         return piece
 
 
-def pack_rows(pieces: Iterable[Piece], context: int, waiting: int = WAITING) -> Iterator[Row]:
+def pack_rows(
+    pieces: Iterable[DocumentSpan], context: int, waiting: int = BUFFER_SIZE
+) -> Iterator[RowPlan]:
     """All of some pieces as rows; the last ones are made of what is left."""
     packer = Packer(context)
     for piece in pieces:
         packer.add(piece)
         if len(packer) >= waiting:
-            yield packer.row()
+            yield packer.next_row()
     while len(packer):
-        yield packer.row()
+        yield packer.next_row()
 
 
-def efficiency(rows: Sequence[Row], context: int) -> float:
+def efficiency(rows: Sequence[RowPlan], context: int) -> float:
     """The share of the rows' room that is filled."""
     return sum(len(piece) for row in rows for piece in row) / (context * len(rows))
 
 
-def join(parts: Sequence[tuple[Tensor, Tensor]]) -> Pack:
+def concat_documents(parts: Sequence[tuple[Tensor, Tensor]]) -> PackedRow:
     """Ids and roles of a row's pieces, end to end."""
     ids, roles = zip(*parts, strict=True)
-    return Pack(torch.cat(ids), torch.cat(roles), tuple(len(part) for part in ids))
+    return PackedRow(torch.cat(ids), torch.cat(roles), tuple(len(part) for part in ids))

@@ -13,15 +13,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from emu3.data.samples import KEYS, PictureFile, Sample, read_record
-from emu3.data.sources import PER_SLICE, Found
+from emu3.data.samples import KEYS, ImageFile, Sample, parse_record
+from emu3.data.sources import SAMPLES_PER_SLICE, LazySample
 from emu3.errors import InputError, MissingExtraError
 
-BATCH = 64  # rows in hand at a time
+BATCH_ROWS = 64  # rows in hand at a time
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """What the columns of a table are called. `turns` has no other name."""
 
     text: str = "text"
@@ -42,21 +42,21 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Parquet:
+class ParquetSource:
     """One parquet file. A slice is a row group."""
 
     path: Path
     columns: tuple[tuple[str, str], ...]  # our key, their name
-    slices: int
+    num_slices: int
 
     @classmethod
-    def open(cls, path: Path, columns: Columns) -> Parquet:
+    def open(cls, path: Path, columns: ColumnNames) -> ParquetSource:
         """Read the file's footer; raises InputError on one that is broken."""
         file = _parquet(path)
         held = columns.found_in(path, file.schema_arrow.names)
         return cls(path, tuple(held.items()), file.num_row_groups)
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """The file's size, and the columns that are read."""
         return {
             "kind": "parquet",
@@ -64,19 +64,19 @@ class Parquet:
             "columns": dict(self.columns),
         }
 
-    def samples(self, index: int) -> Iterator[Found]:
+    def samples(self, index: int) -> Iterator[LazySample]:
         """Keys are row numbers within the file, from 0."""
         file = _parquet(self.path)
         row = sum(file.metadata.row_group(group).num_rows for group in range(index))
         names = [name for _, name in self.columns]
-        for batch in file.iter_batches(BATCH, row_groups=[index], columns=names):
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[index], columns=names):
             for record in batch.to_pylist():
                 yield _found(self.path, row, record, self.columns)
                 row += 1
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedDatasetSource:
     """A folder made by `Dataset.save_to_disk`. A slice is so many rows."""
 
     path: Path
@@ -86,18 +86,20 @@ class Saved:
     per_slice: int
 
     @classmethod
-    def open(cls, path: Path, columns: Columns, per_slice: int = PER_SLICE) -> Saved:
+    def open(
+        cls, path: Path, columns: ColumnNames, per_slice: int = SAMPLES_PER_SLICE
+    ) -> SavedDatasetSource:
         """Map the folder's files; raises InputError where `datasets` cannot."""
         table = _saved(path)
         held = columns.found_in(path, table.column_names)
         return cls(path, tuple(held.items()), len(table), table._fingerprint, per_slice)
 
     @property
-    def slices(self) -> int:
+    def num_slices(self) -> int:
         """One for so many rows."""
         return -(-self.rows // self.per_slice)
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """The rows, the fingerprint of `datasets`, and the columns that are read."""
         return {
             "kind": "saved dataset",
@@ -107,40 +109,40 @@ class Saved:
             "per_slice": self.per_slice,
         }
 
-    def samples(self, index: int) -> Iterator[Found]:
+    def samples(self, index: int) -> Iterator[LazySample]:
         """Keys are row numbers, from 0."""
         # As Arrow: in any other format `datasets` would decode the pictures.
         table = _saved(self.path).select_columns([name for _, name in self.columns])
         arrow = table.with_format("arrow")
         last = min(self.rows, (index + 1) * self.per_slice)
-        for start in range(index * self.per_slice, last, BATCH):
-            records = arrow[start : min(last, start + BATCH)].to_pylist()
+        for start in range(index * self.per_slice, last, BATCH_ROWS):
+            records = arrow[start : min(last, start + BATCH_ROWS)].to_pylist()
             for offset, record in enumerate(records):
                 yield _found(self.path, start + offset, record, self.columns)
 
 
 def _found(
     path: Path, row: int, record: Mapping[str, Any], columns: tuple[tuple[str, str], ...]
-) -> Found:
+) -> LazySample:
     renamed = {key: record[name] for key, name in columns if record[name] is not None}
-    return Found(f"row {row}", partial(_read, path, row, renamed))
+    return LazySample(f"row {row}", partial(_read, path, row, renamed))
 
 
 def _read(path: Path, row: int, record: dict[str, Any]) -> Sample:
     assert record.keys() <= set(KEYS)
     image = record.pop("image", None)
-    picture = None if image is None else _picture(path, row, image)
-    return read_record(record, path.parent, picture)
+    picture = None if image is None else _image_file(path, row, image)
+    return parse_record(record, path.parent, picture)
 
 
-def _picture(path: Path, row: int, value: object) -> PictureFile:
+def _image_file(path: Path, row: int, value: object) -> ImageFile:
     """A cell of the kind that `datasets.Image` writes, bytes alone, or a path."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        return PictureFile(path / f"row {row}", value)
+        return ImageFile(path / f"row {row}", value)
     if isinstance(value, str):
-        return PictureFile(path.parent / value)
+        return ImageFile(path.parent / value)
     raise InputError("its picture is neither bytes nor a path")
 
 

@@ -26,11 +26,11 @@ from emu3.processing.video import Clip, open_clip
 
 KEYS = ("text", "image", "video", "turns")
 TURN_KEYS = ("question", "answer")
-FORMS = 'expected "text", or "image" or "video" with one of "text" and "turns"'
+EXPECTED_KEYS = 'expected "text", or "image" or "video" with one of "text" and "turns"'
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     """A picture that is not opened yet: a file, or bytes that `path` names in messages."""
 
     path: Path
@@ -71,19 +71,19 @@ class Sample:
     """
 
     text: str | None = None
-    image: PictureFile | None = None
+    image: ImageFile | None = None
     video: VideoFile | None = None
     turns: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.text is not None and self.turns:
-            raise InputError(f'"text" and "turns" together; {FORMS}')
+            raise InputError(f'"text" and "turns" together; {EXPECTED_KEYS}')
         if self.image is not None and self.video is not None:
-            raise InputError(f'"image" and "video" together; {FORMS}')
+            raise InputError(f'"image" and "video" together; {EXPECTED_KEYS}')
         if self.image is None and self.video is None and self.turns:
-            raise InputError(f'"turns" without an "image" or a "video"; {FORMS}')
+            raise InputError(f'"turns" without an "image" or a "video"; {EXPECTED_KEYS}')
         if self.text is None and not self.turns:
-            raise InputError(f'neither "text" nor "turns"; {FORMS}')
+            raise InputError(f'neither "text" nor "turns"; {EXPECTED_KEYS}')
         if self.text is not None:
             _check_text("text", self.text)
         for question, answer in self.turns:
@@ -91,8 +91,8 @@ class Sample:
             _check_text("answer", answer)
 
 
-def read_line(line: bytes, folder: Path, shown: PictureFile | VideoFile | None = None) -> Sample:
-    """One line of a JSONL file in `folder`, as `read_record` has it.
+def parse_line(line: bytes, folder: Path, shown: ImageFile | VideoFile | None = None) -> Sample:
+    """One line of a JSONL file in `folder`, as `parse_record` has it.
 
     Raises InputError that says what is wrong with it.
     """
@@ -103,12 +103,12 @@ def read_line(line: bytes, folder: Path, shown: PictureFile | VideoFile | None =
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})") from None
     if not isinstance(record, dict):
-        raise InputError(f"{_kind(record)} where a JSON object is expected")
-    return read_record(record, folder, shown)
+        raise InputError(f"{_json_type(record)} where a JSON object is expected")
+    return parse_record(record, folder, shown)
 
 
-def read_record(
-    record: Mapping[str, object], folder: Path, shown: PictureFile | VideoFile | None = None
+def parse_record(
+    record: Mapping[str, object], folder: Path, shown: ImageFile | VideoFile | None = None
 ) -> Sample:
     """The sample of a JSON object; `shown` is a picture or clip that was found outside of it.
 
@@ -120,10 +120,10 @@ def read_record(
     named = [key for key in ("image", "video") if key in record]
     if named and shown is not None:
         raise InputError(f'"{named[0]}" in the record of {shown.path.name}')
-    image = shown if isinstance(shown, PictureFile) else None
+    image = shown if isinstance(shown, ImageFile) else None
     video = shown if isinstance(shown, VideoFile) else None
     if "image" in record:
-        image = PictureFile(folder / _string("image", record["image"]))
+        image = ImageFile(folder / _string("image", record["image"]))
     if "video" in record:
         video = VideoFile(folder / _string("video", record["video"]))
     return Sample(
@@ -136,7 +136,7 @@ def read_record(
 
 def _turns(value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f'"turns": {_kind(value)} where a list of at least one is expected')
+        raise InputError(f'"turns": {_json_type(value)} where a list of at least one is expected')
     return tuple(_turn(turn) for turn in value)
 
 
@@ -148,7 +148,7 @@ def _turn(value: object) -> tuple[str, str]:
 
 def _string(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InputError(f'"{name}": {_kind(value)} where a string is expected')
+        raise InputError(f'"{name}": {_json_type(value)} where a string is expected')
     return value
 
 
@@ -159,7 +159,7 @@ def _check_text(name: str, text: str) -> None:
         raise InputError(f'"{name}" has half a surrogate pair, which no UTF-8 can hold')
 
 
-def _kind(value: object) -> str:
+def _json_type(value: object) -> str:
     """What JSON calls a value."""
     if value is None:
         return "null"

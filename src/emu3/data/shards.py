@@ -25,12 +25,12 @@ from emu3.data.tokenization import TokenizedDocument
 from emu3.errors import InputError
 from emu3.files import atomic_write
 
-MARK = "emu3.data"  # one key alone: the order of several would differ from run to run
-SHAPES = {"ids": torch.int32, "roles": torch.uint8, "ends": torch.int64}
+METADATA_KEY = "emu3.data"  # one key alone: the order of several would differ from run to run
+TENSOR_DTYPES = {"ids": torch.int32, "roles": torch.uint8, "ends": torch.int64}
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedSample:
     """A sample that could not be used, and why."""
 
     source: str
@@ -39,24 +39,27 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ShardSummary:
     """What is in a shard."""
 
     request: str  # the digest of what was asked for
     samples: int
     ids: dict[str, int]  # by the name of their role
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedSample, ...]
 
 
 def write_shard(
-    path: Path, request: str, documents: Sequence[TokenizedDocument], skipped: Sequence[Skipped]
+    path: Path,
+    request: str,
+    documents: Sequence[TokenizedDocument],
+    skipped: Sequence[SkippedSample],
 ) -> None:
     """Write a shard. The same documents give the same bytes."""
     ids = [document.ids.to(torch.int32) for document in documents]
     roles = torch.cat([torch.empty(0, dtype=torch.uint8), *(d.roles for d in documents)])
     ends = torch.tensor([len(part) for part in ids], dtype=torch.int64).cumsum(0)
     counts = torch.bincount(roles.long(), minlength=len(ROLE_NAMES)).tolist()
-    summary = Summary(
+    summary = ShardSummary(
         request, len(documents), dict(zip(ROLE_NAMES, counts, strict=True)), tuple(skipped)
     )
     tensors = {
@@ -65,17 +68,17 @@ def write_shard(
         "ends": ends,
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={MARK: json.dumps(asdict(summary))})
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(asdict(summary))})
 
 
-def read_summary(path: Path) -> Summary:
+def read_shard_summary(path: Path) -> ShardSummary:
     """What is in a shard, from its header alone; raises InputError on what is none."""
     try:
         with safe_open(path, "pt") as file:
             marks = file.metadata() or {}
-            said = json.loads(marks[MARK])
-            skipped = tuple(Skipped(**each) for each in said.pop("skipped"))
-            return Summary(**said, skipped=skipped)
+            said = json.loads(marks[METADATA_KEY])
+            skipped = tuple(SkippedSample(**each) for each in said.pop("skipped"))
+            return ShardSummary(**said, skipped=skipped)
     except FileNotFoundError:
         raise InputError(f"{path}: no such shard") from None
     except (SafetensorError, OSError) as error:
@@ -91,9 +94,9 @@ def map_shard(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: broken or cut short ({error})") from None
-    if {name: tensor.dtype for name, tensor in tensors.items()} != SHAPES:
+    if {name: tensor.dtype for name, tensor in tensors.items()} != TENSOR_DTYPES:
         raise InputError(f"{path}: its tensors are {sorted(tensors)}, or of other types")
-    ids, roles, ends = (tensors[name] for name in SHAPES)
+    ids, roles, ends = (tensors[name] for name in TENSOR_DTYPES)
     lengths = ends.diff(prepend=ends.new_zeros(1))
     stop = int(ends[-1]) if len(ends) else 0
     if len(ids) != stop or len(roles) != stop or (lengths < 1).any():

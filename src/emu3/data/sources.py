@@ -14,18 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from emu3.data.samples import PictureFile, Sample, VideoFile, read_line
+from emu3.data.samples import ImageFile, Sample, VideoFile, parse_line
 from emu3.errors import InputError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
-CAPTION = ".txt"
-TEXTS = (CAPTION, ".md")
-PER_SLICE = 256  # samples; what a kill can cost a worker
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".gif")
+CAPTION_SUFFIX = ".txt"
+TEXT_SUFFIXES = (CAPTION_SUFFIX, ".md")
+SAMPLES_PER_SLICE = 256  # samples; what a kill can cost a worker
 
 
 @dataclass(frozen=True)
-class Found:
+class LazySample:
     """Something that should be a sample. `read` raises where it is none."""
 
     key: str  # what it is called within its source
@@ -40,18 +40,18 @@ class Source(Protocol):
         """What a person named."""
 
     @property
-    def slices(self) -> int:
+    def num_slices(self) -> int:
         """How many there are."""
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """What would change if the samples did, as JSON; contents are not read for it."""
 
-    def samples(self, index: int) -> Iterator[Found]:
+    def samples(self, index: int) -> Iterator[LazySample]:
         """Those of one slice, always in the same order."""
 
 
 @dataclass(frozen=True)
-class Jsonl:
+class JsonlSource:
     """A file with a JSON object on every line. Blank lines are nothing."""
 
     path: Path
@@ -59,7 +59,7 @@ class Jsonl:
     per_slice: int
 
     @classmethod
-    def open(cls, path: Path, per_slice: int = PER_SLICE) -> Jsonl:
+    def open(cls, path: Path, per_slice: int = SAMPLES_PER_SLICE) -> JsonlSource:
         """Look where the lines are; a pass over the file."""
         starts, position = [], 0
         with path.open("rb") as file:
@@ -70,15 +70,15 @@ class Jsonl:
         return cls(path, tuple(starts), per_slice)
 
     @property
-    def slices(self) -> int:
+    def num_slices(self) -> int:
         """One for so many lines."""
         return len(self.starts)
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """The file's size."""
         return {"kind": "jsonl", "bytes": self.path.stat().st_size, "per_slice": self.per_slice}
 
-    def samples(self, index: int) -> Iterator[Found]:
+    def samples(self, index: int) -> Iterator[LazySample]:
         """Keys are line numbers, from 1."""
         first = index * self.per_slice
         with self.path.open("rb") as file:
@@ -86,11 +86,13 @@ class Jsonl:
             for number in range(first, first + self.per_slice):
                 line = file.readline()
                 if line.strip():
-                    yield Found(f"line {number + 1}", partial(read_line, line, self.path.parent))
+                    yield LazySample(
+                        f"line {number + 1}", partial(parse_line, line, self.path.parent)
+                    )
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderSource:
     """Pictures and clips with captions in .txt files of the same name; other .txt and .md files are
     texts.
 
@@ -102,23 +104,27 @@ class Folder:
     per_slice: int
 
     @classmethod
-    def open(cls, path: Path, per_slice: int = PER_SLICE) -> Folder:
+    def open(cls, path: Path, per_slice: int = SAMPLES_PER_SLICE) -> FolderSource:
         """Look what is there; raises InputError where no file is of any use."""
         files = sorted(_files(path))
-        shown = {name for name in files if _suffix(name) in (*PICTURES, *VIDEOS)}
+        shown = {name for name in files if _suffix(name) in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)}
         captioned = {_stem(name) for name in shown}
-        texts = {name for name in files if _suffix(name) in TEXTS and _stem(name) not in captioned}
+        texts = {
+            name
+            for name in files
+            if _suffix(name) in TEXT_SUFFIXES and _stem(name) not in captioned
+        }
         if not shown | texts:
-            known = ", ".join((*PICTURES, *VIDEOS))
+            known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
             raise InputError(f"{path}: no pictures or clips ({known}) and no texts in it")
         return cls(path, tuple(sorted(shown | texts)), per_slice)
 
     @property
-    def slices(self) -> int:
+    def num_slices(self) -> int:
         """One for so many files."""
         return -(-len(self.names) // self.per_slice)
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """A hash of names and sizes, captions aside."""
         sizes = [f"{name}\0{(self.path / name).stat().st_size}" for name in self.names]
         listing = hashlib.sha256("\n".join(sizes).encode("utf-8", "surrogateescape")).hexdigest()
@@ -129,23 +135,23 @@ class Folder:
             "per_slice": self.per_slice,
         }
 
-    def samples(self, index: int) -> Iterator[Found]:
+    def samples(self, index: int) -> Iterator[LazySample]:
         """Keys are paths within the folder."""
         first = index * self.per_slice
         for name in self.names[first : first + self.per_slice]:
-            yield Found(name, partial(self._read, name))
+            yield LazySample(name, partial(self._read, name))
 
     def _read(self, name: str) -> Sample:
         path = self.path / name
-        if _suffix(name) in TEXTS:
+        if _suffix(name) in TEXT_SUFFIXES:
             return Sample(text=_read_text(path))
-        caption = path.with_suffix(CAPTION)
+        caption = path.with_suffix(CAPTION_SUFFIX)
         if not caption.is_file():
             raise InputError(f"no caption: {caption.name} is not beside it")
         words = _read_text(caption).strip()
-        if _suffix(name) in VIDEOS:
+        if _suffix(name) in VIDEO_SUFFIXES:
             return Sample(text=words, video=VideoFile(path))
-        return Sample(text=words, image=PictureFile(path))
+        return Sample(text=words, image=ImageFile(path))
 
 
 def _files(folder: Path) -> Iterator[str]:

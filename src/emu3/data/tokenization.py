@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emu3.checkpoints.hub import find_model, find_vision
+from emu3.checkpoints.hub import find_model, find_vision_tokenizer
 from emu3.checkpoints.loading import DeviceConfig, load_text_tokenizer, load_vision_processor
 from emu3.data.samples import Sample, VideoFile
 from emu3.data.token_roles import ANSWER, CONTEXT, TEXT, VISION
@@ -29,10 +29,10 @@ from emu3.processing.tokenizer import TextTokenizer
 from emu3.processing.video import check_fps
 from emu3.processing.vision_processor import FrameGroup, VisionProcessor
 
-FPS = 8.0
+DEFAULT_FPS = 8.0
 """Frames a second that clips are seen at unless told otherwise."""
 
-MOST_FRAMES = 4096
+MAX_FRAMES = 4096
 """Of a clip: no context holds more, and a film by mistake must not take hours."""
 
 
@@ -53,21 +53,21 @@ class SampleTokenizer:
 
     prompts: PromptTemplates
     vision_processor: VisionProcessor
-    fps: float = FPS
+    fps: float = DEFAULT_FPS
 
     @classmethod
-    def open(
+    def from_pretrained(
         cls,
         model: str | Path,
         vision: str | Path | None,
         device: str | None,
-        fps: float = FPS,
+        fps: float = DEFAULT_FPS,
     ) -> SampleTokenizer:
         """The tokenizers of a model, without its decoder; raises InputError on a bad one."""
         folder = find_model(model, weights=False)
         text, _ = load_text_tokenizer(folder)
         vision_processor = load_vision_processor(
-            find_vision(folder, vision, model), DeviceConfig.choose(device, None).device
+            find_vision_tokenizer(folder, vision, model), DeviceConfig.resolve(device, None).device
         )
         if vision_processor.vision.quantize.size != text.vocabulary.codebook_size:
             raise InputError(
@@ -77,7 +77,7 @@ class SampleTokenizer:
         check_fps(fps)
         return cls(PromptTemplates.from_tokenizer(text), vision_processor, fps)
 
-    def write(self, sample: Sample) -> TokenizedDocument:
+    def tokenize(self, sample: Sample) -> TokenizedDocument:
         """The document of a sample; raises InputError where its picture or clip cannot be used."""
         if sample.image is not None:
             return self._shown(sample, self.vision_processor.encode(sample.image.open()))
@@ -98,9 +98,9 @@ class SampleTokenizer:
         with file.open(self.fps) as clip:
             for group in self.vision_processor.encode_frames(clip.frames):
                 groups.append(group)
-                if len(groups) * self.vision_processor.group > MOST_FRAMES:
+                if len(groups) * self.vision_processor.group > MAX_FRAMES:
                     raise InputError(
-                        f"{file.path.name}: more than {MOST_FRAMES} frames at {self.fps:g} a "
+                        f"{file.path.name}: more than {MAX_FRAMES} frames at {self.fps:g} a "
                         "second; cut it, or take a lower --fps"
                     )
         codes = torch.cat([group.codes for group in groups])
@@ -117,7 +117,7 @@ class SampleTokenizer:
         is_visual = (ids >= visual.start) & (ids < visual.stop)
         return torch.where(is_visual, VISION, other).to(torch.uint8)
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """What the ids depend on: both tokenizers and how pictures are resized, as JSON."""
         table = (
             self.vision_processor.vision.quantize.embedding.weight.detach()
@@ -127,14 +127,14 @@ class SampleTokenizer:
         )
         bounds = self.vision_processor.preprocessor
         return {
-            **text_facts(self.prompts.tokenizer),
+            **text_tokenizer_fingerprint(self.prompts.tokenizer),
             "codebook": hashlib.sha256(table.numpy().tobytes()).hexdigest(),
             "pixels": [bounds.min_pixels, bounds.max_pixels],
             "fps": self.fps,
         }
 
 
-def text_facts(text: TextTokenizer) -> dict[str, object]:
+def text_tokenizer_fingerprint(text: TextTokenizer) -> dict[str, object]:
     """What makes ids mean the same: the size of the vocabulary, of its codes, and a hash of it.
 
     The hash is of ranks and control tokens, so it does not depend on a checkpoint's layout.

@@ -15,51 +15,53 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from emu3.data.samples import PictureFile, Sample, VideoFile, read_line, read_record
-from emu3.data.sources import PICTURES, VIDEOS, Found
+from emu3.data.samples import ImageFile, Sample, VideoFile, parse_line, parse_record
+from emu3.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, LazySample
 from emu3.errors import InputError
 
-WANTED = tuple(suffix.removeprefix(".") for suffix in (*PICTURES, *VIDEOS, ".txt", ".json"))
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
+MEMBER_SUFFIXES = tuple(
+    suffix.removeprefix(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".txt", ".json")
+)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True)
-class Tar:
+class TarSource:
     """One tar, which is one slice: there is no way into its middle."""
 
     path: Path
-    slices: int = 1
+    num_slices: int = 1
 
-    def facts(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """The file's size."""
         return {"kind": "tar", "bytes": self.path.stat().st_size}
 
-    def samples(self, index: int) -> Iterator[Found]:
+    def samples(self, index: int) -> Iterator[LazySample]:
         """Keys are names up to the first dot."""
         key, parts = "", dict[str, bytes]()
         for name, suffix, data in _members(self.path):
             if name != key:
                 if parts:
-                    yield Found(key, partial(self._read, key, parts))
+                    yield LazySample(key, partial(self._read, key, parts))
                 key, parts = name, {}
             parts[suffix] = data
         if parts:
-            yield Found(key, partial(self._read, key, parts))
+            yield LazySample(key, partial(self._read, key, parts))
 
     def _read(self, key: str, parts: dict[str, bytes]) -> Sample:
-        shown = [suffix for suffix in parts if f".{suffix}" in (*PICTURES, *VIDEOS)]
+        shown = [suffix for suffix in parts if f".{suffix}" in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
         if len(shown) > 1:
             raise InputError(f"more than one picture or clip: {', '.join(shown)}")
-        file: PictureFile | VideoFile | None = None
+        file: ImageFile | VideoFile | None = None
         if shown:
-            kind = VideoFile if f".{shown[0]}" in VIDEOS else PictureFile
+            kind = VideoFile if f".{shown[0]}" in VIDEO_SUFFIXES else ImageFile
             file = kind(self.path / f"{key}.{shown[0]}", parts[shown[0]])
         if "txt" in parts:
             words = _text(parts["txt"], strip=file is not None)
-            return read_record({"text": words}, self.path.parent, file)
+            return parse_record({"text": words}, self.path.parent, file)
         if "json" in parts:
-            return read_line(parts["json"], self.path.parent, file)
-        return read_record({}, self.path.parent, file)
+            return parse_line(parts["json"], self.path.parent, file)
+        return parse_record({}, self.path.parent, file)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -68,7 +70,7 @@ def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
         for member in tar:
             folder, base = posixpath.split(member.name)
             stem, _, suffix = base.partition(".")
-            if member.isfile() and stem and suffix.lower() in WANTED:
+            if member.isfile() and stem and suffix.lower() in MEMBER_SUFFIXES:
                 file = tar.extractfile(member)
                 assert file is not None  # it is a file
                 yield posixpath.join(folder, stem), suffix.lower(), file.read()

@@ -19,48 +19,50 @@ from pathlib import Path
 
 import torch
 
-from emu3.data.dataset import shard_name
+from emu3.data.dataset import shard_file_name
 from emu3.data.samples import Sample
-from emu3.data.shards import Skipped, write_shard
-from emu3.data.sources import Found, Source
-from emu3.data.tokenization import FPS, SampleTokenizer, TokenizedDocument
+from emu3.data.shards import SkippedSample, write_shard
+from emu3.data.sources import LazySample, Source
+from emu3.data.tokenization import DEFAULT_FPS, SampleTokenizer, TokenizedDocument
 from emu3.errors import InputError
 
-REASON = 500  # characters of it that are kept
+MAX_REASON_LENGTH = 500  # characters of it that are kept
 
-Slice = tuple[int, int]
+SliceId = tuple[int, int]
 """A source, and which of its slices."""
 
 
 @dataclass(frozen=True)
-class Model:
+class TokenizerConfig:
     """Whose ids are written, where its vision tokenizer runs, and how often it looks at a clip."""
 
     name: str
     vision: str | None = None
     device: str | None = None
-    fps: float = FPS  # frames a second
+    fps: float = DEFAULT_FPS  # frames a second
 
     def open(self) -> SampleTokenizer:
         """Its tokenizers; raises InputError."""
-        return SampleTokenizer.open(self.name, self.vision, self.device, self.fps)
+        return SampleTokenizer.from_pretrained(self.name, self.vision, self.device, self.fps)
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """What a worker needs to know."""
 
     sources: tuple[Source, ...]
     folder: Path
-    model: Model
+    model: TokenizerConfig
     digest: str
 
-    def path(self, part: Slice) -> Path:
+    def path(self, part: SliceId) -> Path:
         """The shard of a slice."""
-        return self.folder / shard_name(*part)
+        return self.folder / shard_file_name(*part)
 
 
-def alone(job: Job, writer: SampleTokenizer, parts: Sequence[Slice]) -> Iterator[None]:
+def process_slices(
+    job: PrepareJob, writer: SampleTokenizer, parts: Sequence[SliceId]
+) -> Iterator[None]:
     """Do slices in this process; yields after each."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -72,7 +74,9 @@ def alone(job: Job, writer: SampleTokenizer, parts: Sequence[Slice]) -> Iterator
         torch.set_num_threads(threads)
 
 
-def together(job: Job, parts: Sequence[Slice], workers: int) -> Iterator[None]:
+def process_slices_in_parallel(
+    job: PrepareJob, parts: Sequence[SliceId], workers: int
+) -> Iterator[None]:
     """Do slices in other processes; yields after each. Raises InputError where one dies."""
     context = multiprocessing.get_context("spawn")  # forks and threads of PyTorch do not mix
     pool = ProcessPoolExecutor(min(workers, len(parts) or 1), context, _Worker.begin, (job,))
@@ -91,22 +95,22 @@ def together(job: Job, parts: Sequence[Slice], workers: int) -> Iterator[None]:
 class _Worker:
     """What a process keeps between two slices."""
 
-    job: Job
+    job: PrepareJob
     writer: SampleTokenizer
 
     @classmethod
-    def begin(cls, job: Job) -> None:
+    def begin(cls, job: PrepareJob) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and says so
-        threading.Thread(target=_follow_parent, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
         torch.set_num_threads(1)
         cls.job, cls.writer = job, job.model.open()
 
     @classmethod
-    def work(cls, part: Slice) -> None:
+    def work(cls, part: SliceId) -> None:
         _write_slice(cls.job, cls.writer, part)
 
 
-def _follow_parent() -> None:
+def _exit_with_parent() -> None:
     """End when the parent does: killed, it leaves workers that wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -114,18 +118,18 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _write_slice(job: Job, writer: SampleTokenizer, part: Slice) -> None:
+def _write_slice(job: PrepareJob, writer: SampleTokenizer, part: SliceId) -> None:
     source = job.sources[part[0]]
     documents: list[TokenizedDocument] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedSample] = []
     for found in _samples(source, part[1]):
         reason = _write_sample(writer, found, documents)
         if reason is not None:
-            skipped.append(Skipped(source.path.as_posix(), found.key, reason))
+            skipped.append(SkippedSample(source.path.as_posix(), found.key, reason))
     write_shard(job.path(part), job.digest, documents, skipped)
 
 
-def _samples(source: Source, index: int) -> Iterator[Found]:
+def _samples(source: Source, index: int) -> Iterator[LazySample]:
     """Those of a slice; where the source itself is broken, one more that says so.
 
     Raises InputError where it is the machine that fails, and another run may find them all.
@@ -135,7 +139,7 @@ def _samples(source: Source, index: int) -> Iterator[Found]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{source.path}: cannot be read ({error.strerror})") from None
-        yield Found(f"the rest of slice {index}", partial(_fail, error))
+        yield LazySample(f"the rest of slice {index}", partial(_fail, error))
 
 
 def _fail(error: Exception) -> Sample:
@@ -143,15 +147,15 @@ def _fail(error: Exception) -> Sample:
 
 
 def _write_sample(
-    writer: SampleTokenizer, found: Found, documents: list[TokenizedDocument]
+    writer: SampleTokenizer, found: LazySample, documents: list[TokenizedDocument]
 ) -> str | None:
     """Add the document of a sample, or say why there is none."""
     try:
-        documents.append(writer.write(found.read()))
+        documents.append(writer.tokenize(found.read()))
     except InputError as error:
-        return " ".join(str(error).split())[:REASON]
+        return " ".join(str(error).split())[:MAX_REASON_LENGTH]
     except (MemoryError, torch.OutOfMemoryError):
         raise  # says nothing about the sample
     except Exception as error:  # files from anywhere break libraries in ways nobody lists
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON]
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON_LENGTH]
     return None

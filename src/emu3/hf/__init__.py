@@ -38,7 +38,7 @@ from emu3.hf.config import (
 from emu3.hf.image_processor import Emu3VisionVQImageProcessor
 from emu3.hf.processor import Emu3Processor
 from emu3.hf.tokenizer import Emu3Tokenizer
-from emu3.hf.vision import Emu3VisionVQModel
+from emu3.hf.vision_tokenizer import Emu3VisionVQModel
 
 __all__ = [
     "Emu3Config",

@@ -17,13 +17,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from emu3.errors import InputError
 from emu3.hf.config import Emu3DecoderConfig
-from emu3.hf.loading import Emu3PreTrainedModel
+from emu3.hf.pretrained import Emu3PreTrainedModel
 from emu3.models.attention import attention_bias, rotary_tables
 from emu3.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class Held:
+class CacheAdapter:
     """A cache of transformers, as attention asks for it."""
 
     cache: Cache
@@ -81,11 +81,13 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
             past_key_values = DynamicCache(config=self.config)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         if position_ids is None:
-            position_ids = positions(attention_mask, int(past), x.shape[1], x.device)
-        mask = who_sees_whom(attention_mask, past_key_values, int(past), x.shape[1], x.device)
+            position_ids = position_ids_from_mask(attention_mask, int(past), x.shape[1], x.device)
+        mask = build_attention_mask(
+            attention_mask, past_key_values, int(past), x.shape[1], x.device
+        )
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         by = rotary_tables(position_ids, head_dim, self.config.rope_theta, x.dtype)
-        held = None if past_key_values is None else Held(past_key_values)
+        held = None if past_key_values is None else CacheAdapter(past_key_values)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         bias = None if mask is None else attention_bias(mask, group, x.dtype)
         hidden = self.model(x, by, held, bias)
@@ -105,14 +107,16 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
 
-def positions(attention_mask: Tensor | None, past: int, new: int, device: torch.device) -> Tensor:
+def position_ids_from_mask(
+    attention_mask: Tensor | None, past: int, new: int, device: torch.device
+) -> Tensor:
     """Positions of the new tokens [B or 1, new]; padding takes none."""
     if attention_mask is None or attention_mask.ndim == 4:
         return torch.arange(past, past + new, device=device)[None]
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -new:]
 
 
-def who_sees_whom(
+def build_attention_mask(
     attention_mask: Tensor | None, cache: Cache | None, past: int, new: int, device: torch.device
 ) -> Tensor | None:
     """[B or 1, 1, new, past + new], or None where attention needs to be told nothing.

@@ -20,7 +20,7 @@ from transformers import BatchFeature
 from emu3.errors import InputError
 from emu3.hf.image_processor import Emu3VisionVQImageProcessor
 from emu3.hf.tokenizer import Emu3Tokenizer
-from emu3.hf.vision import Emu3VisionVQModel
+from emu3.hf.vision_tokenizer import Emu3VisionVQModel
 from emu3.processing.document_format import DocumentFormat
 from emu3.processing.image import size_in_codes
 from emu3.processing.prompts import PromptTemplates

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emu3.data.loader import Loader
-from emu3.data.packing import Pack, join
+from emu3.data.loader import PackedLoader
+from emu3.data.packing import PackedRow, concat_documents
 from emu3.data.token_roles import TEXT, VISION
 from emu3.training.lm_loss import Document
 from emu3.training.presets import Stage, weighed
@@ -40,7 +40,7 @@ class RowsOfStage:
     on the number of processes.
     """
 
-    def __init__(self, loader: Loader, stage: Stage, sov: int, seed: int) -> None:
+    def __init__(self, loader: PackedLoader, stage: Stage, sov: int, seed: int) -> None:
         self.loader, self.stage, self.sov, self.seed = loader, stage, sov, seed
         self.drawn = 0  # rows
 
@@ -49,11 +49,11 @@ class RowsOfStage:
         return Rows([self._next() for _ in range(self.stage.batch)])
 
     def _next(self) -> Callable[[], Document]:
-        row, number = self.loader.draw(), self.drawn
+        row, number = self.loader.next_row(), self.drawn
         self.drawn += 1
 
         def read() -> Document:
-            pack = self.loader.read(row)
+            pack = self.loader.read_row(row)
             if self.stage.dropped_captions:
                 rng = np.random.default_rng((self.seed, number))
                 pack = without_captions(pack, self.stage.dropped_captions, self.sov, rng)
@@ -71,14 +71,16 @@ class RowsOfStage:
         self.drawn = int(state["drawn"])
 
 
-def without_captions(pack: Pack, share: float, sov: int, rng: np.random.Generator) -> Pack:
+def without_captions(
+    pack: PackedRow, share: float, sov: int, rng: np.random.Generator
+) -> PackedRow:
     """Leave out the captions of a share of the drawn pictures, for guidance; the row gets shorter.
 
     A document without its caption is what an empty caption gives: BOS, then the picture.
     """
     lengths = list(pack.lengths)
     parts = zip(pack.ids.split(lengths), pack.roles.split(lengths), strict=True)
-    return join([_bare(*part, sov) if rng.random() < share else part for part in parts])
+    return concat_documents([_bare(*part, sov) if rng.random() < share else part for part in parts])
 
 
 def _bare(ids: Tensor, roles: Tensor, sov: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import median
 
-from emu3.checkpoints.convert import convert
+from emu3.checkpoints.convert import convert_checkpoint
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
 from emu3.files import atomic_write, check_writable
@@ -58,7 +58,7 @@ def export(checkpoint: Checkpoint, provenance: Provenance, folder: Path) -> None
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         checkpoint.save(temporary / FOLDER)
-        convert(temporary / FOLDER, None, temporary / FOLDER_HF, layout="hf")
+        convert_checkpoint(temporary / FOLDER, None, temporary / FOLDER_HF, format="hf")
         (temporary / CARD).write_text(card, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from emu3.data.packing import Pack
+from emu3.data.packing import PackedRow
 from emu3.data.token_roles import ANSWER, CONTEXT, TEXT, VISION
 from emu3.errors import InputError
 from emu3.training.decoder import DecoderTraining
@@ -49,7 +49,7 @@ class Weights:
         return [named[role] for role in sorted(named)]
 
 
-def weighed(pack: Pack, weights: Weights) -> Document:
+def weighed(pack: PackedRow, weights: Weights) -> Document:
     """A pack as a document to learn from: each role its weight, the packed parts kept apart.
 
     The first id of a part has nothing before it to be predicted from, so it counts 0.

@@ -31,8 +31,8 @@ from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.checkpoints.hub import find_model
 from emu3.checkpoints.loading import Checkpoint, load_text_tokenizer
 from emu3.config import DecoderConfig
-from emu3.data.dataset import TokenDataset, digest_of
-from emu3.data.loader import Loader
+from emu3.data.dataset import TokenDataset, request_digest
+from emu3.data.loader import PackedLoader
 from emu3.data.token_roles import ROLE_NAMES
 from emu3.data.tokenization import SampleTokenizer
 from emu3.errors import InputError
@@ -80,11 +80,11 @@ def fresh_checkpoint(model: str | Path, vision: str | Path | None, seed: int) ->
 def weightless(model: str | Path, vision: str | Path | None) -> Checkpoint:
     """A model whose decoder is a shape alone: for all processes but the first, which tells them."""
     folder = find_model(model, weights=False)
-    writer = SampleTokenizer.open(model, vision, "cpu")
+    writer = SampleTokenizer.from_pretrained(model, vision, "cpu")
     text, config = load_text_tokenizer(folder)
     return Checkpoint(
         str(model),
-        GenerationDefaults.of(folder, str(model)),
+        GenerationDefaults.from_folder(folder, str(model)),
         _empty(config),
         text,
         writer.vision_processor,
@@ -113,7 +113,7 @@ def train_stage(
     stage = as_run(stage, data)
     _check(stage, checkpoint, data, world)
     vocabulary, (stores, weights) = checkpoint.text_tokenizer.vocabulary, zip(*data, strict=True)
-    loader = Loader(stores, weights, stage.context, settings.seed)
+    loader = PackedLoader(stores, weights, stage.context, settings.seed)
     rows = RowsOfStage(loader, stage, vocabulary.sov, settings.seed)
     run = stage.training(
         micro_batch=settings.micro_batch,
@@ -125,7 +125,7 @@ def train_stage(
     )
     model = _ready_to_learn(checkpoint.decoder, stage, settings, world)
     begin(folder, _request(stage, data, settings), world)  # last of what may refuse
-    if loader.left_out and world.first:
+    if loader.num_excluded and world.first:
         say(_left_out(loader))
     train_decoder(model, run, rows, vocabulary.visual, folder, world=world)
     finished = _gathered(model, settings.lora, folder, world)
@@ -164,7 +164,7 @@ def _check(stage: Stage, checkpoint: Checkpoint, data: Sequence[Weighted], world
         raise InputError(f"a learning rate of {stage.learning_rate}; it must be above 0")
     learnt = [name for name, by in zip(ROLE_NAMES, stage.weights.by_role, strict=True) if by > 0]
     for store, _ in data:
-        if not any(store.counts[name] for name in learnt):
+        if not any(store.id_counts[name] for name in learnt):
             raise InputError(
                 f"{store.folder}: nothing to learn in {stage.name!r}, which learns "
                 f"{' and '.join(learnt)} ids; leave it out, or prepare samples that have some"
@@ -253,7 +253,7 @@ def _request(stage: Stage, data: Sequence[Weighted], settings: Settings) -> dict
     return {
         "stage": {**numbers, "weights": asdict(stage.weights)},
         "data": {
-            f"{number}": {"request": digest_of(store.index["request"]), "weight": weight}
+            f"{number}": {"request": request_digest(store.index["request"]), "weight": weight}
             for number, (store, weight) in enumerate(data, 1)
         },
         "seed": settings.seed,
@@ -262,20 +262,20 @@ def _request(stage: Stage, data: Sequence[Weighted], settings: Settings) -> dict
     }
 
 
-def _told(data: Sequence[Weighted], loader: Loader) -> list[str]:
+def _told(data: Sequence[Weighted], loader: PackedLoader) -> list[str]:
     """The card's lines on the data."""
     lines = []
     for (store, _), share in zip(data, loader.mixture.shares, strict=True):
-        ids = ", ".join(f"{count:,} {name}" for name, count in store.counts.items())
+        ids = ", ".join(f"{count:,} {name}" for name, count in store.id_counts.items())
         name = store.folder.absolute().name
         lines.append(f"* `{name}`: {len(store):,} documents ({ids} ids), {share:.4g} of all drawn")
-    if loader.left_out:
+    if loader.num_excluded:
         lines.append(f"* {_left_out(loader)}")
     return lines
 
 
-def _left_out(loader: Loader) -> str:
-    many = f"{loader.left_out:,} documents"
+def _left_out(loader: PackedLoader) -> str:
+    many = f"{loader.num_excluded:,} documents"
     return f"left out: {many} whose picture makes them longer than {loader.context:,} ids"
 
 

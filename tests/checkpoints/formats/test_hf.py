@@ -28,8 +28,8 @@ from .toys import DECODERS, PREPROCESSOR, VISIONS, edit, trained_tokenizer, writ
     ],
 )
 def test_old_names_are_brought_up_to_date(old: str, new: str) -> None:
-    assert hf.canonical(old) == new
-    assert hf.canonical(new) == new
+    assert hf.canonical_name(old) == new
+    assert hf.canonical_name(new) == new
 
 
 def test_names_of_the_brief() -> None:

@@ -73,7 +73,7 @@ def test_names_are_exactly_theirs(
     names = [*map(hf.decoder_name, decoder.state_dict())]
     names += map(hf.vision_name, vision.state_dict())
     assert sorted(names) == sorted(wanted)
-    assert [hf.canonical(name) for name in wanted] == list(wanted)
+    assert [hf.canonical_name(name) for name in wanted] == list(wanted)
 
 
 @pytest.mark.parametrize("changes", DECODERS)
@@ -93,7 +93,7 @@ def test_old_names_are_those_that_transformers_renames(transformers: Any, tmp_pa
     for name, tensor in tensors.items():
         prefix = next(prefix for prefix in old if name.startswith(prefix))
         before = old[prefix] + name.removeprefix(prefix)
-        assert hf.canonical(before) == name
+        assert hf.canonical_name(before) == name
         renamed[before] = tensor.contiguous()
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     same_numbers(decoder, vision, opened(transformers, tmp_path))

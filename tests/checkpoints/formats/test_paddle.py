@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from emu3.checkpoints.formats.paddle import SAVED_BY_PADDLE, decoder_name, transposed, vision_name
+from emu3.checkpoints.formats.paddle import (
+    SAVED_BY_PADDLE,
+    decoder_name,
+    is_transposed,
+    vision_name,
+)
 from emu3.testing import tiny_decoder, tiny_vision
 
 
@@ -35,7 +40,7 @@ def test_exactly_the_linear_layers_are_transposed() -> None:
             f"{name}.weight" for name, module in model.named_modules()
             if isinstance(module, nn.Linear)
         }  # fmt: skip
-        assert {name for name in model.state_dict() if transposed(name)} == linear
+        assert {name for name in model.state_dict() if is_transposed(name)} == linear
 
 
 def test_a_copy_of_published_files_is_not_taken_for_paddles() -> None:

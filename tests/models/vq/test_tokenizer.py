@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from emu3.checkpoints.weights import load_vision
+from emu3.checkpoints.weights import load_vision_tokenizer
 from emu3.config import VisionConfig
 from emu3.models.vq.blocks import AttnBlock
 from emu3.models.vq.quantizer import VectorQuantizer
@@ -36,7 +36,7 @@ def golden(reference: Path) -> dict[str, Tensor]:
 
 @pytest.fixture
 def tiny(reference: Path) -> VisionTokenizer:
-    return load_vision(reference / "Emu3-VisionTokenizer-tiny", torch.device("cpu"))
+    return load_vision_tokenizer(reference / "Emu3-VisionTokenizer-tiny", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["0", "1"])

@@ -2,7 +2,7 @@
 
 Decoder, vision tokenizer, text tokenizer and preprocessor share a folder, as in
 Emu3-community/Emu3-Gen-hf and -Chat-hf. Everything but the weights is here, as plain JSON: whoever
-copies tensors takes their names from `decoder_name`, `vision_name` and `canonical`.
+copies tensors takes their names from `decoder_name`, `vision_name` and `canonical_name`.
 
 Sources: `configuration_emu3.py`, `processing_emu3.py`, `image_processing_emu3.py` of transformers
 5.23.0, and the script `convert_emu3_weights_to_hf.py` of its repository.
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from emu3.checkpoints.formats.hf_config import decoder_config, preprocessor, vision_config
-from emu3.checkpoints.formats.hf_names import canonical, decoder_name, shape, vision_name
-from emu3.checkpoints.formats.hf_text import (
+from emu3.checkpoints.formats.hf_names import canonical_name, decoder_name, shape, vision_name
+from emu3.checkpoints.formats.hf_tokenizer import (
     IMAGE_AREA,
     special_tokens,
     text,
@@ -30,7 +30,7 @@ from emu3.errors import InputError
 from emu3.processing.tokenizer import TextTokenizer
 
 __all__ = [
-    "canonical",
+    "canonical_name",
     "decoder_config",
     "decoder_name",
     "preprocessor",

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from emu3.checkpoints.formats.hf_text import IMAGE_AREA
+from emu3.checkpoints.formats.hf_tokenizer import IMAGE_AREA
 from emu3.config import (
     METADATA_KEYS,
     DecoderConfig,

@@ -50,7 +50,7 @@ def shape(ours: str, size: tuple[int, ...]) -> tuple[int, ...]:
     return size[:2] if "_proj." in vision_name(ours) and size[2:] == (1, 1) else size
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """The name today of a tensor in a stored repository; names of today stay."""
     for old, new in OLD:
         if name.startswith(old):

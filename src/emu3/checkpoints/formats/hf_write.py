@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from emu3.checkpoints.formats.hf_config import TEXT_KEYS, VISION_KEYS
-from emu3.checkpoints.formats.hf_text import IMAGE
+from emu3.checkpoints.formats.hf_tokenizer import IMAGE
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig
 from emu3.errors import InputError
 

@@ -43,7 +43,7 @@ def vision_name(ours: str) -> str | None:
     return f"{module}.{STATISTICS.get(last, last)}"
 
 
-def transposed(ours: str) -> bool:
+def is_transposed(ours: str) -> bool:
     """Whether Paddle keeps this tensor transposed, as it does every linear layer of the decoder.
 
     `proj_out` of the vision tokenizer is a convolution and stays as it is.

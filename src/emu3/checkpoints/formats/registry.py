@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emu3.checkpoints.formats import hf, paddle
-from emu3.checkpoints.safetensors_io import metadata
+from emu3.checkpoints.safetensors_io import read_metadata
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_json
 from emu3.errors import InputError
 from emu3.processing.tokenizer import TextTokenizer
@@ -46,12 +46,12 @@ class CheckpointFormat:
     vision_config: Callable[[Path], VisionConfig]
     preprocessor: Callable[[Path], PreprocessorConfig]
     text: Callable[[Path], TextTokenizer]
-    canonical: Callable[[str], str] = _same  # older names of theirs to current ones
-    transposed: Callable[[str], bool] = _never  # whether ours lies there as [in, out]
+    canonical_name: Callable[[str], str] = _same  # older names of theirs to current ones
+    is_transposed: Callable[[str], bool] = _never  # whether ours lies there as [in, out]
     shape: Callable[[str, tuple[int, ...]], tuple[int, ...]] = _as_ours  # of ours, there
     write_files: WriteFiles | None = None  # all but the weights; None: as BAAI's
-    together: bool = False  # decoder and vision tokenizer in one folder, one set of files
-    written_by: str = "pt"  # the mark in the weight files
+    single_folder: bool = False  # decoder and vision tokenizer in one folder, one set of files
+    metadata_format: str = "pt"  # the mark in the weight files
 
 
 BAAI = CheckpointFormat(
@@ -71,9 +71,9 @@ PADDLE = CheckpointFormat(
     vision_config=BAAI.vision_config,
     preprocessor=BAAI.preprocessor,
     text=BAAI.text,
-    transposed=paddle.transposed,
-    shape=lambda name, shape: shape[::-1] if paddle.transposed(name) else shape,
-    written_by="np",
+    is_transposed=paddle.is_transposed,
+    shape=lambda name, shape: shape[::-1] if paddle.is_transposed(name) else shape,
+    metadata_format="np",
 )
 HF = CheckpointFormat(
     name="hf",
@@ -83,10 +83,10 @@ HF = CheckpointFormat(
     vision_config=hf.vision_config,
     preprocessor=hf.preprocessor,
     text=hf.text,
-    canonical=hf.canonical,
+    canonical_name=hf.canonical_name,
     shape=hf.shape,
     write_files=hf.write_files,
-    together=True,
+    single_folder=True,
 )
 FORMATS = {layout.name: layout for layout in (BAAI, HF, PADDLE)}
 
@@ -101,4 +101,4 @@ def detect_format(folder: Path) -> CheckpointFormat:
         return HF
     if kind not in ("Emu3", "Emu3VisionVQ"):
         raise InputError(f"{folder}: its config.json describes a {kind!r}, which is no Emu3")
-    return PADDLE if metadata(folder).get("format") in paddle.SAVED_BY_PADDLE else BAAI
+    return PADDLE if read_metadata(folder).get("format") in paddle.SAVED_BY_PADDLE else BAAI

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from emu3.hf.config import Emu3VisionVQConfig
-from emu3.hf.loading import Emu3PreTrainedModel
+from emu3.hf.pretrained import Emu3PreTrainedModel
 from emu3.models.vq.tokenizer import VisionTokenizer
 
 

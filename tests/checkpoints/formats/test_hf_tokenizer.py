@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu3.checkpoints.formats import hf
-from emu3.checkpoints.formats.hf_text import alphabet, merges, spell, tokenizer_file
+from emu3.checkpoints.formats.hf_tokenizer import alphabet, merges, spell, tokenizer_file
 from emu3.errors import InputError
 from emu3.processing.tokenizer import TextTokenizer
 from emu3.processing.vocabulary import SOV
