@@ -37,7 +37,7 @@ def test_a_table_for_people(emu3: Emu3Command) -> None:
     ("options", "says"),
     [
         (["huge"], "no such size"),
-        (["nano", "--dtype", "fp7"], "no such precision"),
+        (["nano", "--dtype", "fp7"], "unknown precision"),
         (["nano", "--way", "magic"], "no such way: magic"),
         (["nano", "--way", "original", "--dtype", "int4"], "nothing to measure"),
         (["nano", "--seconds", "0"], "must be above 0"),

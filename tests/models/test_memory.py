@@ -1,4 +1,4 @@
-"""What is needed, what there is, and that the published size is one line on 24 GiB."""
+"""Memory estimates against real tensors, and the precision chosen for the published size."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ CPU = torch.device("cpu")
 GB = 10**9
 
 
-def test_weights_are_counted_as_they_are_held() -> None:
+def test_weight_bytes_match_parameters() -> None:
     model = tiny_decoder()
     assert memory.weight_bytes(model.config, FP32) == sum(t.nbytes for t in model.parameters())
     assert 2 * memory.weight_bytes(model.config, BF16) == memory.weight_bytes(model.config, FP32)
 
 
-def test_a_cache_is_counted_as_it_is_made() -> None:
+def test_kv_cache_bytes_match_cache() -> None:
     model = tiny_decoder()
     cache = model.new_cache(2, 50)
     counted = memory.kv_cache_bytes(model.config, 50, FP32)
     assert counted == cache.keys.nbytes + cache.values.nbytes
 
 
-def test_narrower_takes_less() -> None:
+def test_narrower_precision_needs_less_memory() -> None:
     config, vision = DecoderConfig(), VisionConfig()
     sizes = [memory.required_bytes(config, vision, to) for to in PRECISIONS]
     assert sizes == sorted(sizes, reverse=True)
@@ -47,7 +47,7 @@ def test_narrower_takes_less() -> None:
         ("cuda", 24, INT8),
     ],
 )
-def test_the_published_size_finds_its_precision(
+def test_precision_chosen_for_published_size(
     device: str, have: int, best: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: have * GB)
@@ -57,7 +57,7 @@ def test_the_published_size_finds_its_precision(
     )
 
 
-def test_what_cannot_be_made_narrow_stays_as_narrow_as_it_can(
+def test_narrowest_possible_precision_if_none_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 0)
@@ -65,7 +65,7 @@ def test_what_cannot_be_made_narrow_stays_as_narrow_as_it_can(
     assert memory.widest_fitting_precision(tiny, tiny_vision().config, CPU) == INT8
 
 
-def test_places_are_those_of_a_cache_that_may_be_there_twice(
+def test_max_kv_cache_tokens_leaves_room_for_a_copy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_decoder()
@@ -77,7 +77,7 @@ def test_places_are_those_of_a_cache_that_may_be_there_twice(
     assert memory.max_kv_cache_tokens(model) == 1
 
 
-def test_what_pytorch_holds_on_a_gpu_and_does_not_use_is_available(
+def test_unused_reserved_gpu_memory_is_available(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GB, 24 * GB))
@@ -86,6 +86,6 @@ def test_what_pytorch_holds_on_a_gpu_and_does_not_use_is_available(
     assert memory.available_bytes(torch.device("cuda")) == 16 * GB
 
 
-def test_there_is_some_memory() -> None:
+def test_available_memory_is_plausible() -> None:
     tensor = torch.empty(1)
     assert tensor.nbytes < memory.available_bytes(CPU) < 2**50

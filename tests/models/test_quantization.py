@@ -1,4 +1,4 @@
-"""Few bits: close to the dense matrix, kernels equal to the plain arithmetic, kept as they are."""
+"""Quantization error bounds, kernels against dequantized arithmetic, loading and saving."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def filled(module: Quantized, dense: Tensor) -> Quantized:
 
 
 @given(st.floats(1e-6, 1e6), st.integers(0, 99))
-def test_eight_bits_are_off_by_half_a_step(size: float, seed: int) -> None:
+def test_int8_error_is_at_most_half_a_step(size: float, seed: int) -> None:
     dense = matrix(seed=seed) * size
     parts = quantize_int8(dense)
     step = parts["scale"].float()[:, None]
@@ -56,8 +56,8 @@ def test_eight_bits_are_off_by_half_a_step(size: float, seed: int) -> None:
 
 
 @given(st.sampled_from([16, 32, 64]), st.floats(-3, 3), st.integers(0, 99))
-def test_four_bits_are_off_by_about_half_a_step(group: int, shift: float, seed: int) -> None:
-    """A little more than half: scale and zero point are bfloat16 themselves."""
+def test_int4_error_is_about_half_a_step(group: int, shift: float, seed: int) -> None:
+    """Slightly more than half: scale and zero point are rounded to bfloat16."""
     dense = matrix(seed=seed) + shift
     parts = quantize_int4(dense, group)
     assert parts["weight"].shape == (48, 32)
@@ -67,15 +67,15 @@ def test_four_bits_are_off_by_about_half_a_step(group: int, shift: float, seed: 
     assert ((dequantize_int4(**parts) - dense).abs() <= step * 0.6 + rounding + step / 8).all()
 
 
-def test_a_row_of_nothing_stays_nothing() -> None:
+def test_zeros_stay_zero() -> None:
     zeros = torch.zeros(16, 64)
     assert dequantize_int8(**quantize_int8(zeros)).abs().max() == 0
     assert dequantize_int4(**quantize_int4(zeros, 32)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("rows", [1, 5, 16])
-def test_rows_are_quantised_alone(rows: int) -> None:
-    """So a file can be quantised a block at a time."""
+def test_rows_are_quantized_independently(rows: int) -> None:
+    """So that a file can be quantized block by block."""
     dense = matrix()
     for whole, part in (
         (quantize_int8(dense), quantize_int8(dense[:rows])),
@@ -89,12 +89,12 @@ def test_rows_are_quantised_alone(rows: int) -> None:
     [
         lambda: filled(Int8Linear((48, 64)), matrix()),
         lambda: filled(Int4Linear((48, 64), 32), matrix()),
-        lambda: filled(Int4Linear((592, 64), 64), matrix(592)),  # more than goes at a time
-        lambda: filled(Int4Linear((40, 64), 16), matrix(40)),  # for which there is no kernel
+        lambda: filled(Int4Linear((592, 64), 64), matrix(592)),  # more rows than PACK_ROWS
+        lambda: filled(Int4Linear((40, 64), 16), matrix(40)),  # no kernel for this shape
     ],
 )
 @pytest.mark.parametrize("shape", [(1, 64), (3, 64), (2, 5, 64)])
-def test_kernels_do_the_plain_arithmetic(
+def test_kernels_match_dequantized_arithmetic(
     make: Callable[[], Quantized], shape: tuple[int, ...]
 ) -> None:
     module = make()
@@ -104,22 +104,22 @@ def test_kernels_do_the_plain_arithmetic(
     got = module(x)
     assert (got.dtype, got.shape) == (torch.bfloat16, want.shape)
     assert (got.float() - want).norm() / want.norm() < 5e-3
-    assert torch.equal(module(x), got)  # in the kernel's order as well
+    assert torch.equal(module(x), got)  # again, in the kernel's layout
 
 
-def test_some_rows_of_a_head_are_those_of_all() -> None:
+def test_output_slice_equals_slice_of_output() -> None:
     head = filled(Int8Linear((48, 64)), matrix())
     x = torch.randn(2, 3, 64).to(torch.bfloat16)
     assert torch.equal(head(x, slice(16, 40)), head(x)[..., 16:40])
 
 
-def test_an_embedding_is_rows_of_the_matrix() -> None:
+def test_embedding_looks_up_dequantized_rows() -> None:
     embedding = filled(Int8Embedding((48, 64)), matrix())
     ids = torch.tensor([[0, 47], [3, 3]])
     assert torch.equal(embedding(ids), embedding.dequantize()[ids].to(torch.bfloat16))
 
 
-def test_groups_must_divide() -> None:
+def test_group_size_must_divide_columns() -> None:
     with pytest.raises(InputError, match="64 columns do not divide into groups of 48"):
         Int4Linear((48, 64), 48)
 
@@ -133,8 +133,8 @@ def matrices(model: nn.Module) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("to", [INT8, SMALL4])
-def test_what_is_written_is_what_loading_would_make(tmp_path: Path, to: Precision) -> None:
-    """Quantised on the way in, or by `emu3 quantize` before: bit for bit the same."""
+def test_stored_equals_quantized_while_loading(tmp_path: Path, to: Precision) -> None:
+    """Quantizing while loading and `emu3 quantize` give identical weights."""
     tiny_checkpoint().save(tmp_path / "dense")
     convert_checkpoint(tmp_path / "dense", None, tmp_path / "few", precision=to)
     at_once = load_checkpoint(tmp_path / "dense", None, DeviceConfig(CPU, to)).decoder
@@ -150,7 +150,7 @@ def test_what_is_written_is_what_loading_would_make(tmp_path: Path, to: Precisio
     assert (stored(ids) - dense).norm() / dense.norm() < (0.05 if to is INT8 else 0.5)
 
 
-def test_few_bits_are_not_made_fewer_or_more(tmp_path: Path) -> None:
+def test_quantized_checkpoint_is_not_requantized(tmp_path: Path) -> None:
     tiny_checkpoint().save(tmp_path / "dense")
     convert_checkpoint(tmp_path / "dense", None, tmp_path / "few", precision=INT8)
     for wanted in ("fp32", "bf16", "int4"):
@@ -163,13 +163,13 @@ def test_few_bits_are_not_made_fewer_or_more(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "few"]
 
 
-def test_widths_that_do_not_divide_are_refused_by_name(tmp_path: Path) -> None:
+def test_loading_reports_indivisible_widths(tmp_path: Path) -> None:
     save_decoder(tiny_decoder(), byte_tokenizer(), tmp_path)
     with pytest.raises(InputError, match="32 columns do not divide into groups of 64"):
         load_decoder(tmp_path, INT4, CPU)
 
 
 @pytest.mark.parametrize("wanted", ["int3", "", "float16", "fp16"])
-def test_a_precision_that_is_none_is_refused(wanted: str) -> None:
-    with pytest.raises(InputError, match="one of fp32, bf16, int8, int4"):
+def test_unknown_precision_raises(wanted: str) -> None:
+    with pytest.raises(InputError, match="use one of fp32, bf16, int8, int4"):
         parse_precision(wanted)

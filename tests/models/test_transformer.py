@@ -1,4 +1,4 @@
-"""The decoder against BAAI's own logits, and with a cache against without."""
+"""The decoder matches BAAI's logits, and cached forward passes match uncached ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emu3.testing import tiny_decoder
 
 
 @torch.no_grad()
-def test_logits_are_those_of_the_reference(reference: Path) -> None:
+def test_logits_match_reference(reference: Path) -> None:
     golden = load_file(reference / "golden.safetensors")
     model = load_decoder(reference / "Emu3-Gen-tiny", FP32, torch.device("cpu"))
     logits = model(golden["lm.ids"].long())[..., ::499]
@@ -25,8 +25,8 @@ def test_logits_are_those_of_the_reference(reference: Path) -> None:
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @torch.no_grad()
-def test_cached_is_uncached(kv_heads: int) -> None:
-    """All at once, one by one, and in chunks: the same logits."""
+def test_cached_equals_uncached(kv_heads: int) -> None:
+    """One pass, single tokens and chunks give the same logits."""
     model = tiny_decoder(num_key_value_heads=kv_heads)
     ids = torch.randint(model.config.vocab_size, (2, 12))
     whole = model(ids)
@@ -37,8 +37,8 @@ def test_cached_is_uncached(kv_heads: int) -> None:
 
 
 @torch.no_grad()
-def test_rows_of_a_batch_have_lengths_of_their_own() -> None:
-    """What lies behind a row's end is never seen, and written over by what comes next."""
+def test_batch_rows_of_different_lengths() -> None:
+    """Tokens past a row's length are never attended to and are overwritten later."""
     model = tiny_decoder()
     long, short = torch.randint(5, 50, (1, 9)), torch.randint(5, 50, (1, 6))
     padded = torch.cat([short, torch.randint(5, 50, (1, 3))], dim=1)
@@ -56,7 +56,7 @@ def test_rows_of_a_batch_have_lengths_of_their_own() -> None:
 
 
 @torch.no_grad()
-def test_rows_of_a_cache_go_and_others_come() -> None:
+def test_cache_rows_are_appended_and_selected() -> None:
     model = tiny_decoder()
     rows = torch.randint(5, 50, (3, 7))
     cache, other = model.new_cache(2, 12), model.new_cache(1, 7)
@@ -72,7 +72,7 @@ def test_rows_of_a_cache_go_and_others_come() -> None:
 
 
 @torch.no_grad()
-def test_the_future_is_not_seen() -> None:
+def test_attention_is_causal() -> None:
     model = tiny_decoder()
     ids = torch.randint(model.config.vocab_size, (1, 8))
     other = ids.clone()
@@ -82,7 +82,7 @@ def test_the_future_is_not_seen() -> None:
 
 
 @torch.no_grad()
-def test_some_rows_of_the_head_are_those_rows() -> None:
+def test_logits_of_vocabulary_slice() -> None:
     model = tiny_decoder()
     hidden = model.forward_hidden(torch.randint(model.config.vocab_size, (2, 4)))
     rows = slice(30, 50)
@@ -92,27 +92,27 @@ def test_some_rows_of_the_head_are_those_rows() -> None:
 
 
 @torch.no_grad()
-def test_dropout_acts_in_four_places_and_only_in_training() -> None:
+def test_dropout_acts_in_training_only() -> None:
     model = tiny_decoder(attention_dropout=0.5)
     ids = torch.randint(model.config.vocab_size, (1, 8))
     assert torch.equal(model(ids), model(ids))
     model.train()
     assert not torch.equal(model(ids), model(ids))
-    places = [model.model.dropout, *(block.dropout for block in model.model.layers)]
-    assert all(place.p == 0.5 for place in places)
-    for place in places:
-        place.p = 0.0  # what is left is the dropout on attention's own probabilities
+    modules = [model.model.dropout, *(block.dropout for block in model.model.layers)]
+    assert all(module.p == 0.5 for module in modules)
+    for module in modules:
+        module.p = 0.0  # only dropout on attention probabilities remains
     assert not torch.equal(model(ids), model(ids))
 
 
-def test_a_full_cache_says_so() -> None:
+def test_full_cache_raises() -> None:
     model = tiny_decoder()
     cache = model.new_cache(1, 3)
     with pytest.raises(ValueError, match="holds 3 tokens, 4"):
         model(torch.zeros(1, 4, dtype=torch.long), cache)
 
 
-def test_the_published_size_has_the_published_number_of_parameters() -> None:
+def test_published_parameter_count() -> None:
     with torch.device("meta"):
         model = Transformer(DecoderConfig())
     assert sum(p.numel() for p in model.parameters()) == 8_492_011_520

@@ -1,4 +1,7 @@
-"""In which numbers a decoder is held: fp32, bf16, or 8 or 4 bits with activations in bf16."""
+"""Number formats of the decoder's weights: fp32, bf16, int8 or int4.
+
+With int8 and int4, activations and the KV cache are bfloat16 (weight-only quantization).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import torch
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
 
-GROUP_SIZE = 64  # columns of a row that share a scale and a zero point at 4 bits
+GROUP_SIZE = 64  # columns of a matrix row that share a scale and a zero point at 4 bits
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`dtype` of activations, cache and whatever is not quantised; `bits` of the matrices."""
+    """`dtype` of activations, KV cache and unquantized weights; `bits` of quantized matrices."""
 
     name: str
     dtype: torch.dtype
@@ -29,16 +32,21 @@ INT4 = Precision("int4", torch.bfloat16, bits=4)
 PRECISIONS = (FP32, BF16, INT8, INT4)
 
 
-def parse_precision(wanted: str | torch.dtype | Precision) -> Precision:
-    """`"fp32"`, `"bf16"`, `"int8"`, `"int4"`, or PyTorch's dtype. Raises InputError."""
-    if isinstance(wanted, Precision):
-        return wanted
-    for one in PRECISIONS:
-        long = str(one.dtype).removeprefix("torch.")
-        if wanted == one.name or (one.bits is None and wanted in (one.dtype, long)):
-            return one
-    names = ", ".join(one.name for one in PRECISIONS)
-    raise InputError(f"no such precision: {str(wanted)!r}; one of {names}")
+def parse_precision(value: str | torch.dtype | Precision) -> Precision:
+    """Parse `"fp32"`, `"bf16"`, `"int8"`, `"int4"`, or a torch dtype such as `torch.bfloat16`.
+
+    Raises InputError on anything else.
+    """
+    if isinstance(value, Precision):
+        return value
+    for precision in PRECISIONS:
+        torch_name = str(precision.dtype).removeprefix("torch.")
+        if value == precision.name:
+            return precision
+        if precision.bits is None and value in (precision.dtype, torch_name):
+            return precision
+    names = ", ".join(precision.name for precision in PRECISIONS)
+    raise InputError(f"unknown precision {str(value)!r}; use one of {names}")
 
 
 def stored_precision(config: DecoderConfig) -> Precision | None:

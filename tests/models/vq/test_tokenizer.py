@@ -1,4 +1,4 @@
-"""The vision tokenizer against BAAI's own code, and its fast paths against its slow ones."""
+"""The vision tokenizer matches BAAI's code, and its fast paths match the plain ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emu3.models.vq.tokenizer import VisionTokenizer
 
 
 def small(**changes: object) -> VisionTokenizer:
-    """A random tokenizer; every weight and statistic moved away from its neutral start."""
+    """A random tokenizer; weights and BatchNorm statistics are all non-trivial."""
     settings = {"codebook_size": 64, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1}
     torch.manual_seed(0)
     model = VisionTokenizer(VisionConfig(**{"attn_resolutions": (1,), **settings, **changes}))
@@ -41,7 +41,7 @@ def tiny(reference: Path) -> VisionTokenizer:
 
 @pytest.mark.parametrize("name", ["0", "1"])
 @torch.no_grad()
-def test_pictures_are_those_of_the_reference(
+def test_images_match_reference(
     tiny: VisionTokenizer, golden: dict[str, Tensor], name: str
 ) -> None:
     codes = tiny.encode(golden[f"vq.pixels{name}"])
@@ -50,7 +50,7 @@ def test_pictures_are_those_of_the_reference(
 
 
 @torch.no_grad()
-def test_clips_are_those_of_the_reference(tiny: VisionTokenizer, golden: dict[str, Tensor]) -> None:
+def test_clips_match_reference(tiny: VisionTokenizer, golden: dict[str, Tensor]) -> None:
     codes = tiny.encode(golden["vq.video"])
     assert torch.equal(codes, golden["vq.video_codes"].long())
     torch.testing.assert_close(tiny.decode(codes), golden["vq.video_decoded"], atol=3e-5, rtol=0)
@@ -61,8 +61,8 @@ SHAPES = [{}, {"temporal_downsample_factor": 2}, {"ch_mult": (1, 1, 2), "num_res
 
 @pytest.mark.parametrize("changes", SHAPES)
 @torch.no_grad()
-def test_a_picture_is_a_clip_that_stands_still(changes: dict[str, object]) -> None:
-    """The published code repeats a picture four times and keeps frame 0; we do a quarter of it."""
+def test_image_equals_repeated_frame(changes: dict[str, object]) -> None:
+    """The published code repeats an image four times and keeps frame 0."""
     model = small(**changes)
     group = model.config.temporal_downsample_factor
     side = 3 * model.config.spatial_factor
@@ -79,7 +79,7 @@ def test_a_picture_is_a_clip_that_stands_still(changes: dict[str, object]) -> No
 
 
 @torch.no_grad()
-def test_in_a_batch_is_alone() -> None:
+def test_batch_equals_single_images() -> None:
     model = small()
     pixels = torch.rand(3, 3, 8, 12) * 2 - 1
     codes = model.encode(pixels)
@@ -87,7 +87,7 @@ def test_in_a_batch_is_alone() -> None:
 
 
 @torch.no_grad()
-def test_groups_do_not_know_each_other() -> None:
+def test_frame_groups_are_independent() -> None:
     model = small()
     clip = torch.rand(2, 8, 3, 8, 8) * 2 - 1
     codes = model.encode_groups(clip)
@@ -98,19 +98,19 @@ def test_groups_do_not_know_each_other() -> None:
     torch.testing.assert_close(pixels[:, 4:], model.decode(second), atol=1e-5, rtol=1e-5)
 
 
-def test_a_code_is_its_own_nearest_neighbour() -> None:
+def test_quantizer_inverts_lookup() -> None:
     quantizer = VectorQuantizer(50, 4)
     torch.nn.init.normal_(quantizer.embedding.weight)
     codes = torch.randint(50, (2, 3, 4, 5))
     assert torch.equal(quantizer(quantizer.lookup(codes)), codes)
 
 
-def test_attention_never_holds_all_pairs() -> None:
-    """The fused kernel takes the published width, and is what runs unless asked otherwise."""
+def test_attention_uses_fused_kernel() -> None:
+    """The fused kernel supports the published width and is the default."""
     block = AttnBlock(1024, latent_channels=None).eval()
     x = torch.randn(1, 1024, 8, 8)
     with torch.no_grad():
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error where it cannot
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises if the kernel is unavailable
             fused = block(x)
         assert torch.equal(block(x), fused)
         with sdpa_kernel(SDPBackend.MATH):
@@ -118,12 +118,12 @@ def test_attention_never_holds_all_pairs() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 1, 8, 8), (1, 3, 3, 8, 8), (3, 8, 8)])
-def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"multiples of|groups of|pixels are"):
+def test_invalid_pixel_shapes_raise(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"multiples? of|pixels must be"):
         small().encode(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("code", [-1, 64])
-def test_codes_outside_the_codebook_are_refused(code: int) -> None:
+def test_codes_outside_codebook_raise(code: int) -> None:
     with pytest.raises(ValueError, match="0 to 63"):
         small().decode(torch.full((1, 2, 2), code))

@@ -1,8 +1,8 @@
 """Building blocks of the vision tokenizer.
 
-Shapes: B batch, T frames, C channels, H, W height and width. Pictures are [B, C, H, W], latents in
-time [B, C, T, H, W]. The names of attributes are those of the published checkpoint, so that
-loading is a plain copy.
+Shapes: B batch, T frames, C channels, H, W height and width. Images are [B, C, H, W], video latents
+[B, C, T, H, W]. Attribute names are those of the published checkpoint, so that loading is a plain
+copy.
 
 Source: `modeling_emu3visionvq.py` of baaivision/Emu3; the spatial norm is MoVQ's
 (arXiv 2209.09002).
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 GROUPS = 32
 EPS = 1e-6
-CAUSAL_PAD = 2  # frames of zeros in front, whatever the kernel: the reference pads every conv alike
+CAUSAL_PAD = 2  # zero frames in front; the reference uses 2 for every temporal kernel size
 
 
 class CausalConv3d(nn.Module):
-    """A convolution over [B, C, T, H, W] in which a frame sees only itself and those before it."""
+    """A 3-D convolution over [B, C, T, H, W], causal in time: no frame depends on later ones."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class CausalConv3d(nn.Module):
 
 
 class TemporalDownsample(nn.Module):
-    """Halves the frames of a latent."""
+    """Halves the number of frames of a latent."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class TemporalDownsample(nn.Module):
 
 
 class TemporalUpsample(nn.Module):
-    """Doubles the frames of a latent."""
+    """Doubles the number of frames of a latent."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ class TemporalUpsample(nn.Module):
         return self.conv(x.repeat_interleave(2, dim=2))
 
     def first_frame(self, x: Tensor) -> Tensor:
-        """Frame 0 of `forward`: it is causal, so it depends on frame 0 of `x` alone."""
+        """Frame 0 of `forward`; the convolution is causal, so it needs only frame 0 of `x`."""
         return self.conv(x[:, :, :1])
 
 
 class TemporalResBlock(nn.Module):
-    """A residual block over time; BatchNorm, as published."""
+    """A temporal residual block with BatchNorm, as in the published model."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ class TemporalResBlock(nn.Module):
         self.conv2 = CausalConv3d(channels, channels, kernel=(3, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W], same shape out."""
+        """[B, C, T, H, W] to the same shape."""
         h = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(self.dropout(F.silu(self.norm2(h))))
 
 
 class SpatialNorm(nn.Module):
-    """GroupNorm whose scale and shift are read from the quantised latent at the same place."""
+    """GroupNorm whose scale and shift are computed from the quantized latent at each position."""
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
@@ -103,9 +103,9 @@ class SpatialNorm(nn.Module):
 
     def forward(self, x: Tensor, zq: Tensor) -> Tensor:
         """x [B, C, H, W] and latent [B, c, h, w] to [B, C, H, W]; H and W multiples of h and w."""
-        # A 1x1 convolution and nearest-neighbour upsampling commute: convolve while it is small.
-        # The upsampling itself is a broadcast, over tiles of x that share a place of the latent:
-        # at the finest level of a 1024x1024 picture, two GiB that need not be written.
+        # A 1x1 convolution and nearest-neighbour upsampling commute, so convolve before upsampling.
+        # The upsampling is a broadcast over tiles of x that share a latent position; writing it
+        # out would take 2 GiB at the finest level of a 1024x1024 image.
         height, width = zq.shape[-2:]
         tiles = self.norm_layer(x).unflatten(3, (width, -1)).unflatten(2, (height, -1))
         scale, shift = (part(zq)[:, :, :, None, :, None] for part in (self.conv_y, self.conv_b))
@@ -113,30 +113,30 @@ class SpatialNorm(nn.Module):
 
 
 class PlainNorm(nn.GroupNorm):
-    """GroupNorm with the call of SpatialNorm, for the encoder, which has no latent yet."""
+    """GroupNorm with the signature of SpatialNorm, for the encoder, which has no latent."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(GROUPS, channels, eps=EPS)
 
     def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], same shape out; the latent is not looked at."""
+        """[B, C, H, W] to the same shape; `zq` is ignored."""
         return super().forward(x)
 
 
 def norm(channels: int, latent_channels: int | None) -> nn.Module:
-    """The encoder's norm, or the decoder's when there is a latent to read."""
+    """PlainNorm (encoder), or SpatialNorm (decoder) if `latent_channels` is given."""
     return (
         PlainNorm(channels) if latent_channels is None else SpatialNorm(channels, latent_channels)
     )
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A convolution that keeps height and width."""
+    """A 3x3 convolution that keeps height and width."""
     return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
 
 
 class ResBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, and a residual sum."""
+    """Two rounds of norm, SiLU and convolution, with a residual connection."""
 
     def __init__(
         self, channels_in: int, channels_out: int, dropout: float, latent_channels: int | None
@@ -158,7 +158,7 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """One head of attention over all positions of a picture."""
+    """Single-head self-attention over all spatial positions of an image."""
 
     def __init__(self, channels: int, latent_channels: int | None) -> None:
         super().__init__()
@@ -169,11 +169,11 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], same shape out."""
+        """[B, C, H, W] to the same shape."""
         h = self.norm(x, zq)
         q, k, v = (
-            # Contiguous: the fused kernel wants channels last, and without it the matrix of all
-            # pairs would be held, a GiB for 1024x1024 pixels.
+            # The fused attention kernel needs contiguous channels. The fallback kernel would hold
+            # the full attention matrix: 1 GiB for 1024x1024 pixels.
             part(h).flatten(2).transpose(1, 2).contiguous()
             for part in (self.q, self.k, self.v)
         )
@@ -182,7 +182,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width; pads below and to the right only, as published."""
+    """Halves height and width; pads at the bottom and right only, as in the published model."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """The widest part, at the lowest resolution."""
+    """Residual block, attention, residual block at the lowest resolution."""
 
     def __init__(self, channels: int, dropout: float, latent_channels: int | None) -> None:
         super().__init__()
@@ -215,12 +215,12 @@ class Middle(nn.Module):
         self.block_2 = ResBlock(channels, channels, dropout, latent_channels)
 
     def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], same shape out."""
+        """[B, C, H, W] to the same shape."""
         return self.block_2(self.attn_1(self.block_1(x, zq), zq), zq)
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, each followed by attention where the config asks for it."""
+    """Residual blocks of one resolution, each followed by attention if `attention` is set."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
 
 
 def silu_chain(x: Tensor, convs: nn.ModuleList) -> Tensor:
-    """Each convolution in turn, SiLU after each."""
+    """Apply the convolutions in order, each followed by SiLU."""
     for conv in convs:
         x = F.silu(conv(x))
     return x

@@ -1,7 +1,8 @@
-"""vision.decoder: a quantised latent back to pixels.
+"""The decoder of the vision tokenizer: quantized latent to pixels.
 
-The latent enters twice: projected (`z`), as the features to be decoded, and as it is (`zq`), to be
-read by every norm on the way (MoVQ). Both pass the same temporal blocks, stacked along the batch.
+The latent enters twice (MoVQ): projected (`z`) as the features to decode, and unprojected (`zq`) as
+the input of every `SpatialNorm`. Both pass through the same temporal blocks, stacked along the
+batch axis.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from emu3.models.vq.blocks import (
 
 
 class UpLevel(Level):
-    """A level, then twice the height and width; the finest level has no `upsample`."""
+    """A level followed by 2x spatial upsampling; the finest level has no `upsample`."""
 
     upsample: Upsample
 
     def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] to [B, C', 2H, 2W]."""
+        """[B, C, H, W] to [B, C', 2H, 2W], or [B, C', H, W] at the finest level."""
         x = super().forward(x, zq)
         return self.upsample(x) if hasattr(self, "upsample") else x
 
@@ -67,24 +68,31 @@ class Decoder(nn.Module):
         self.conv_out = conv3x3(width, config.out_channels)
 
     def spatial(self, z: Tensor, zq: Tensor) -> Tensor:
-        """Each frame alone: two latents [B, c, h, w] to pixels [B, 3, 8h, 8w]."""
+        """Decode frames independently: latents [B, c, h, w] to pixels [B, 3, 8h, 8w]."""
         h = self.mid(self.conv_in(z), zq)
         for level in list(self.up)[::-1]:
             h = level(h, zq)
         return self.conv_out(F.silu(self.norm_out(h, zq)))
 
     def forward(self, z: Tensor, zq: Tensor) -> Tensor:
-        """Two latents [B, c, T, h, w] to pixels [B, 3, 4T, 8h, 8w]."""
+        """Latents `z` and `zq` [B, c, T, h, w] to pixels [B, 3, 4T, 8h, 8w]."""
         return self.decode_frames(z, zq, slice(None))
 
     def decode_frames(self, z: Tensor, zq: Tensor, which: slice | list[int]) -> Tensor:
-        """Some frames of `forward`, at the cost of so many: [B, 3, len(which), 8h, 8w]."""
+        """The frames `which` of `forward`: [B, 3, len(which), 8h, 8w].
+
+        The spatial work, which dominates, is done for these frames only.
+        """
         both = silu_chain(self.time_res_stack(torch.cat([z, zq])), self.time_conv)
         z, zq = both[:, :, which].chunk(2)
         return unfold_time(self.spatial(fold_time(z), fold_time(zq)), z.shape[0])
 
     def decode_image(self, z: Tensor, zq: Tensor) -> Tensor:
-        """Frame 0 of `forward`, at the cost of one frame: [B, c, 1, h, w] to [B, 3, 8h, 8w]."""
+        """Frame 0 of `forward`: latents [B, c, 1, h, w] to pixels [B, 3, 8h, 8w].
+
+        The published code decodes four frames of an image and keeps the first; causality makes the
+        other three unnecessary.
+        """
         both = self.time_res_stack(torch.cat([z, zq])[:, :, :1])
         for up in self.time_conv:
             assert isinstance(up, TemporalUpsample)

@@ -1,7 +1,8 @@
-"""vision.encoder: pixels to a latent, eight times smaller in space and four in time.
+"""The encoder of the vision tokenizer: pixels to a latent, 8x smaller in space and 4x in time.
 
-All spatial work is per frame; time is mixed only at the end, on the few channels of the latent.
-That is why a still picture, which the paper repeats four times, costs one frame here and not four.
+Spatial layers process each frame independently; temporal layers run only at the end, on the few
+channels of the latent. An image, which the published code repeats four times, therefore costs one
+frame here instead of four.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from emu3.models.vq.blocks import (
 
 
 class DownLevel(Level):
-    """A level, then half the height and width; the last level has no `downsample`."""
+    """A level followed by 2x spatial downsampling; the last level has no `downsample`."""
 
     downsample: Downsample
 
     def forward(self, x: Tensor, zq: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] to [B, C', H/2, W/2]."""
+        """[B, C, H, W] to [B, C', H/2, W/2], or [B, C', H, W] at the last level."""
         x = super().forward(x, zq)
         return self.downsample(x) if hasattr(self, "downsample") else x
 
@@ -64,14 +65,14 @@ class Encoder(nn.Module):
         )
 
     def spatial(self, pixels: Tensor) -> Tensor:
-        """Each frame alone: [B, 3, H, W] to [B, c, H/8, W/8]."""
+        """Encode frames independently: [B, 3, H, W] to [B, c, H/8, W/8]."""
         h = self.conv_in(pixels)
         for level in self.down:
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
     def temporal(self, latent: Tensor) -> Tensor:
-        """Groups of frames to one: [B, c, T, h, w] to [B, c, T/4, h, w]."""
+        """Merge groups of frames: [B, c, T, h, w] to [B, c, T/4, h, w]."""
         return self.time_res_stack(silu_chain(latent, self.time_conv))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -80,9 +81,9 @@ class Encoder(nn.Module):
         return self.temporal(latent)
 
     def encode_image(self, pixels: Tensor, repeats: int) -> Tensor:
-        """`forward` of a picture repeated in time, its spatial work done once.
+        """Encode an image [B, 3, H, W] repeated `repeats` times: [B, c, repeats/4, h, w].
 
-        [B, 3, H, W] to [B, c, repeats/4, h, w].
+        Equal to `forward` of the repeated frames, but the spatial work is done once.
         """
         latent = self.spatial(pixels)[:, :, None].expand(-1, -1, repeats, -1, -1)
         return self.temporal(latent)

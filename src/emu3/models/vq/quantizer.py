@@ -1,15 +1,15 @@
-"""The codebook: a latent becomes the index of its nearest entry (paper section 2.2)."""
+"""Vector quantizer: maps latent vectors to the index of the nearest codebook entry (paper 2.2)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-ROWS_AT_ONCE = 4096  # bounds the distance table: 4096 * 32768 floats are half a GiB
+CHUNK_SIZE = 4096  # vectors at a time; bounds the distance matrix (4096 * 32768 floats: 0.5 GiB)
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest neighbour by squared distance in a table of K entries of c channels."""
+    """Nearest neighbour by squared Euclidean distance among K codebook entries of c channels."""
 
     def __init__(self, codebook_size: int, embed_dim: int) -> None:
         super().__init__()
@@ -18,26 +18,27 @@ class VectorQuantizer(nn.Module):
 
     @property
     def size(self) -> int:
-        """Entries of the codebook."""
+        """Number of codebook entries K."""
         return self.embedding.num_embeddings
 
     def forward(self, latent: Tensor) -> Tensor:
         """Latent [B, c, T, h, w] to codes [B, T, h, w] int64."""
-        rows = latent.movedim(1, -1)
-        table = self.embedding.weight
-        nearest = [_nearest(part, table) for part in rows.flatten(0, -2).split(ROWS_AT_ONCE)]
-        return torch.cat(nearest).view(rows.shape[:-1])
+        vectors = latent.movedim(1, -1)
+        codebook = self.embedding.weight
+        chunks = vectors.flatten(0, -2).split(CHUNK_SIZE)
+        nearest = [_nearest(chunk, codebook) for chunk in chunks]
+        return torch.cat(nearest).view(vectors.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes [B, T, h, w] to latent [B, c, T, h, w]."""
         return self.embedding(codes).movedim(-1, 1)
 
 
-def _nearest(rows: Tensor, table: Tensor) -> Tensor:
-    """rows [N, c], table [K, c] to indices [N]; the first of equal distances wins."""
+def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Vectors [N, c] and codebook [K, c] to indices [N]; ties go to the lowest index."""
     distance = (
-        rows.square().sum(1, keepdim=True)
-        + table.square().sum(1)
-        - 2 * rows @ table.transpose(0, 1)
+        vectors.square().sum(1, keepdim=True)
+        + codebook.square().sum(1)
+        - 2 * vectors @ codebook.transpose(0, 1)
     )
     return distance.argmin(1)
