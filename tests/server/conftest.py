@@ -35,12 +35,12 @@ def serving(
 ) -> Iterator[Server]:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("fastapi")
-    from emu3.server.app import app
+    from emu3.server.app import create_app
 
     engine = AsyncEngine(checkpoint or tiny_checkpoint(), **bounds)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app(engine, settings), log_level="warning", access_log=False)
+        config = uvicorn.Config(create_app(engine, settings), log_level="warning", access_log=False)
         server: Any = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()

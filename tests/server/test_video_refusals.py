@@ -31,7 +31,7 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         max_pixels=64 * 64,
         max_body=3 * 2**20,
         max_frames=40,
-        max_clip_pixels=40 * 16 * 16,
+        max_video_pixels=40 * 16 * 16,
         jobs=tmp_path_factory.mktemp("jobs"),
     )
     with serving(settings, moving_checkpoint()) as server:
@@ -73,7 +73,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "a size in words": ({"size": "720p"}, "size", "WIDTHxHEIGHT"),
     "a size too large": ({"size": "1280x720"}, "size", "limit max_pixels"),
     "a size of no whole codes": ({"size": "17x16"}, None, "multiples of 4"),
-    "all frames too large": ({"size": "32x32", "seconds": 1.75}, "seconds", "max_clip_pixels"),
+    "all frames too large": ({"size": "32x32", "seconds": 1.75}, "seconds", "max_video_pixels"),
     "a negative seed": ({"seed": -1}, "seed", "must lie in"),
     "a seed too large": ({"seed": 2**63}, "seed", "must lie in"),
     "guidance too high": ({"guidance_scale": 31}, "guidance_scale", "max_guidance"),
@@ -90,18 +90,22 @@ FIELDS: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "a picture from inside": (
         {"input_reference": "http://127.0.0.1/a.png"},
         "input_reference",
-        "limit remote_pictures",
+        "limit remote_images",
     ),
-    "broken base64": ({"input_reference": "data:image/png;base64,@"}, "input_reference", "base64"),
+    "not valid base64": (
+        {"input_reference": "data:image/png;base64,@"},
+        "input_reference",
+        "base64",
+    ),
     "a clip for a picture": (
         {"input_reference": url_of(b"\0\0\0\x20ftypisom")},
         "input_reference",
-        "not a picture",
+        "not an image",
     ),
     "a bomb": (
         {"input_reference": url_of(png_that_claims(60000, 60000))},
         "input_reference",
-        "max_source",
+        "max_input",
     ),
     "a picture and a size": (
         {"input_reference": url_of(png(16, 16)), "size": "16x16"},
@@ -129,11 +133,11 @@ EXTENDED: dict[str, tuple[object, int, str]] = {
     "a path": ({"id": "../../etc/passwd"}, 404, "no such video"),
     "an id that is a list": ({"id": [NO_ID]}, 400, "must be a file"),
     "more than an id": ({"id": NO_ID, "path": "x"}, 400, "unknown field"),
-    "no clip": (movie(b"hello world, this is text"), 400, "not a clip"),
-    "nothing in it": (movie(b""), 400, "not a clip"),
+    "no clip": (movie(b"hello world, this is text"), 400, "not a video"),
+    "nothing in it": (movie(b""), 400, "not a video"),
     "a clip in name only": (movie(b"\0\0\0\x20ftypisom" + bytes(500)), 400, "broken or cut short"),
     "a matroska in name only": (movie(b"\x1a\x45\xdf\xa3" + bytes(500), "webm"), 400, "broken"),
-    "a playlist": (movie(PLAYLIST), 400, "not a clip"),
+    "a playlist": (movie(PLAYLIST), 400, "not a video"),
     "a playlist in disguise": (movie(DASH), 400, "broken or cut short"),
     "a GIF cut short": (movie(b"GIF89a\x10\0\x10\0").replace("video/mp4", "image/gif"), 400, ""),
     "a picture": (url_of(png(16, 16)), 400, "expected data:video/mp4"),
@@ -212,7 +216,7 @@ FORMS: dict[str, tuple[bytes, str, int, str]] = {
         X + part("input_reference", b"\0\0\0\x20ftypisom", True) + END,
         "; boundary=x",
         400,
-        "not a picture",
+        "not an image",
     ),
     "many parts": (b"".join(part(f"a{n}", b"") for n in range(999)) + END, "; boundary=x", 400, ""),
     "many files": (
@@ -251,16 +255,16 @@ def test_clips_in_questions_refused(theatre: Server, tmp_path: Path) -> None:
     long = movie(clip_file(tmp_path, "b.mp4", 60).read_bytes())
     wide = movie(clip_file(tmp_path, "c.mp4", 48, side=64).read_bytes())
     for body, message in (
-        (asked("https://example.com/a.mp4"), "limit remote_pictures"),
+        (asked("https://example.com/a.mp4"), "limit remote_images"),
         (asked(5), "must be a string"),
-        (asked("data:video/mp4;base64,@@"), "broken base64"),
+        (asked("data:video/mp4;base64,@@"), "not valid base64"),
         (asked("data:video/avi;base64,AAAA"), "expected data:video/mp4"),
-        (asked(movie(PLAYLIST)), "not a clip"),
+        (asked(movie(PLAYLIST)), "not a video"),
         (asked(short, fps=0), "must lie in"),
         (asked(short, fps=7.00001), "three decimals"),
         (asked(short, short, short), "limit max_videos"),
         (asked(long), "limit max_frames"),
-        (asked(wide), "limit max_clip_pixels"),
+        (asked(wide), "limit max_video_pixels"),
         (asked(long, fps=240), "limit max_frames"),
         (asked(short, detail="high"), "unknown field"),
     ):
@@ -274,7 +278,7 @@ def test_a_gif_that_unpacks_to_too_much_is_refused_unread(theatre: Server) -> No
     frames = [Image.new("L", (2, 2), 5 * shade) for shade in range(42)]
     frames[0].save(out, format="GIF", save_all=True, append_images=frames[1:])
     data = out.getvalue()
-    large = data[:6] + 2 * (5000).to_bytes(2, "little") + data[10:]  # of the screen, as GIF has it
+    large = data[:6] + 2 * (5000).to_bytes(2, "little") + data[10:]  # of the decoder, as GIF has it
     body = asked(url_of(large, "gif"))
     status, _, answer = call(theatre, "POST", CHAT, body)
     assert "pixels in all of its frames" in refused(status, answer)["message"]

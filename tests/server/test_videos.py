@@ -20,10 +20,10 @@ from emu3.inference.requests import EncodedVideo, VideoInput, VideoRequest, Vide
 from emu3.inference.sampling import SamplingParams
 from emu3.outputs import VideoOutput
 from emu3.processing.video import open_clip, read_settings, video_writer
-from emu3.server.film import read, write_clip, written
-from emu3.server.jobs import Asked
-from emu3.server.reels import Screen
+from emu3.server.job_store import Asked
+from emu3.server.media import VideoDecoder
 from emu3.server.settings import Settings
+from emu3.server.video_worker import read, serialize_request, write_clip
 
 from .conftest import KEY, Server, moving_checkpoint, serving
 from .test_refusals import call
@@ -63,7 +63,7 @@ def made() -> Iterator[dict[str, VideoResult]]:
         write_clip(path, film, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emu3.server.film.write_clip", writes)
+        patch.setattr("emu3.server.video_worker.write_clip", writes)
         yield kept
 
 
@@ -241,8 +241,10 @@ def test_large_clips_are_seen_as_the_model_sees_them(
 ) -> None:
     """The frames that are held are small already, and it makes no difference."""
     path = clip_file(tmp_path, "clip.mp4", frames=2, side=100)
-    screen = Screen(theatre.engine.checkpoint.vision_processor.preprocessor, theatre.settings)
-    reel = screen.of_bytes(path.read_bytes(), "x", 8.0)
+    decoder = VideoDecoder(
+        theatre.engine.checkpoint.vision_processor.preprocessor, theatre.settings
+    )
+    reel = decoder.decode(path.read_bytes(), "x", 8.0)
     assert reel.frames[0].size == (32, 32)
     vision_processor = theatre.engine.checkpoint.vision_processor
     theirs = [
@@ -263,7 +265,7 @@ def test_a_job_is_the_same_again_once_written_down() -> None:
         VideoRequest("", footage=reel),
         VideoRequest("", footage=EncodedVideo((((1, 2), (3, 4)),), 3, 8.0)),
     ):
-        asked = written(request)
+        asked = serialize_request(request)
         again = read(Asked(json.loads(json.dumps(asked.fields)), asked.given))
         for name, value in vars(request).items():
             if name not in ("image", "footage"):

@@ -53,7 +53,12 @@ Drain = Annotated[
 ]
 Remote = Annotated[
     bool,
-    typer.Option(help="Fetch pictures from public addresses.", rich_help_panel=LIMITS),
+    typer.Option(
+        "--remote-images/--no-remote-images",
+        "--remote-pictures/--no-remote-pictures",
+        help="Fetch images and videos from public http(s) URLs.",
+        rich_help_panel=LIMITS,
+    ),
 ]
 MaxFrames = Annotated[int, typer.Option(min=1, help="Frames of a video.", rich_help_panel=LIMITS)]
 MaxJobs = Annotated[int, typer.Option(min=1, help="Videos that may wait.", rich_help_panel=LIMITS)]
@@ -93,7 +98,7 @@ def serve(
     max_tokens: MaxTokens = 1024,
     timeout: Timeout = 600.0,
     drain: Drain = 600.0,
-    remote_pictures: Remote = False,
+    remote_images: Remote = False,
     max_frames: MaxFrames = 512,
     max_jobs: MaxJobs = 64,
     keep_videos: KeepVideos = None,
@@ -103,8 +108,8 @@ def serve(
 ) -> None:
     """Answer OpenAI's API over HTTP."""
     from emu3.inference.async_engine import AsyncEngine
-    from emu3.server.jobs import jobs_folder
-    from emu3.server.server import check_extra, run
+    from emu3.server.job_store import default_jobs_folder
+    from emu3.server.run import check_extra, run
     from emu3.server.settings import Settings
 
     check_extra()
@@ -119,11 +124,11 @@ def serve(
         max_tokens=max_tokens,
         timeout=timeout,
         drain=drain,
-        remote_pictures=remote_pictures,
+        remote_images=remote_images,
         max_frames=max_frames,
         max_jobs=max_jobs,
         keep_videos=keep_videos,
-        jobs=jobs_folder() if jobs is None else jobs,
+        jobs=default_jobs_folder() if jobs is None else jobs,
     )
     m = open_model(model, vision, device, dtype, quiet=quiet)
     engine = AsyncEngine(m.checkpoint, queue=queue, slots=slots)

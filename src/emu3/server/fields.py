@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from emu3.server.problems import Problem, bad
+from emu3.server.errors import APIError, invalid_request
 
 ANY = object()
 """Any short string will do."""
@@ -20,15 +20,15 @@ NAME = 200  # characters of a model's name
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The object that a body is. Raises Problem on anything else, NaN and Infinity included."""
+    """The object that a body is. Raises APIError on anything else, NaN and Infinity included."""
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except RecursionError:
-        raise bad(None, "the body is nested too deeply") from None
+        raise invalid_request(None, "the body is nested too deeply") from None
     except ValueError as error:  # broken JSON, bytes that are no UTF-8, a number of 5,000 digits
-        raise bad(None, f"the body is not valid JSON: {str(error)[:200]}") from None
+        raise invalid_request(None, f"the body is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(value, dict):
-        raise bad(None, f"the body must be a JSON object, not {_kind(value)}")
+        raise invalid_request(None, f"the body must be a JSON object, not {_kind(value)}")
     return value
 
 
@@ -39,7 +39,7 @@ def _no_constant(name: str) -> None:
 class Fields:
     """The fields of an object; each is read once, and `done` refuses what is left.
 
-    null stands for a field left out. All methods raise Problem.
+    null stands for a field left out. All methods raise APIError.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
@@ -50,9 +50,9 @@ class Fields:
         """The raw value, None where there is none."""
         return self.left.pop(name, None)
 
-    def bad(self, name: str, message: str) -> Problem:
+    def bad(self, name: str, message: str) -> APIError:
         """A refusal of one field."""
-        return bad(self.where + name, message)
+        return invalid_request(self.where + name, message)
 
     def text(self, name: str, most: int, limit: str = "") -> str | None:
         """A string of at most `most` characters."""
@@ -118,19 +118,21 @@ class Fields:
                 raise self.bad(name, f"not supported; leave it out or use {said}")
 
     def done(self) -> None:
-        """Raise Problem where something nobody knows is left."""
+        """Raise APIError where something nobody knows is left."""
         for name in self.left:
             shown = name if len(name) <= 60 else f"{name[:60]}…"
             shown = shown.encode("utf-8", "replace").decode()
-            raise bad(self.where + shown, "unknown field", "unknown_parameter")
+            raise invalid_request(self.where + shown, "unknown field", "unknown_parameter")
 
 
 def checked_text(value: str, param: str, most: int, limit: str) -> str:
-    """A string that can be encoded and is short enough. Raises Problem."""
+    """A string that can be encoded and is short enough. Raises APIError."""
     if len(value) > most:
-        raise bad(param, f"{len(value)} characters, at most {most} are allowed{_by(limit)}")
+        raise invalid_request(
+            param, f"{len(value)} characters, at most {most} are allowed{_by(limit)}"
+        )
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise bad(param, "half of a surrogate pair, which is no text")
+        raise invalid_request(param, "half of a surrogate pair, which is no text")
     return value
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from emu3.server.problems import bad
+from emu3.server.errors import invalid_request
 
 FORM = "multipart/form-data"
 NESTED = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
@@ -30,7 +30,7 @@ class Upload:
 async def read_form(body: bytes, kind: str, numbers: Collection[str]) -> dict[str, Any]:
     """The fields of a form of content type `kind`, those named in `numbers` as numbers.
 
-    Raises Problem on what is no form, and on a field that is there twice.
+    Raises APIError on what is no form, and on a field that is there twice.
     """
     from starlette.datastructures import Headers, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
@@ -48,7 +48,9 @@ async def read_form(body: bytes, kind: str, numbers: Collection[str]) -> dict[st
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise bad(None, f"the body is no multipart/form-data: {error.message[:200]}") from None
+        raise invalid_request(
+            None, f"the body is no multipart/form-data: {error.message[:200]}"
+        ) from None
     found: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
@@ -60,13 +62,13 @@ async def read_form(body: bytes, kind: str, numbers: Collection[str]) -> dict[st
 
 
 def put(found: dict[str, Any], name: str, value: Any) -> None:
-    """Set a field, or one of an object. Raises Problem where it is there already."""
+    """Set a field, or one of an object. Raises APIError where it is there already."""
     nested = NESTED.fullmatch(name)
     place = found.setdefault(nested[1], {}) if nested else found
     last = nested[2] if nested else name
     if not isinstance(place, dict) or last in place:
         shown = name[:60].encode("utf-8", "replace").decode()
-        raise bad(shown, "is there more than once")
+        raise invalid_request(shown, "is there more than once")
     place[last] = value
 
 

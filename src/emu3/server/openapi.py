@@ -12,9 +12,9 @@ from typing import Any
 
 from emu3.inference.async_engine import AsyncEngine
 from emu3.inference.requests import EncodedVideo
-from emu3.server import chat, images, videos
 from emu3.server.fields import ANY, NAME, SHORT, Fields
-from emu3.server.messages import MOST
+from emu3.server.routes import chat, images, videos
+from emu3.server.routes.chat import MAX_MESSAGES
 from emu3.server.settings import Settings
 
 Schema = dict[str, Any]
@@ -268,7 +268,7 @@ def messages(settings: Settings) -> Schema:
         "required": ["role", "content"],
         "properties": {"role": {"enum": ["user", "assistant"]}, "content": content},
     }
-    return {"type": "array", "minItems": 1, "maxItems": MOST, "items": message}
+    return {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, "items": message}
 
 
 def error() -> Schema:

@@ -60,14 +60,16 @@ def serving(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
     """The address of a server with its studio, and the engine behind it."""
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
-    from emu3.server.app import app
+    from emu3.server.app import create_app
     from emu3.server.studio.app import studio
 
     engine = AsyncEngine(all_round(), queue=8, slots=8)
     made = studio(engine, settings)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app(engine, settings, made), log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            create_app(engine, settings, made), log_level="warning", access_log=False
+        )
         server: Any = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from emu3.inference.requests import ChatRequest, ChatResult
-from emu3.server.pictures import of_data_url
+from emu3.server.media import decode_image_data_url
 from emu3.server.studio.chat_handlers import Talk, asking
 from emu3.server.studio.context import Room
 from emu3.server.studio.session import Seat
@@ -26,7 +26,7 @@ def asked(
 def test_answers_stream_and_are_the_engines_own(room: Room, photo: str) -> None:
     talk = Talk()
     pages = asked(room, talk, "what?", photo)
-    picture = of_data_url(photo, "", room.settings)
+    picture = decode_image_data_url(photo, "", room.settings)
     request = ChatRequest("what?", (picture,), max_new_tokens=room.settings.max_tokens)
     end = room.engine.submit(request).result()
     assert isinstance(end, ChatResult)
@@ -73,8 +73,8 @@ def test_the_servers_limits_hold_here_too(room: Room, photo: str) -> None:
         ("x" * 5000, "", "limit max_prompt"),
         ("x", "data:text/html;base64,PGI+", "drop one of"),
         ("x", "data:image/svg+xml;base64,PHN2Zz4=", "drop one of"),
-        ("x", "data:image/png;base64,!", "broken base64"),
-        ("x", "data:image/png;base64,aGVsbG8=", "not a picture"),
+        ("x", "data:image/png;base64,!", "not valid base64"),
+        ("x", "data:image/png;base64,aGVsbG8=", "not an image"),
         ("x", "http://example.com/x.png", "drop one of"),
         ("x", "data:video/mp4;base64,aGVsbG8=", "video"),
     ):
@@ -89,12 +89,12 @@ def test_pictures_of_all_turns_count_together(room: Room, photo: str) -> None:
     talk = Talk()
     asked(few, talk, "x", photo)
     assert "max_body" in asked(few, talk, "x", photo)[0][1]
-    most = replace(room, settings=replace(room.settings, max_pictures=1))
+    most = replace(room, settings=replace(room.settings, max_images=1))
     talk = Talk()
     asked(most, talk, "x", photo)
-    assert "max_pictures" in asked(most, talk, "x", photo)[0][1]
+    assert "max_images" in asked(most, talk, "x", photo)[0][1]
 
 
 @pytest.mark.parametrize("task", ["chat", "video"])
 def test_the_card_decides_about_clips(room: Room, task: str) -> None:
-    assert (room.screen is None) == (not room.can("video"))
+    assert (room.video_decoder is None) == (not room.can("video"))

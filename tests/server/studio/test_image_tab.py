@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from emu3.api import Emu3
-from emu3.server.problems import Problem
+from emu3.server.errors import APIError
 from emu3.server.studio.context import Room
 from emu3.server.studio.history import MOST, Kept, file_name, keep
 from emu3.server.studio.image_handlers import Wish, drawing, wish_of
@@ -172,7 +172,7 @@ def test_fields_hold_numbers_or_say_so() -> None:
     assert wish_of(said) == Wish("x", "", "1:1", 3.0, 1.0, 2048, 7, 2)
     assert wish_of(("x", "", "1:1", 3.0, 1.0, None, "", 1)).seed is None
     for bad in ("seven", "-1", "1.5", "١", "9" * 40):
-        with pytest.raises(Problem, match="whole number"):
+        with pytest.raises(APIError, match="whole number"):
             wish_of(("x", "", "1:1", 3.0, 1.0, 0, bad, 1))
 
 

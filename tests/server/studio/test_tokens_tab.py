@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from emu3.server.problems import Problem
+from emu3.server.errors import APIError
 from emu3.server.studio.context import Room
 from emu3.server.studio.session import Seat
 from emu3.server.studio.tokens_handlers import Sheet, changed, opened, replaced
@@ -55,13 +55,13 @@ def test_a_place_or_a_code_that_is_not_there_is_not_taken(sheet: Sheet) -> None:
         sheet.choose(row, column)
     assert sheet.place == place
     for code in (-1, SIZE):
-        with pytest.raises(Problem, match="0 to 63"):
+        with pytest.raises(APIError, match="0 to 63"):
             replaced(sheet, code, SIZE)
-    with pytest.raises(Problem, match="drop a picture"):
+    with pytest.raises(APIError, match="drop a picture"):
         replaced(Sheet(), 0, SIZE)
 
 
 def test_what_is_no_picture_is_said(room: Room) -> None:
-    for source, says in (("", "drop a picture"), ("data:image/png;base64,AAAA", "not a picture")):
-        with pytest.raises(Problem, match=says):
+    for source, says in (("", "drop a picture"), ("data:image/png;base64,AAAA", "not an image")):
+        with pytest.raises(APIError, match=says):
             asyncio.run(opened(room, source, Seat()))

@@ -70,7 +70,7 @@ def test_a_picture_begins_it(room: Room, photo: str) -> None:
         (Script("x", seconds=0), False, "seconds"),
         (Script("x", seconds=1e5), False, "max_frames"),
         (Script("x", guidance=99), False, "max_guidance"),
-        (Script("x", first="data:image/png;base64,AAAA"), False, "not a picture"),
+        (Script("x", first="data:image/png;base64,AAAA"), False, "not an image"),
         (Script("x"), True, "no clip yet"),
     ],
 )

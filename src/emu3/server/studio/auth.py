@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from emu3.server.problems import Problem
+from emu3.server.errors import APIError
 from emu3.server.settings import Settings
 from emu3.server.studio.media_cache import PATH, Shelf
 
@@ -93,9 +93,9 @@ class Door:
         if path == KEY_PATH:
             await self.ask(scope, receive, send)
         elif method not in (("POST",) if path in POST else ("GET", "HEAD")):
-            await say(send, Problem(405, "this path does not know that method"))
+            await say(send, APIError(405, "this path does not know that method"))
         elif not same_origin(scope):
-            await say(send, Problem(403, "asked from a page of another origin"))
+            await say(send, APIError(403, "asked from a page of another origin"))
         elif path.startswith(PATH):
             await self.show(path, send)
         elif path.startswith(HEARTBEAT):
@@ -103,7 +103,7 @@ class Door:
         else:
             try:
                 heard = await self.checked(scope, receive) if method == "POST" else receive
-            except Problem as problem:
+            except APIError as problem:
                 await say(send, problem)
                 return
             await self.page(scope, heard, guarded(send))
@@ -112,7 +112,7 @@ class Door:
         """A picture or clip from the shelf."""
         thing = self.shelf.get(path)
         if thing is None:
-            await say(send, Problem(404, "not kept any more"))
+            await say(send, APIError(404, "not kept any more"))
             return
         headers = [*HEADERS, (b"content-type", thing.kind.encode())]
         headers += [(b"cache-control", b"private, max-age=86400, immutable")]
@@ -130,7 +130,7 @@ class Door:
             await asyncio.gather(held, closing, return_exceptions=True)
 
     async def checked(self, scope: Message, receive: Receive) -> Receive:
-        """The body once it is known to be short enough and to name no file. Raises Problem."""
+        """The body once it is known to be short enough and to name no file. Raises APIError."""
         body = await read(receive, self.settings.max_body, "max_body")
         await asyncio.to_thread(refuse_files, body)
         sent = False
@@ -152,7 +152,7 @@ class Door:
                 form = parse_qs(
                     (await read(receive, KEY_BODY, "of a key")).decode("utf-8", "replace")
                 )
-            except Problem as problem:
+            except APIError as problem:
                 await say(send, problem)
                 return
             key, wanted = form.get("key", [""])[0], self.settings.api_key
@@ -163,7 +163,7 @@ class Door:
         elif path == "/" and method in ("GET", "HEAD"):
             await answer(send, 401, page_headers(), key_page(""))
         else:
-            await say(send, Problem(401, "a valid API key is needed", code="invalid_api_key"))
+            await say(send, APIError(401, "a valid API key is needed", code="invalid_api_key"))
 
     def cookie(self, scope: Message) -> tuple[bytes, bytes]:
         """What a browser is given for the key."""
@@ -199,28 +199,28 @@ def same_origin(scope: Message) -> bool:
 
 
 async def read(receive: Receive, most: int, limit: str) -> bytes:
-    """A whole body. Raises Problem on a longer one."""
+    """A whole body. Raises APIError on a longer one."""
     body, more = bytearray(), True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > most:
-            raise Problem(413, f"more than {most} bytes of body (limit {limit})")
+            raise APIError(413, f"more than {most} bytes of body (limit {limit})")
     return bytes(body)
 
 
 def refuse_files(body: bytes) -> None:
-    """Raise Problem on JSON that names a file: Gradio would read it, or fetch it."""
+    """Raise APIError on JSON that names a file: Gradio would read it, or fetch it."""
     try:
         left = [json.loads(body or b"{}")]
     except (ValueError, RecursionError):
-        raise Problem(400, "the body is not valid JSON") from None
+        raise APIError(400, "the body is not valid JSON") from None
     while left:
         value = left.pop()
         if isinstance(value, dict):
             if "path" in value:
-                raise Problem(400, "files do not travel this way; send pictures as data URLs")
+                raise APIError(400, "files do not travel this way; send pictures as data URLs")
             left += value.values()
         elif isinstance(value, list):
             left += value
@@ -237,7 +237,7 @@ def guarded(send: Send) -> Send:
     return sending
 
 
-async def say(send: Send, problem: Problem) -> None:
+async def say(send: Send, problem: APIError) -> None:
     """A problem in OpenAI's shape."""
     body = json.dumps(problem.body()).encode()
     await answer(send, problem.status, [(b"content-type", b"application/json")], body)

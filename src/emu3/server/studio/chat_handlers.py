@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emu3.inference.requests import ChatResult, PartialText
-from emu3.server.chat import UNFINISHED, read_question
+from emu3.server.errors import APIError, invalid_request
+from emu3.server.event_stream import ClientDisconnected, EventStream
 from emu3.server.fields import Fields
-from emu3.server.follow import ClientGone, Following
-from emu3.server.problems import Problem, bad
+from emu3.server.routes.chat import UNFINISHED, read_question
 from emu3.server.studio.context import Room
 from emu3.server.studio.html import bubble, note
 from emu3.server.studio.session import Seat
@@ -72,16 +72,20 @@ async def asking(
     visitor, turn = seat.sit(), None
     try:
         if not question.strip():
-            raise bad(None, "ask something")
+            raise invalid_request(None, "ask something")
         turn = Turn(question, source, shelved(room, source))
         whole = sum(len(each.source) for each in (*talk.turns, turn))
         if whole > room.settings.max_body:
             most = room.settings.max_body
-            raise bad(None, f"more than {most} bytes of pictures; start anew (limit max_body)")
+            raise invalid_request(
+                None, f"more than {most} bytes of pictures; start anew (limit max_body)"
+            )
         messages = [part for each in (*talk.turns, turn) for part in each.messages()][:-1]
         values = {"messages": messages, "stream": True}
-        asked = await asyncio.to_thread(read_question, Fields(values), room.settings, room.screen)
-        following = Following(room.engine, (asked.request,), room.settings)
+        asked = await asyncio.to_thread(
+            read_question, Fields(values), room.settings, room.video_decoder
+        )
+        following = EventStream(room.engine, (asked.request,), room.settings)
         talk.turns.append(turn)
         yield talk.html(waiting=True), ""
         async for _, told in following.events(visitor):
@@ -91,9 +95,9 @@ async def asking(
                 turn.answer, turn.cut = told.text, not told.whole
             yield talk.html(waiting=True), ""
         yield talk.html(), "" if turn.answer else note("the model had nothing to say")
-    except ClientGone:
+    except ClientDisconnected:
         yield talk.html(), note("cancelled")
-    except Problem as problem:
+    except APIError as problem:
         yield talk.html(), note(problem.message, "problem")
     finally:
         if turn in talk.turns and not turn.answer:
@@ -101,17 +105,17 @@ async def asking(
 
 
 def shelved(room: Room, source: str) -> str:
-    """Where the page finds what was dropped. Raises Problem on what is no picture and no clip."""
+    """Where the page finds what was dropped. Raises APIError on what is no picture and no clip."""
     if not source:
         return ""
     head, _, data = source.partition(",")
     kind = head.removeprefix("data:").removesuffix(";base64")
     if kind not in SHOWN:
-        raise bad(None, f"drop one of {', '.join(SHOWN.values())}")
+        raise invalid_request(None, f"drop one of {', '.join(SHOWN.values())}")
     try:
         return room.shelf.put(base64.b64decode(data, validate=True), kind, SHOWN[kind])
     except ValueError:
-        raise bad(None, "broken base64") from None
+        raise invalid_request(None, "not valid base64") from None
 
 
 SHOWN = {

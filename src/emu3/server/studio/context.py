@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.inference.async_engine import AsyncEngine
-from emu3.server.reels import Screen
+from emu3.server.media import VideoDecoder
 from emu3.server.settings import Settings
 from emu3.server.studio.media_cache import Shelf
 
@@ -35,10 +35,10 @@ class Room:
         return self.engine.checkpoint.vision_processor.vision.config.spatial_factor
 
     @property
-    def screen(self) -> Screen | None:
+    def video_decoder(self) -> VideoDecoder | None:
         """How clips are looked at, None where the model knows none."""
         preprocessor = self.engine.checkpoint.vision_processor.preprocessor
-        return Screen(preprocessor, self.settings) if self.can("video") else None
+        return VideoDecoder(preprocessor, self.settings) if self.can("video") else None
 
     @property
     def is_nano(self) -> bool:

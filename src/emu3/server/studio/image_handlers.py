@@ -12,10 +12,10 @@ from emu3.errors import InputError
 from emu3.inference.requests import ImageRequest, ImageResult, PartialImage, RowProgress
 from emu3.outputs import ImageSettings
 from emu3.processing.image import size_in_codes
+from emu3.server.errors import APIError, invalid_request
+from emu3.server.event_stream import ClientDisconnected, EventStream
 from emu3.server.fields import Fields
-from emu3.server.follow import ClientGone, Following
-from emu3.server.images import read_order
-from emu3.server.problems import Problem, bad
+from emu3.server.routes.images import read_order
 from emu3.server.studio.context import Room
 from emu3.server.studio.history import Kept, keep, keep_picture
 from emu3.server.studio.html import data_url, download, figure, frame, grid, image, note
@@ -59,7 +59,7 @@ class Cell:
 
 
 def read_wish(room: Room, wish: Wish) -> tuple[ImageRequest, ...]:
-    """The requests of a wish, through the same limits as those over HTTP. Raises Problem."""
+    """The requests of a wish, through the same limits as those over HTTP. Raises APIError."""
     width, height = picture_size(room, wish.ratio)
     values = {
         "prompt": wish.prompt,
@@ -77,11 +77,11 @@ def read_wish(room: Room, wish: Wish) -> tuple[ImageRequest, ...]:
 
 
 def picture_size(room: Room, ratio: str) -> tuple[int, int]:
-    """Width and height in pixels of what suits the model. Raises Problem."""
+    """Width and height in pixels of what suits the model. Raises APIError."""
     try:
         height, width = size_in_codes(ratio, room.area, room.factor)
     except InputError as error:
-        raise bad("ratio", str(error)) from None
+        raise invalid_request("ratio", str(error)) from None
     return width * room.factor, height * room.factor
 
 
@@ -119,7 +119,7 @@ async def drawing(
         assert size is not None
         rows = size[1] // room.factor
         cells = [Cell(request.seed, size) for request in requests]
-        following = Following(room.engine, requests, room.settings)
+        following = EventStream(room.engine, requests, room.settings)
         yield shown(), note("waiting for a place")
         async for index, told in following.events(visitor):
             cell = cells[index]
@@ -137,9 +137,9 @@ async def drawing(
                 keep(kept, cell.kept)
             yield shown(), note(progress(cells, rows, time.monotonic() - start))
         yield shown(), note(ending(cells, time.monotonic() - start))
-    except ClientGone:
+    except ClientDisconnected:
         yield shown(), note("cancelled")
-    except Problem as problem:
+    except APIError as problem:
         yield shown(), note(problem.message, "problem")
 
 
@@ -167,7 +167,7 @@ def duration(seconds: float) -> str:
 
 
 def wish_of(values: tuple[Any, ...]) -> Wish:
-    """What the form's fields hold, in their order. Raises Problem on what is no number."""
+    """What the form's fields hold, in their order. Raises APIError on what is no number."""
     prompt, negative, ratio, guidance, temperature, top_k, seed, count = values
     return Wish(
         str(prompt or ""),
@@ -182,11 +182,11 @@ def wish_of(values: tuple[Any, ...]) -> Wish:
 
 
 def whole(name: str, value: Any) -> int | None:
-    """A whole number out of a field; empty is None. Raises Problem."""
+    """A whole number out of a field; empty is None. Raises APIError."""
     text = "" if value is None else str(value).strip()
     if not text:
         return None
     number = text.removesuffix(".0")
     if not number.isascii() or not number.isdecimal() or len(number) > 20:
-        raise bad(name, "must be a whole number, 0 or more")
+        raise invalid_request(name, "must be a whole number, 0 or more")
     return int(number)

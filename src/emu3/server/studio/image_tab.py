@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from emu3.server.problems import Problem
+from emu3.server.errors import APIError
 from emu3.server.studio.context import Room
 from emu3.server.studio.form_parts import chips, seed_field, taste
 from emu3.server.studio.html import empty, note
@@ -61,7 +61,7 @@ def build(room: Room, kept: Any) -> tuple[list[Any], list[Any]]:
             wish = wish_of(tuple(said))
             async for shown in drawing(room, wish, sitting, all_kept):
                 yield *shown, busy
-        except Problem as problem:
+        except APIError as problem:
             yield gr.skip(), note(problem.message, "problem"), idle
         if shown is not None:
             yield *shown, idle

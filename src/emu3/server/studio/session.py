@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Visitor:
-    """Stands in for the connection of an HTTP request, which `Following` watches."""
+    """Stands in for the connection of an HTTP request, which `EventStream` watches."""
 
     def __init__(self) -> None:
         self._left = asyncio.Event()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageChops
 
 from emu3.inference.requests import TokenizeRequest, TokenizeResult
-from emu3.server.follow import ClientGone, Following
-from emu3.server.pictures import of_data_url
-from emu3.server.problems import bad
+from emu3.server.errors import invalid_request
+from emu3.server.event_stream import ClientDisconnected, EventStream
+from emu3.server.media import decode_image_data_url
 from emu3.server.studio.context import Room
 from emu3.server.studio.session import Seat
 
@@ -61,36 +61,36 @@ class Sheet:
 
 
 async def turned(room: Room, source: Image.Image | Codes, seat: Seat) -> TokenizeResult:
-    """Codes and their picture, from either. Raises Problem, ClientGone."""
-    following = Following(room.engine, (TokenizeRequest(source),), room.settings)
+    """Codes and their picture, from either. Raises APIError, ClientDisconnected."""
+    following = EventStream(room.engine, (TokenizeRequest(source),), room.settings)
     async for _, told in following.events(seat.sit()):
         if isinstance(told, TokenizeResult):
             return told
-    raise ClientGone
+    raise ClientDisconnected
 
 
 async def opened(room: Room, source: str, seat: Seat) -> Sheet:
-    """The sheet of a picture, a data URL. Raises Problem, ClientGone."""
+    """The sheet of a picture, a data URL. Raises APIError, ClientDisconnected."""
     if not source:
-        raise bad(None, "drop a picture first")
-    picture = await asyncio.to_thread(of_data_url, source, "picture", room.settings)
+        raise invalid_request(None, "drop a picture first")
+    picture = await asyncio.to_thread(decode_image_data_url, source, "picture", room.settings)
     told = await turned(room, picture, seat)
     middle = len(told.codes) // 2, len(told.codes[0]) // 2
     return Sheet(told.codes, told.picture, told.codes, told.picture, middle)
 
 
 async def changed(room: Room, sheet: Sheet, codes: Codes, seat: Seat) -> None:
-    """Give a sheet other codes, and see what they look like. Raises Problem, ClientGone."""
+    """Give a sheet other codes, and see what they look like. Raises APIError, ClientDisconnected."""
     told = await turned(room, codes, seat)
     sheet.codes, sheet.after = told.codes, told.picture
 
 
 def replaced(sheet: Sheet, code: int, size: int) -> Codes:
-    """The codes with another one at the place chosen. Raises Problem where there is none such."""
+    """The codes with another one at the place chosen. Raises APIError where there is none such."""
     if not sheet.codes:
-        raise bad(None, "drop a picture first")
+        raise invalid_request(None, "drop a picture first")
     if not 0 <= code < size:
-        raise bad("code", f"must lie in 0 to {size - 1}")
+        raise invalid_request("code", f"must lie in 0 to {size - 1}")
     row, column = sheet.place
     line = sheet.codes[row]
     new = (*line[:column], code, *line[column + 1 :])

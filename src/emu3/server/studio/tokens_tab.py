@@ -7,8 +7,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from emu3.server.follow import ClientGone
-from emu3.server.problems import Problem
+from emu3.server.errors import APIError
+from emu3.server.event_stream import ClientDisconnected
 from emu3.server.studio.context import Room
 from emu3.server.studio.history_tab import PICK
 from emu3.server.studio.html import data_url, empty, figure, frame, grid, image, note
@@ -76,9 +76,9 @@ async def tried(sheet: Sheet, work: Awaitable[Sheet]) -> tuple[Any, ...]:
     """The sheet after some work, or as it was and why."""
     try:
         done = await work
-    except Problem as problem:
+    except APIError as problem:
         return shown(sheet, note(problem.message, "problem"))
-    except ClientGone:
+    except ClientDisconnected:
         return shown(sheet)
     return shown(done, note(told(done)))
 

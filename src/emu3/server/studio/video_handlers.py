@@ -16,15 +16,15 @@ from PIL import Image
 from emu3.errors import InputError
 from emu3.inference.requests import EncodedVideo, VideoFrames, VideoRequest, VideoResult
 from emu3.processing.video import video_writer
+from emu3.server.errors import APIError, invalid_request
+from emu3.server.event_stream import ClientDisconnected, EventStream
 from emu3.server.fields import Fields
-from emu3.server.follow import ClientGone, Following
-from emu3.server.problems import Problem, bad
+from emu3.server.routes.videos import read_extension, read_order
 from emu3.server.studio.context import Room
 from emu3.server.studio.history import Kept, file_name, keep
 from emu3.server.studio.html import clip, data_url, download, figure, frame, grid, image, note
 from emu3.server.studio.image_handlers import duration, picture_size
 from emu3.server.studio.session import Seat
-from emu3.server.videos import read_extension, read_order
 
 STRIP = 8  # small frames under the one that has just come
 
@@ -53,7 +53,7 @@ class Take:
 
 
 def read_script(room: Room, script: Script, before: Take | None) -> VideoRequest:
-    """The request of a script, through the same limits as those over HTTP. Raises Problem."""
+    """The request of a script, through the same limits as those over HTTP. Raises APIError."""
     values: dict[str, Any] = {
         "prompt": script.prompt,
         "negative_prompt": script.negative,
@@ -65,7 +65,7 @@ def read_script(room: Room, script: Script, before: Take | None) -> VideoRequest
     }
     if before is not None:
         if before.coded is None:
-            raise bad(None, "there is no clip yet to go on with")
+            raise invalid_request(None, "there is no clip yet to go on with")
         fields = Fields(values)
         return read_extension(fields, room.engine, room.settings, before.coded, before.prompt)
     if script.first:
@@ -82,7 +82,7 @@ async def filming(
     visitor, start, seen, page = seat.sit(), time.monotonic(), list[Image.Image](), ""
     try:
         request = await asyncio.to_thread(read_script, room, script, take if go_on else None)
-        following = Following(room.engine, (request,), room.settings)
+        following = EventStream(room.engine, (request,), room.settings)
         yield page, note("waiting for a place")
         async for _, told in following.events(visitor):
             if isinstance(told, VideoFrames):
@@ -99,9 +99,9 @@ async def filming(
                 took = duration(time.monotonic() - start)
                 said = f"{len(told.frames)} frames, {told.fps:g} a second, in {took}"
                 yield page, note(f"{said} · seed {told.settings.seed}")
-    except ClientGone:
+    except ClientDisconnected:
         yield page, note("cancelled")
-    except Problem as problem:
+    except APIError as problem:
         yield page, note(problem.message, "problem")
     except InputError as error:  # no encoder for clips here
         yield page, note(str(error), "problem")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from emu3.server.problems import Problem
+from emu3.server.errors import APIError
 from emu3.server.studio.context import Room
 from emu3.server.studio.form_parts import chips, seed_field, taste
 from emu3.server.studio.html import empty, note
@@ -43,7 +43,7 @@ def build(room: Room, kept: Any) -> list[Any]:
             script = script_of(tuple(said))
             async for shown in filming(room, script, taken, go_on, sitting, all_kept):
                 yield shown[0] or gr.skip(), shown[1], gr.skip(), gr.skip()
-        except Problem as problem:
+        except APIError as problem:
             shown = "", note(problem.message, "problem")
         can_go_on = gr.update(interactive=taken.coded is not None)
         yield shown[0] or gr.skip(), shown[1], gr.update(interactive=False), can_go_on
@@ -89,7 +89,7 @@ def form(room: Room) -> list[Any]:
 
 
 def script_of(values: tuple[Any, ...]) -> Script:
-    """What the form's fields hold, in their order. Raises Problem on what is no number."""
+    """What the form's fields hold, in their order. Raises APIError on what is no number."""
     prompt, negative, ratio, seconds, first, guidance, temperature, top_k, seed = values
     return Script(
         str(prompt or ""),

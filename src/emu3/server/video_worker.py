@@ -1,7 +1,7 @@
-"""Jobs through the engine: who asks is answered at once, and threads of this room make the videos.
+"""JobStore through the engine: who asks is answered at once, and threads of this room make the videos.
 
-A job is remade from what was written down, so it does not matter which process begins it. The seed
-is written down too, and with it the video is the same.
+A job is remade from what was serialize_request down, so it does not matter which process begins it. The seed
+is serialize_request down too, and with it the video is the same.
 """
 
 from __future__ import annotations
@@ -34,43 +34,45 @@ from emu3.inference.requests import (
 )
 from emu3.inference.sampling import SamplingParams
 from emu3.processing.video import check_clip_path, video_writer
-from emu3.server.jobs import Asked, Job, Jobs
+from emu3.server.job_store import Asked, Job, JobStore
 from emu3.server.settings import Settings
 
-LOG = logging.getLogger("emu3.server.film")
+LOG = logging.getLogger("emu3.server.video_worker")
 AGAIN = 0.5  # seconds until what had no room is tried again
 SWEEP = 60.0  # seconds until what is kept too long is looked for again
 OURS = "the server failed; its log says more"
 
 
-class Films:
+class VideoWorker:
     """The videos of one server: asked for, at work, and made."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         """Open the folder of jobs and go on with what waits. Raises InputError."""
         self.engine, self.settings = engine, settings
-        self.jobs = Jobs(settings.jobs, settings.model)
+        self.jobs = JobStore(settings.jobs, settings.model)
         self._changed = Condition()
         self._busy: dict[str, RequestHandle | None] = {}
         self._progress: dict[str, int] = {}
         self._open = True
         self._threads = [
             Thread(target=self._work, name=f"emu3-film-{number}", daemon=True)
-            for number in range(settings.film_slots)
+            for number in range(settings.max_running_videos)
         ]
         for thread in self._threads:
             thread.start()
 
     def measure(self, request: VideoRequest) -> VideoSpec:
         """What a video will be. Raises InputError on what could not be made."""
-        check_clip_path(self.settings.jobs / "clip.mp4")  # without PyAV nothing could be written
+        check_clip_path(
+            self.settings.jobs / "clip.mp4"
+        )  # without PyAV nothing could be serialize_request
         return self.engine.measure(request)
 
     def add(self, request: VideoRequest, measured: VideoSpec) -> Job | None:
         """Queue a video up; None without room."""
         size, seconds = f"{measured.width}x{measured.height}", said_seconds(measured)
         most = self.settings.max_jobs
-        job = self.jobs.add(request.prompt, seconds, size, written(request), most)
+        job = self.jobs.add(request.prompt, seconds, size, serialize_request(request), most)
         with self._changed:
             self._changed.notify()
         return job
@@ -125,7 +127,7 @@ class Films:
         while (job := self._next()) is not None:
             try:
                 self._make_or_fail(job)
-            except Exception:  # not even that could be written down: a full disk, perhaps
+            except Exception:  # not even that could be serialize_request down: a full disk, perhaps
                 LOG.exception("a video is put back")
                 time.sleep(AGAIN)
             finally:
@@ -204,8 +206,8 @@ def said_seconds(measured: VideoSpec) -> str:
     return f"{round(measured.frames / measured.fps, 3):g}"
 
 
-def written(request: VideoRequest) -> Asked:
-    """All of a request, as it can be written down."""
+def serialize_request(request: VideoRequest) -> Asked:
+    """All of a request, as it can be serialize_request down."""
     fields: dict[str, Any] = {
         name: getattr(request, name)
         for name in ("prompt", "seconds", "fps", "size", "seed", "guidance", "negative")
@@ -224,7 +226,7 @@ def written(request: VideoRequest) -> Asked:
 
 
 def read(asked: Asked) -> VideoRequest:
-    """The inverse of `written`."""
+    """The inverse of `serialize_request`."""
     fields = dict(asked.fields)
     given, shaped = fields.pop("given", None), fields.pop("shape", None)
     sampling, footage = fields.pop("sampling", None), fields.pop("footage", None)
@@ -244,7 +246,7 @@ def read(asked: Asked) -> VideoRequest:
 
 
 def coded(made: dict[str, Any]) -> EncodedVideo:
-    """Codes that were lists while they were written down."""
+    """Codes that were lists while they were serialize_request down."""
     codes = tuple(tuple(tuple(row) for row in group) for group in made["codes"])
     return EncodedVideo(codes, made["frames"], made["fps"])
 

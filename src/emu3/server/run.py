@@ -10,7 +10,7 @@ from typing import Any
 
 from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
-from emu3.server.app import app
+from emu3.server.app import create_app
 from emu3.server.settings import Settings
 from emu3.server.studio import app as studio_app
 
@@ -41,7 +41,7 @@ def run(
 
     log_lines()
     config = uvicorn.Config(
-        app(engine, settings, shown),
+        create_app(engine, settings, shown),
         host=host,
         port=port,
         access_log=False,  # gate.py writes one, without what clients send

@@ -13,11 +13,10 @@ from emu3.inference.async_engine import AsyncEngine
 from emu3.inference.requests import ImageRequest, ImageResult, PartialImage
 from emu3.inference.sampling import SamplingParams
 from emu3.inference.validation import MAX_SEED
-from emu3.server.events import event, failure
+from emu3.server.errors import APIError, invalid_request
+from emu3.server.event_stream import ClientDisconnected, EventStream, sse_error, sse_event
 from emu3.server.fields import ANY, Fields
-from emu3.server.follow import ClientGone, Following
-from emu3.server.pictures import FORMATS, to_base64
-from emu3.server.problems import Problem, bad
+from emu3.server.media import OUTPUT_FORMATS, encode_image_base64
 from emu3.server.settings import Settings
 
 HARMLESS: dict[str, object] = {
@@ -46,10 +45,10 @@ class Order:
 
 
 def read_order(fields: Fields, engine: AsyncEngine, settings: Settings) -> Order:
-    """A body to an order. Raises Problem on whatever is wrong with it."""
+    """A body to an order. Raises APIError on whatever is wrong with it."""
     prompt = fields.text("prompt", settings.max_prompt, "max_prompt")
     if not prompt or not prompt.strip():
-        raise bad("prompt", "say what to draw")
+        raise invalid_request("prompt", "say what to draw")
     negative = fields.text("negative_prompt", settings.max_prompt, "max_prompt")
     count = fields.integer("n", 1, settings.max_n, "max_n") or 1
     size = read_size(fields, settings)
@@ -58,16 +57,16 @@ def read_order(fields: Fields, engine: AsyncEngine, settings: Settings) -> Order
     guidance = fields.number("guidance_scale", 0, settings.max_guidance, "max_guidance")
     sampling = read_sampling(fields, engine)
     refuse_url(fields)
-    kind = fields.choice("output_format", tuple(FORMATS), "png")
+    kind = fields.choice("output_format", tuple(OUTPUT_FORMATS), "png")
     quality = fields.integer("output_compression", 0, 100)
     stream = fields.flag("stream")
     partials = fields.integer("partial_images", 0, 3) or 0
     fields.ignore(HARMLESS)
     fields.done()
     if partials and not stream:
-        raise bad("partial_images", "only with stream: true")
+        raise invalid_request("partial_images", "only with stream: true")
     if stream and count > 1:
-        raise bad("n", "a stream brings one picture; leave n out or ask without stream")
+        raise invalid_request("n", "a stream brings one picture; leave n out or ask without stream")
     requests = tuple(
         ImageRequest(
             prompt,
@@ -90,10 +89,10 @@ def read_size(fields: Fields, settings: Settings) -> tuple[int, int] | None:
         return None
     match = SIZE.fullmatch(value or "")
     if match is None:
-        raise bad("size", "expected WIDTHxHEIGHT in pixels, such as 512x512, or auto")
+        raise invalid_request("size", "expected WIDTHxHEIGHT in pixels, such as 512x512, or auto")
     width, height = int(match[1]), int(match[2])
     if width * height > settings.max_pixels:
-        raise bad(
+        raise invalid_request(
             "size",
             f"{width * height} pixels, at most {settings.max_pixels} are drawn (limit max_pixels)",
         )
@@ -114,14 +113,14 @@ def read_temperature(fields: Fields) -> float | None:
     """0, or a number that logits can be divided by."""
     temperature = fields.number("temperature", 0, 10)
     if temperature is not None and 0 < temperature < 0.01:
-        raise bad("temperature", "must be 0 (greedy), or lie in 0.01 to 10")
+        raise invalid_request("temperature", "must be 0 (greedy), or lie in 0.01 to 10")
     return temperature
 
 
 def refuse_url(fields: Fields) -> None:
     """Pictures are answered in base64 only."""
     if fields.choice("response_format", ("b64_json", "url"), "b64_json") == "url":
-        raise bad(
+        raise invalid_request(
             "response_format",
             "url is not supported: this server keeps no pictures; use b64_json",
         )
@@ -149,7 +148,9 @@ def described(picture: Any, order: Order) -> dict[str, Any]:
     }
 
 
-async def draw(request: Any, following: Following, order: Order, in_thread: Any) -> dict[str, Any]:
+async def draw(
+    request: Any, following: EventStream, order: Order, in_thread: Any
+) -> dict[str, Any]:
     """The answer without a stream."""
     ends: dict[int, ImageResult] = {}
     async for index, told in following.events(request):
@@ -158,7 +159,9 @@ async def draw(request: Any, following: Following, order: Order, in_thread: Any)
     drawn = [ends[index] for index in range(len(order.requests))]
     data = [
         {
-            "b64_json": await in_thread(to_base64, end.picture, order.kind, order.quality),
+            "b64_json": await in_thread(
+                encode_image_base64, end.picture, order.kind, order.quality
+            ),
             "seed": each.seed,
         }
         for end, each in zip(drawn, order.requests, strict=True)
@@ -168,14 +171,14 @@ async def draw(request: Any, following: Following, order: Order, in_thread: Any)
 
 
 async def stream(
-    request: Any, following: Following, order: Order, in_thread: Any
+    request: Any, following: EventStream, order: Order, in_thread: Any
 ) -> AsyncIterator[str]:
     """The answer as events: partial pictures, and the whole one."""
     try:
         async for _, told in following.events(request):
             if not isinstance(told, PartialImage | ImageResult):
                 continue
-            encoded = await in_thread(to_base64, told.picture, order.kind, order.quality)
+            encoded = await in_thread(encode_image_base64, told.picture, order.kind, order.quality)
             said = {"b64_json": encoded, "created_at": int(time.time())}
             said |= described(told.picture, order)
             if isinstance(told, PartialImage):
@@ -184,10 +187,10 @@ async def stream(
             else:
                 name = "image_generation.completed"
                 said |= {"usage": usage([told]), "seed": order.requests[0].seed}
-            yield event({"type": name, **said}, name)
-    except Problem as problem:
-        yield failure(problem)
-    except ClientGone:
+            yield sse_event({"type": name, **said}, name)
+    except APIError as problem:
+        yield sse_error(problem)
+    except ClientDisconnected:
         return
     finally:
         following.cancel()

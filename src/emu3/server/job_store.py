@@ -68,7 +68,7 @@ class Asked:
     given: bytes | None
 
 
-class Jobs:
+class JobStore:
     """The videos of one model in one folder, which nobody else can have open meanwhile."""
 
     def __init__(self, folder: Path, model: str) -> None:
@@ -211,7 +211,7 @@ class Jobs:
             return self.file.execute(command, values).fetchall()
 
 
-def jobs_folder() -> Path:
+def default_jobs_folder() -> Path:
     """Where jobs are kept unless somebody says: the state of this person's programs."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "emu3" / "jobs"

@@ -1,4 +1,4 @@
-"""Jobs outlive the process: stopped, killed, deleted, or more than there is room for."""
+"""JobStore outlive the process: stopped, killed, deleted, or more than there is room for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from emu3.errors import InputError
 from emu3.inference.request_handle import RequestHandle
 from emu3.inference.requests import VideoFrames, VideoResult
-from emu3.server import film
-from emu3.server.film import write_clip
-from emu3.server.jobs import Asked, Job, Jobs, jobs_folder
+from emu3.server import video_worker
+from emu3.server.job_store import Asked, Job, JobStore, default_jobs_folder
+from emu3.server.video_worker import write_clip
 
 from .conftest import KEY, moving_checkpoint, serving
 from .test_cli import process
@@ -26,7 +26,7 @@ pytest.importorskip("av")
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
 
-def queued(jobs: Jobs, most: int = 9) -> Job:
+def queued(jobs: JobStore, most: int = 9) -> Job:
     job = jobs.add("x", "2", "16x16", Asked({"prompt": "x"}, None), most)
     assert job is not None
     return job
@@ -35,35 +35,35 @@ def queued(jobs: Jobs, most: int = 9) -> Job:
 def test_a_folder_belongs_to_one_server(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     for _ in range(2):  # new, and there already
-        jobs = Jobs(folder, "tiny")
+        jobs = JobStore(folder, "tiny")
         with pytest.raises(InputError, match=r"another server has it open.*--jobs"):
-            Jobs(folder, "other")
+            JobStore(folder, "other")
         jobs.close()
     (folder / "jobs.sqlite").write_bytes(b"no database" * 99)
     with pytest.raises(InputError, match="--jobs"):
-        Jobs(folder, "tiny")
+        JobStore(folder, "tiny")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--jobs"):
-        Jobs(tmp_path / "file", "tiny")
+        JobStore(tmp_path / "file", "tiny")
 
 
 def test_each_model_has_its_own(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path, "tiny")
+    jobs = JobStore(tmp_path, "tiny")
     job = queued(jobs)
     jobs.close()
-    other = Jobs(tmp_path, "other")
+    other = JobStore(tmp_path, "other")
     assert other.get(job.id) is None
     assert other.next(()) is None
     assert not other.delete(job.id)
     assert other.page(9, None, newest_first=True) == []
     other.close()
-    jobs = Jobs(tmp_path, "tiny")
+    jobs = JobStore(tmp_path, "tiny")
     assert jobs.next(()) == job
     jobs.close()
 
 
 def test_first_come_first_served(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path, "tiny")
+    jobs = JobStore(tmp_path, "tiny")
     first, second, third = (queued(jobs) for _ in range(3))
     assert jobs.next(()) == first
     assert jobs.next([first.id]) == second
@@ -81,7 +81,7 @@ def test_first_come_first_served(tmp_path: Path) -> None:
 
 
 def test_files_of_a_process_that_was_killed_are_swept(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path, "tiny")
+    jobs = JobStore(tmp_path, "tiny")
     kept, lost = queued(jobs), queued(jobs)
     for job in (kept, lost):
         jobs.clip(job.id).touch()
@@ -91,7 +91,7 @@ def test_files_of_a_process_that_was_killed_are_swept(tmp_path: Path) -> None:
     theirs.touch()
     jobs.complete(kept.id, {})
     jobs.close()
-    jobs = Jobs(tmp_path, "tiny")
+    jobs = JobStore(tmp_path, "tiny")
     assert sorted(jobs.clips.iterdir()) == sorted([jobs.clip(kept.id), theirs])
     with pytest.raises(ValueError, match="no id"):
         jobs.clip("../jobs")
@@ -99,7 +99,7 @@ def test_files_of_a_process_that_was_killed_are_swept(tmp_path: Path) -> None:
 
 
 def test_what_is_done_for_long_enough_is_forgotten(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path, "tiny")
+    jobs = JobStore(tmp_path, "tiny")
     made, failed, waiting = (queued(jobs) for _ in range(3))
     jobs.complete(made.id, {})
     jobs.fail(failed.id, "no")
@@ -114,7 +114,7 @@ def test_what_is_done_for_long_enough_is_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked for", "by itself"])
 def test_a_kept_video_expires(asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(film, "SWEEP", 1e9 if asked else 0.01)
+    monkeypatch.setattr(video_worker, "SWEEP", 1e9 if asked else 0.01)
     limits = settings(tmp_path, keep_videos=0.5)
     with serving(limits, moving_checkpoint()) as server, client_of(server) as client:
         video = client.videos.create(prompt="a car", seconds="1")
@@ -123,7 +123,7 @@ def test_a_kept_video_expires(asked: bool, tmp_path: Path, monkeypatch: pytest.M
         assert video.expires_at == video.completed_at + 1800
         assert next(limits.jobs.glob("clips/*.mp4"))
         now = time.time
-        monkeypatch.setattr(film.time, "time", lambda: now() + 1801)
+        monkeypatch.setattr(video_worker.time, "time", lambda: now() + 1801)
         if asked:
             with pytest.raises(openai.NotFoundError, match="no such video"):
                 client.videos.download_content(video.id)
@@ -134,7 +134,7 @@ def test_a_kept_video_expires(asked: bool, tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_folder_is_where_state_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert jobs_folder() == tmp_path / "emu3" / "jobs"
+    assert default_jobs_folder() == tmp_path / "emu3" / "jobs"
 
 
 class Held:
@@ -164,7 +164,7 @@ def test_a_stop_puts_back_what_is_at_work(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.undo()
     films = list[VideoResult]()
     monkeypatch.setattr(
-        "emu3.server.film.write_clip",
+        "emu3.server.video_worker.write_clip",
         lambda path, film, model: (films.append(film), write_clip(path, film, model)),
     )
     with serving(settings(tmp_path), moving_checkpoint()) as server, client_of(server) as client:
@@ -195,7 +195,7 @@ def test_deleting_one_at_work_gives_it_up(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_more_wait_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(monkeypatch)
-    limits = settings(tmp_path, max_jobs=2, film_slots=1)
+    limits = settings(tmp_path, max_jobs=2, max_running_videos=1)
     with serving(limits, moving_checkpoint()) as server, client_of(server) as client:
         names = [client.videos.create(prompt="x", seconds="0.5").id for _ in range(2)]
         with pytest.raises(openai.RateLimitError, match="limit max_jobs") as caught:
@@ -222,7 +222,7 @@ def test_a_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours
     def fails(*_: object) -> None:
         raise RuntimeError("secret") if ours else InputError("too dark to film")
 
-    monkeypatch.setattr("emu3.server.film.write_clip", fails)
+    monkeypatch.setattr("emu3.server.video_worker.write_clip", fails)
     with serving(settings(tmp_path), moving_checkpoint()) as server, client_of(server) as client:
         video = client.videos.create(prompt="x", seconds="0.5")
         video = client.videos.poll(video.id, poll_interval_ms=5)
@@ -236,16 +236,16 @@ def test_a_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours
 def test_what_cannot_be_written_down_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    complete, full = Jobs.complete, threading.Event()
+    complete, full = JobStore.complete, threading.Event()
 
-    def no_room(self: Jobs, name: str, made: Any) -> bool:
+    def no_room(self: JobStore, name: str, made: Any) -> bool:
         if full.is_set():
             return complete(self, name, made)
         full.set()
         raise OSError("no space left")
 
-    monkeypatch.setattr(Jobs, "complete", no_room)
-    monkeypatch.setattr(Jobs, "fail", lambda *_: 1 / 0)
+    monkeypatch.setattr(JobStore, "complete", no_room)
+    monkeypatch.setattr(JobStore, "fail", lambda *_: 1 / 0)
     with serving(settings(tmp_path), moving_checkpoint()) as server, client_of(server) as client:
         video = client.videos.create(prompt="x", seconds="0.5")
         assert client.videos.poll(video.id, poll_interval_ms=5).status == "completed"

@@ -27,7 +27,7 @@ HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inl
 
 
 @dataclass(frozen=True)
-class Manual:
+class DocsPage:
     """Endpoints that tell a description, as `openapi.document` gives it."""
 
     described: dict[str, Any]

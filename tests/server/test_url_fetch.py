@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from emu3.server import remote
-from emu3.server.problems import Problem
+from emu3.server import url_fetch
+from emu3.server.errors import APIError
 from emu3.server.settings import Settings
 
-ALLOWED = Settings(remote_pictures=True)
+ALLOWED = Settings(remote_images=True)
 
 PRIVATE = [
     "127.0.0.1",
@@ -38,12 +38,12 @@ PRIVATE = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses(address: str) -> None:
-    assert not remote.is_public(address)
+    assert not url_fetch.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"])
 def test_public_addresses(address: str) -> None:
-    assert remote.is_public(address)
+    assert url_fetch.is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_what_is_not_fetched(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"connects to {where}")
 
     monkeypatch.setattr(socket, "create_connection", nobody)
-    with pytest.raises(Problem) as caught:
-        remote.fetch(url, "url", ALLOWED)
+    with pytest.raises(APIError) as caught:
+        url_fetch.fetch(url, "url", ALLOWED)
     assert caught.value.status == 400
 
 
@@ -80,8 +80,8 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
         return [(0, 0, 0, "", ("1.1.1.1", 80)), (0, 0, 0, "", ("10.0.0.1", 80))]
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
-    with pytest.raises(Problem, match="private"):
-        remote.fetch("http://example.com/a.png", "url", ALLOWED)
+    with pytest.raises(APIError, match="private"):
+        url_fetch.fetch("http://example.com/a.png", "url", ALLOWED)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_the_connection_goes_where_was_looked(
         went.append(where)
         return ours
 
-    monkeypatch.setattr(remote, "public_address", lambda host, port, param: "1.2.3.4")
+    monkeypatch.setattr(url_fetch, "public_address", lambda host, port, param: "1.2.3.4")
     monkeypatch.setattr(socket, "create_connection", connect)
-    settings = Settings(remote_pictures=True, max_fetch=10)
+    settings = Settings(remote_images=True, max_fetch=10)
     if message is None:
-        assert remote.fetch("http://example.com/a?b", "url", settings) == b"abc"
+        assert url_fetch.fetch("http://example.com/a?b", "url", settings) == b"abc"
         assert theirs.recv(1000).startswith(b"GET /a?b HTTP/1.1\r\nHost: example.com")
     else:
-        with pytest.raises(Problem, match=message):
-            remote.fetch("http://example.com/a?b", "url", settings)
+        with pytest.raises(APIError, match=message):
+            url_fetch.fetch("http://example.com/a?b", "url", settings)
     assert went == [("1.2.3.4", 80)]
     theirs.close()
 
@@ -137,13 +137,13 @@ def test_an_answer_that_drips_is_not_waited_for(
         except OSError:  # hung up
             pass
 
-    monkeypatch.setattr(remote, "SECONDS", 0.2)
-    monkeypatch.setattr(remote, "public_address", lambda host, port, param: "1.2.3.4")
+    monkeypatch.setattr(url_fetch, "SECONDS", 0.2)
+    monkeypatch.setattr(url_fetch, "public_address", lambda host, port, param: "1.2.3.4")
     monkeypatch.setattr(socket, "create_connection", lambda where, timeout: ours)
     other = threading.Thread(target=drip)
     other.start()
-    with pytest.raises(Problem, match="could not be fetched"):
-        remote.fetch("http://example.com/a.png", "url", ALLOWED)
+    with pytest.raises(APIError, match="could not be fetched"):
+        url_fetch.fetch("http://example.com/a.png", "url", ALLOWED)
     other.join()
     assert len(sent) < 400
     theirs.close()

@@ -1,4 +1,4 @@
-"""What goes wrong, in the one shape that OpenAI's clients read."""
+"""API errors in the JSON shape that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-TYPES = {
+ERROR_TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     429: "rate_limit_error",
@@ -17,8 +17,8 @@ TYPES = {
 
 
 @dataclass(eq=False)  # an exception has to be hashable
-class Problem(Exception):
-    """An answer that is an error: status, and a message that says what to do."""
+class APIError(Exception):
+    """An error response: the status, and a message that says what to do about it."""
 
     status: int
     message: str
@@ -27,16 +27,16 @@ class Problem(Exception):
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """`{"error": {message, type, param, code}}`."""
-        said = {
+        """Return `{"error": {"message", "type", "param", "code"}}`."""
+        error = {
             "message": self.message,
-            "type": TYPES.get(self.status, "invalid_request_error"),
+            "type": ERROR_TYPES.get(self.status, "invalid_request_error"),
             "param": self.param,
             "code": self.code,
         }
-        return {"error": said}
+        return {"error": error}
 
 
-def bad(param: str | None, message: str, code: str | None = None) -> Problem:
-    """A 400 about one field."""
-    return Problem(400, f"{param}: {message}" if param else message, param, code)
+def invalid_request(param: str | None, message: str, code: str | None = None) -> APIError:
+    """Return a 400 error about one field of the request, or about all of it if `param` is None."""
+    return APIError(400, f"{param}: {message}" if param else message, param, code)

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from emu3.server.errors import APIError
 from emu3.server.fields import Fields
 from emu3.server.openapi import Sketch, body_of
-from emu3.server.problems import Problem
 from emu3.server.settings import Settings
 
 from .conftest import KEY, Server, moving_checkpoint, serving
@@ -93,12 +93,13 @@ def test_nothing_breaks_and_nothing_is_unsaid(api: Any) -> None:
 
 
 def test_every_route_is_described_and_none_else(server: Server, described: dict[str, Any]) -> None:
-    from emu3.server.app import app
+
+    from emu3.server.app import create_app
 
     said = {
         (path, method.upper()) for path, methods in described["paths"].items() for method in methods
     }
-    made = app(server.engine, server.settings)
+    made = create_app(server.engine, server.settings)
     there = {
         (re.sub(r":path}", "}", route.path), method)
         for route in made.routes
@@ -127,7 +128,7 @@ def test_a_bound_is_said_where_it_is_checked() -> None:
     assert fields["flag"]["type"] == ["boolean", "null"]
     assert fields["kind"]["enum"] == ["a", "b", None]
     assert fields["idle"]["enum"] == [1, "x", None]
-    with pytest.raises(Problem):
+    with pytest.raises(APIError):
         read(Sketch({"count": 5}))
 
 

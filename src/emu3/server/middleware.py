@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from emu3.server.errors import APIError
 from emu3.server.metrics import Metrics
-from emu3.server.problems import Problem
 from emu3.server.settings import Settings
 from emu3.server.studio.auth import Door
 
@@ -40,7 +40,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Gate:
+class RequestMiddleware:
     """An ASGI application around another."""
 
     app: Application
@@ -105,7 +105,7 @@ def route_of(path: str) -> str:
 
 async def refuse(send: Send) -> None:
     """Answer 401."""
-    problem = Problem(
+    problem = APIError(
         401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key"
     )
     body = json.dumps(problem.body()).encode()

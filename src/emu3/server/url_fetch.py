@@ -14,44 +14,46 @@ import threading
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from emu3.server.problems import bad
+from emu3.server.errors import invalid_request
 from emu3.server.settings import Settings
 
 SECONDS = 10.0  # to connect, and again for all of the answer
 
 
 def fetch(url: str, param: str, settings: Settings) -> bytes:
-    """The bytes behind a URL. Raises Problem where it is not allowed or does not work."""
-    if not settings.remote_pictures:
-        raise bad(
+    """The bytes behind a URL. Raises APIError where it is not allowed or does not work."""
+    if not settings.remote_images:
+        raise invalid_request(
             param,
-            "this server fetches no pictures; send it as a data URL (limit remote_pictures)",
+            "this server fetches no pictures; send it as a data URL (limit remote_images)",
         )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
-        raise bad(param, "not a URL") from None
+        raise invalid_request(param, "not a URL") from None
     if parts.scheme not in ("http", "https") or not host or not port or parts.username is not None:
-        raise bad(param, "expected http://… or https://… without a password")
+        raise invalid_request(param, "expected http://… or https://… without a password")
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise bad(param, "not a URL")
+        raise invalid_request(param, "not a URL")
     address = public_address(host, port, param)
     try:
         return _get(parts.scheme, host, port, address, _target(url), settings.max_fetch, param)
     except (OSError, http.client.HTTPException):
-        raise bad(param, "the picture could not be fetched") from None
+        raise invalid_request(param, "the picture could not be fetched") from None
 
 
 def public_address(host: str, port: int, param: str) -> str:
-    """The address of a host. Raises Problem if any that it has is private."""
+    """The address of a host. Raises APIError if any that it has is private."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise bad(param, "the picture's host is not known") from None
+        raise invalid_request(param, "the picture's host is not known") from None
     addresses = [str(each[4][0]) for each in found]
     if not addresses or not all(is_public(address) for address in addresses):
-        raise bad(param, "the picture's host has a private address, which is never fetched from")
+        raise invalid_request(
+            param, "the picture's host has a private address, which is never fetched from"
+        )
     return addresses[0]
 
 
@@ -97,7 +99,7 @@ def _get(
         connection.request("GET", target, headers={"Accept": "image/*"})
         answer = connection.getresponse()
         if answer.status != 200:
-            raise bad(param, f"the picture's host answers with status {answer.status}")
+            raise invalid_request(param, f"the picture's host answers with status {answer.status}")
         data = answer.read(most + 1)
     finally:
         timer.cancel()
@@ -106,5 +108,5 @@ def _get(
     if late.is_set():  # half a picture is none
         raise TimeoutError
     if len(data) > most:
-        raise bad(param, f"more than {most} bytes (limit max_fetch)")
+        raise invalid_request(param, f"more than {most} bytes (limit max_fetch)")
     return data
