@@ -25,7 +25,7 @@ from emu3.inference.sampling import GumbelNoise, SamplingParams, apply_cfg
 from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
 from emu3.progress import count_progress
 from recipes.nano.emoji_world import full_clip_caption, held_out_motions
-from recipes.nano.evaluation.moving import choose_scenes
+from recipes.nano.evaluation.video_evaluation import choose_scenes
 
 SIZE, FRAMES, FPS = (8, 8), 16, 8
 

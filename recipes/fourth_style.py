@@ -26,7 +26,7 @@ from recipes.nano.emoji_world import (
 )
 from recipes.nano.emoji_world.download import fetch_package
 from recipes.nano.emoji_world.icons import drawing
-from recipes.nano.evaluation.judge import REFERENCE_BACKGROUNDS, Judge
+from recipes.nano.evaluation.icon_classifier import REFERENCE_BACKGROUNDS, Judge
 
 PACKAGE = "@iconify-json/fxemoji@1.2.2"
 STYLE = "fxemoji"  # what captions call it

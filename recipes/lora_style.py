@@ -27,7 +27,6 @@ from emu3.training.lm_loss import Document
 from emu3.training.lora import Lora, adapt
 from emu3.training.mixed_precision import has_bf16
 from emu3.training.presets import NANO_QUALITY, Stage
-from recipes.drawing import Wanted, accuracy
 from recipes.fourth_style import NUMBER, PACKAGE, FourthStyle, caption
 from recipes.nano.emoji_world import (
     BACKGROUNDS,
@@ -37,9 +36,10 @@ from recipes.nano.emoji_world import (
     seen_pairs,
     usual_scene,
 )
-from recipes.nano.evaluation.judge import REFERENCE_BACKGROUNDS, Judge
-from recipes.nano.evaluation.shares import Share
-from recipes.nano_codes import CodesOfScenes
+from recipes.nano.evaluation.accuracy import Wanted, accuracy
+from recipes.nano.evaluation.icon_classifier import REFERENCE_BACKGROUNDS, Judge
+from recipes.nano.evaluation.proportions import Share
+from recipes.nano.scene_codes import CodesOfScenes
 
 COLOURS = list(BACKGROUNDS)
 

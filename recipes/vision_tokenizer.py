@@ -37,7 +37,7 @@ from emu3.processing.image import open_image
 from emu3.processing.vision_processor import VisionProcessor
 from emu3.training.vq_training import VisionTraining, train_vision
 from emu3.training.vq_warm_start import warm_start
-from recipes.nano_vision import as_pixels, save_sheet
+from recipes.nano.train_vision import as_pixels, save_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 HELD_OUT = 4  # pictures that are never learned from, on every sheet

@@ -11,22 +11,17 @@ Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors); and other ha
 same things, to learn from (`hands.py`).
 """
 
-from recipes.nano.emoji_world.clip import (
-    MovingScene,
-    compose_clip,
-    compose_frame,
-    draw_pose,
-    place,
-    random_moving_scene,
-    sprite,
+from recipes.nano.emoji_world.captions import (
+    QUESTIONS,
+    Kind,
+    answer,
+    caption,
+    dialogue,
+    full_caption,
+    open_caption,
+    question_answer,
 )
-from recipes.nano.emoji_world.clip_words import (
-    clip_answer,
-    clip_caption,
-    clip_question,
-    full_clip_caption,
-)
-from recipes.nano.emoji_world.hands import HANDS, Hands
+from recipes.nano.emoji_world.icon_sets import HANDS, Hands
 from recipes.nano.emoji_world.icons import (
     SIZES,
     STYLES,
@@ -35,9 +30,9 @@ from recipes.nano.emoji_world.icons import (
     fetch_icons,
     rasterise,
 )
+from recipes.nano.emoji_world.image_augmentation import GENTLY, WIDELY, vary
 from recipes.nano.emoji_world.motion import MOTIONS, Pose, held_out_motions
 from recipes.nano.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
-from recipes.nano.emoji_world.redrawing import Redrawn
 from recipes.nano.emoji_world.scene import (
     BACKGROUNDS,
     CODE,
@@ -51,16 +46,21 @@ from recipes.nano.emoji_world.scene import (
     usual_scene,
 )
 from recipes.nano.emoji_world.split import held_out, held_out_pairs, seen_pairs
-from recipes.nano.emoji_world.variation import GENTLY, WIDELY, vary
-from recipes.nano.emoji_world.words import (
-    QUESTIONS,
-    Kind,
-    answer,
-    caption,
-    dialogue,
-    full_caption,
-    open_caption,
-    question_answer,
+from recipes.nano.emoji_world.svg_augmentation import Redrawn
+from recipes.nano.emoji_world.video_captions import (
+    clip_answer,
+    clip_caption,
+    clip_question,
+    full_clip_caption,
+)
+from recipes.nano.emoji_world.video_scene import (
+    MovingScene,
+    compose_clip,
+    compose_frame,
+    draw_pose,
+    place,
+    random_moving_scene,
+    sprite,
 )
 
 __all__ = [

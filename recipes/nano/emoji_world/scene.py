@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu3.errors import InputError
-from recipes.nano.emoji_world.hands import HANDS
+from recipes.nano.emoji_world.icon_sets import HANDS
 from recipes.nano.emoji_world.icons import SIZES, Icons
 from recipes.nano.emoji_world.objects import OBJECTS, mirrorable
 

@@ -7,13 +7,13 @@ neither is ever asked of a model of ours.
 Needs the extra `emu3[emoji]`.
 """
 
-from recipes.nano.evaluation.judge import Judge, background_of
-from recipes.nano.evaluation.model import Drawn, Emu3Like
-from recipes.nano.evaluation.moving import evaluate_moving
-from recipes.nano.evaluation.moving_report import MovingFigures, MovingReport
-from recipes.nano.evaluation.nano import evaluate_nano
+from recipes.nano.evaluation.icon_classifier import Judge, background_of
+from recipes.nano.evaluation.image_evaluation import evaluate_nano
+from recipes.nano.evaluation.proportions import Share, wilson
+from recipes.nano.evaluation.protocols import Drawn, Emu3Like
 from recipes.nano.evaluation.report import DrawingSettings, Figures, NanoReport
-from recipes.nano.evaluation.shares import Share, wilson
+from recipes.nano.evaluation.video_evaluation import evaluate_moving
+from recipes.nano.evaluation.video_report import MovingFigures, MovingReport
 
 __all__ = [
     "DrawingSettings",

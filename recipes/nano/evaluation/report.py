@@ -11,7 +11,7 @@ from rich.table import Table
 
 from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.files import atomic_write, check_writable
-from recipes.nano.evaluation.shares import Share
+from recipes.nano.evaluation.proportions import Share
 
 
 @dataclass(frozen=True)

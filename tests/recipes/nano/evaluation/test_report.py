@@ -14,8 +14,8 @@ from rich.console import Console
 from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.errors import InputError
 from recipes.nano.evaluation import DrawingSettings, Figures, NanoReport, Share, wilson
+from recipes.nano.evaluation.contact_sheets import save_sheet
 from recipes.nano.evaluation.report import save_report
-from recipes.nano.evaluation.sheets import save_sheet
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from recipes.nano.emoji_world import MOTIONS, Icons, MovingScene, Pose, compose_clip, compose_frame
-from recipes.nano.emoji_world.clip import FRONT
 from recipes.nano.emoji_world.motion import BEHIND
+from recipes.nano.emoji_world.video_scene import FRONT
 from recipes.nano.evaluation.tracking import Frames, Track, cut_out, follow, nearest_motion
 
 

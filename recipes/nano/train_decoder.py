@@ -1,0 +1,384 @@
+"""Train nano's decoder from scratch: `python -m recipes.nano.train_decoder runs/decoder`.
+
+The recipe has five phases, each in a folder of its own and each starting from the weights of the
+one before:
+
+* `images` trains four blocks on images alone: generation from captions and questions.
+* `videos` inserts a fifth block whose attention starts on the previous frame, teaches it to copy in
+  a curriculum of 500 steps, and then mixes images and videos.
+* `refine-1` to `refine-3` restart at a lower learning rate with more images. Each result is
+  averaged with the weights it started from, which generalises better than either of the two.
+
+The model in the package was trained by fourteen runs with these documents, of which these phases
+are the condensed form; docs/nano_log.md lists them. The sequence as written here has not been run
+from start to end.
+
+An interrupted command resumes from the last checkpoint. `--start nano --phase refine-3` trains the
+model of the package further instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emu3 import Emu3
+from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
+from emu3.errors import InputError
+from emu3.models.precision import FP32
+from emu3.models.transformer import Transformer
+from emu3.models.vq.tokenizer import VisionTokenizer
+from emu3.processing.tokenizer import RANKS_FILE, TextTokenizer
+from emu3.training.bpe_training import train_text
+from emu3.training.checkpoints import load_state, save_state
+from emu3.training.compilation import MULTIPLE, compile_blocks
+from emu3.training.decoder import DecoderTraining, fresh, train_decoder
+from emu3.training.lm_loss import Document
+from emu3.training.mixed_precision import has_bf16
+from emu3.training.visual_embedding_init import start_alike
+from recipes.nano.augmented_images import BY_OTHERS, EACH, by_others, variations
+from recipes.nano.emoji_world import (
+    Hands,
+    caption,
+    full_caption,
+    held_out_pairs,
+    question_answer,
+    random_scene,
+    seen_pairs,
+)
+from recipes.nano.emoji_world.caption_augmentation import LooseWords
+from recipes.nano.emoji_world.extra_objects import icons as extra_icons
+from recipes.nano.emoji_world.extra_objects import pairs as extra_pairs
+from recipes.nano.emoji_world.extra_objects import said as extra_caption
+from recipes.nano.evaluation.contact_sheets import save_grid
+from recipes.nano.image_documents import Lessons, Mix
+from recipes.nano.model import assemble, config_for
+from recipes.nano.previous_frame_block import deeper
+from recipes.nano.train_vision import CODES, load_vision
+from recipes.nano.video_documents import ClipLessons, ClipMix
+
+RANKS = 1024
+WEIGHTS = "weights.pt"  # in the folder of a finished phase
+SAMPLES = 16  # images of each kind on the contact sheet of a checkpoint
+
+GROUP = 73  # token ids of a frame: eight rows of eight codes and EOL, and EOF
+INSERTED_AT = 2  # the index of the block whose attention starts on the previous frame
+SAMPLE = ClipMix(drawn=48, asked=4)  # documents that the inserted block is initialised from
+
+CURRICULUM = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
+"""Last step (exclusive) to the number of directions in which objects move until then.
+
+Trained on all motions at once, a decoder learns neither to copy the previous frame nor how far an
+object has moved, since each is of no use without the other.
+"""
+CURRICULUM_VIDEOS, CURRICULUM_MIX = 16, ClipMix(which_way=10)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of the recipe."""
+
+    name: str
+    run: DecoderTraining
+    images: Mix
+    videos: ClipMix | None = None
+    extra_objects: int = 0  # documents per step that draw one of the additional objects
+    image_weight: float = 1.0  # of the loss; videos have more tokens, most of them predictable
+    curriculum: Mapping[int, int] = field(default_factory=dict)
+    variations: float = 1.0  # of the usual number of augmented images per object
+    average: float = 1.0  # weight of the result in its mean with the weights it started from
+
+
+RUN = DecoderTraining(
+    steps=16_500,
+    micro_batch=30,
+    learning_rate=4e-3,
+    warmup=60,
+    hold=4_000,
+    schedule="linear",
+    decay=0.01,
+    clip=1.0,
+    bf16=has_bf16("cpu"),
+    multiple=2 * MULTIPLE,
+    report_every=10,
+    save_every=100,
+    seed=0,
+)
+
+VIDEO_RUN = replace(
+    RUN,
+    steps=5_600,
+    micro_batch=8,
+    learning_rate=2e-3,
+    warmup=40,
+    hold=3_000,
+    multiple=4 * MULTIPLE,  # documents differ in length, and every length is compiled separately
+    seed=1,
+)
+
+PHASES = (
+    Phase("images", RUN, Mix(drawn=14, asked=4, named=32, others=10)),
+    Phase(
+        "videos",
+        VIDEO_RUN,
+        Mix(drawn=16, asked=2, named=26, others=4),
+        ClipMix(drawn=10, longer=3, asked=5, which_way=6),
+        image_weight=3.0,
+        curriculum=CURRICULUM,
+    ),
+    Phase(
+        "refine-1",
+        replace(VIDEO_RUN, steps=1000, hold=450, seed=2),
+        Mix(drawn=14, asked=2, named=60, others=6),
+        ClipMix(drawn=4, longer=2, asked=5, which_way=3),
+        image_weight=2.0,
+        variations=0.25,
+        average=0.5,
+    ),
+    Phase(
+        "refine-2",
+        replace(VIDEO_RUN, steps=1000, hold=450, seed=3),
+        Mix(drawn=20, asked=2, named=34, others=6),
+        ClipMix(drawn=4, longer=2, asked=5, which_way=3),
+        extra_objects=20,
+        image_weight=2.0,
+        variations=0.25,
+        average=0.5,
+    ),
+    Phase(
+        "refine-3",
+        replace(VIDEO_RUN, steps=140, learning_rate=1e-3, warmup=10, hold=20, seed=4),
+        Mix(drawn=14, asked=2, named=50, others=4),
+        ClipMix(drawn=4, longer=2, asked=5, which_way=3),
+        extra_objects=12,
+        image_weight=2.0,
+        variations=0.25,
+        average=0.5,
+    ),
+)
+
+
+def corpus(seed: int = 0) -> list[str]:
+    """The text that the BPE is trained on: captions, questions, answers and image sizes."""
+    rng = np.random.default_rng(seed)
+    texts = [f"{h}*{w}" for h in range(1, 100) for w in range(1, 100)]
+    pairs = seen_pairs()
+    for _ in range(4000):
+        thing, style = pairs[rng.integers(len(pairs))]
+        scene = random_scene(rng, int(thing), int(style))
+        _, question, answer = question_answer(scene, rng)
+        texts += [caption(scene, rng), question + ". ASSISTANT:", " " + answer]
+    return [*texts, *["You are a helpful assistant. USER: "] * 200]
+
+
+@dataclass
+class StepDocuments:
+    """The documents of a step. The number of steps so far is part of a training checkpoint."""
+
+    sources: Sequence[Lessons]
+    videos: ClipLessons | None
+    phase: Phase
+    curriculum: Mapping[int, int]
+    step: int = 0
+
+    def __call__(self, rng: np.random.Generator) -> list[Document]:
+        """The documents of the next step."""
+        images = [
+            replace(each, weights=self.phase.image_weight * each.weights)
+            for source in self.sources
+            for each in source(rng)
+        ]
+        directions = next((n for until, n in self.curriculum.items() if self.step < until), None)
+        self.step += 1
+        if self.videos is None or self.phase.videos is None:
+            return images
+        if directions is None:
+            return images + self.videos(rng, self.phase.videos)
+        copied = self.videos.followed(rng, CURRICULUM_VIDEOS, directions)
+        return images + self.videos(rng, CURRICULUM_MIX) + copied
+
+    def state_dict(self) -> int:
+        """Steps so far."""
+        return self.step
+
+    def load_state_dict(self, state: int, /) -> None:
+        """Resume after this many steps."""
+        self.step = state
+
+
+def documents_for(
+    phase: Phase,
+    vision: VisionTokenizer,
+    text: TextTokenizer,
+    hands: Hands,
+    folder: Path,
+    curriculum: Mapping[int, int],
+) -> StepDocuments:
+    """The data of a phase; codes of augmented images are kept in its folder."""
+    counts = (
+        {ratio: max(1, round(count * phase.variations)) for ratio, count in usual.items()}
+        for usual in (EACH, BY_OTHERS)
+    )
+    of_styles, of_others = counts
+    # Every phase has augmented images of its own: read again, they are learned by heart.
+    varied = (
+        variations(vision, hands.icons, hands.redrawn, folder, of_styles, phase.run.seed),
+        by_others(vision, hands, folder, of_others, phase.run.seed),
+    )
+    words = LooseWords(hands.drew)
+    sources = [
+        Lessons(
+            phase.images,
+            vision,
+            text,
+            hands.icons,
+            *varied,
+            others=hands.others,
+            say=words.picture,
+        )
+    ]
+    if phase.extra_objects:
+        mix = Mix(drawn=phase.extra_objects, asked=0, named=0)
+        sources.append(
+            Lessons(mix, vision, text, extra_icons(), say=extra_caption, pairs=extra_pairs())
+        )
+    videos = ClipLessons.of(vision, text, hands.icons, words.clip) if phase.videos else None
+    return StepDocuments(sources, videos, phase, curriculum)
+
+
+def insert_block(
+    decoder: Transformer, vision: VisionTokenizer, text: TextTokenizer, hands: Hands
+) -> Transformer:
+    """The decoder with one block more, whose heads attend to the same place one frame earlier."""
+    videos = ClipLessons.of(vision, text, hands.icons)
+    rows = [each.ids for each in videos(np.random.default_rng(8), SAMPLE)]
+    # A code is predicted at the id before it, hence one less than a frame.
+    distances = [GROUP - 1] * decoder.config.num_attention_heads
+    return deeper(decoder, INSERTED_AT, distances, rows, text.vocabulary.visual)
+
+
+def mean_of(before: Transformer, after: Transformer, share: float) -> Transformer:
+    """`(1 - share) * before + share * after`, weight by weight.
+
+    Raises InputError if the shapes differ or `share` is outside of (0, 1]. Source: Wortsman et al.,
+    "Model soups" (arXiv 2203.05482).
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"a share of {share} must be above 0 and at most 1")
+    if before.config != after.config:
+        raise InputError("decoders of different shapes have no mean")
+    mean = Transformer(after.config)
+    ends = before.state_dict(), after.state_dict()
+    mean.load_state_dict(
+        {name: torch.lerp(ends[0][name], ends[1][name], share) for name in ends[0]}
+    )
+    return mean
+
+
+def train_phase(
+    phase: Phase,
+    start: Transformer,
+    vision: VisionTokenizer,
+    text: TextTokenizer,
+    hands: Hands,
+    folder: Path,
+) -> Transformer:
+    """Train one phase, with a contact sheet at every checkpoint, and keep its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = Transformer(start.config)
+    model.load_state_dict(start.state_dict())
+    documents = documents_for(phase, vision, text, hands, folder, phase.curriculum)
+    if phase.run.bf16:
+        compile_blocks(model)
+
+    def sheet(model: Transformer, step: int) -> None:
+        save_samples(model, vision, text, folder / f"sheet-{step:06d}.png")
+
+    visual = text.vocabulary.visual
+    model = train_decoder(model, phase.run, documents, visual, folder, on_save=sheet)
+    trained = Transformer(start.config)
+    trained.load_state_dict(model.state_dict())
+    result = mean_of(start, trained, phase.average)
+    save_state(folder / WEIGHTS, result.state_dict())
+    return result
+
+
+def save_samples(
+    model: Transformer, vision: VisionTokenizer, text: TextTokenizer, path: Path
+) -> None:
+    """Draw some seen pairs (upper row) and as many held-out ones (lower row)."""
+    rng = np.random.default_rng(1)
+    pairs = [*rng.permutation(seen_pairs())[:SAMPLES], *rng.permutation(held_out_pairs())[:SAMPLES]]
+    prompts = [full_caption(random_scene(rng, int(o), int(s))) for o, s in pairs]
+    emu3 = Emu3(assemble(vision, model, text))
+    images = emu3.image(prompts, ratio="1:1", seed=0).images
+    save_grid([np.asarray(each.convert("RGB")) for each in images], SAMPLES, path)
+
+
+def load_phase(folder: Path, text: TextTokenizer, **changes: Any) -> Transformer | None:
+    """The weights of a finished phase in float32, or None."""
+    state = load_state(folder / WEIGHTS)
+    if state is None:
+        return None
+    blocks = {name.split(".")[2] for name in state if name.startswith("model.layers.")}
+    config = config_for(text, **(changes | {"num_hidden_layers": len(blocks)}))
+    decoder = Transformer(config)
+    decoder.load_state_dict(state)
+    return decoder
+
+
+def main(
+    vision: VisionTokenizer,
+    folder: Path,
+    phases: Sequence[Phase] = PHASES,
+    start: Checkpoint | None = None,
+    hands: Hands | None = None,
+    **size: Any,
+) -> Transformer:
+    """Train all phases that are not finished; returns the decoder of the last one.
+
+    `start` is a checkpoint to train further. `size` are changes to the decoder's configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    hands = Hands.load() if hands is None else hands
+    if start is not None:
+        start.text_tokenizer.save(folder)
+    elif not (folder / RANKS_FILE).exists():
+        train_text(corpus(), RANKS, vision.config.codebook_size).save(folder)
+    text = TextTokenizer.from_folder(folder)
+    decoder = None if start is None else start.decoder
+    for phase in phases:
+        done = load_phase(folder / phase.name, text, **size)
+        if done is not None:
+            decoder = done
+            continue
+        if decoder is None:
+            decoder = fresh(config_for(text, **size), phase.run.seed)
+            start_alike(decoder, text.vocabulary.visual, vision.quantize.embedding.weight)
+        elif phase.curriculum:
+            decoder = insert_block(decoder, vision, text, hands)
+        decoder = train_phase(phase, decoder, vision, text, hands, folder / phase.name)
+    if decoder is None:
+        raise InputError("there is no phase to train")
+    return decoder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/decoder"))
+    parser.add_argument("--vision", type=Path, default=Path("runs/vision"), help="its run's folder")
+    parser.add_argument("--start", help="a checkpoint to train further, such as nano")
+    parser.add_argument("--phase", action="append", choices=[each.name for each in PHASES])
+    asked = parser.parse_args()
+    chosen = [each for each in PHASES if asked.phase is None or each.name in asked.phase]
+    if asked.start is None:
+        main(load_vision(asked.vision / CODES), asked.folder, chosen)
+    else:
+        given = load_checkpoint(asked.start, None, DeviceConfig(torch.device("cpu"), FP32))
+        main(given.vision_processor.vision, asked.folder, chosen, given)
