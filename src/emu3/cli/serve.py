@@ -146,10 +146,10 @@ def has_studio(needed: bool, quiet: bool) -> bool:
     Raises MissingExtraError where there has to be one.
     """
     from emu3.errors import MissingExtraError
-    from emu3.server.studio.app import check_extra
+    from emu3.server.studio import check_gradio_installed
 
     try:
-        check_extra()
+        check_gradio_installed()
     except MissingExtraError as error:
         if needed:
             raise

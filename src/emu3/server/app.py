@@ -24,7 +24,6 @@ from emu3.server.openapi import document
 from emu3.server.routes import chat, images
 from emu3.server.routes.videos import FILMS, VideoRoutes
 from emu3.server.settings import Settings
-from emu3.server.studio.auth import Aside
 from emu3.server.video_worker import VideoWorker
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def create_app(engine: AsyncEngine, settings: Settings, studio: Studio | None = 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as around:
             if studio is not None:
-                await around.enter_async_context(studio.open())
+                await around.enter_async_context(studio.lifespan())
             yield
         if films is not None:
             await asyncio.to_thread(films.close)
@@ -84,10 +83,14 @@ def create_app(engine: AsyncEngine, settings: Settings, studio: Studio | None = 
     made.add_exception_handler(ClientDisconnected, told_to_nobody)
     made.add_exception_handler(ClientDisconnect, told_to_nobody)
     made.add_exception_handler(Exception, told_of_a_bug)
-    door = None if studio is None else studio.door
-    if door is not None:
-        made.add_middleware(Aside, door=door)
-    made.add_middleware(RequestMiddleware, settings=settings, metrics=routes.metrics, door=door)
+    gateway = None if studio is None else studio.gateway
+    if gateway is not None:
+        from emu3.server.studio.gateway import StudioMiddleware
+
+        made.add_middleware(StudioMiddleware, gateway=gateway)
+    made.add_middleware(
+        RequestMiddleware, settings=settings, metrics=routes.metrics, studio=gateway
+    )
     return made
 
 

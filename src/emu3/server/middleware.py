@@ -13,12 +13,14 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emu3.server.errors import APIError
 from emu3.server.metrics import Metrics
 from emu3.server.settings import Settings
-from emu3.server.studio.auth import Door
+
+if TYPE_CHECKING:
+    from emu3.server.studio.gateway import StudioGateway
 
 LOG = logging.getLogger("emu3.server")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -46,7 +48,7 @@ class RequestMiddleware:
     app: Application
     settings: Settings
     metrics: Metrics
-    door: Door | None = None  # of the studio, which knows browsers and asks people for the key
+    studio: StudioGateway | None = None  # accepts a cookie in place of the key, and has a login
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -67,11 +69,11 @@ class RequestMiddleware:
 
         try:
             if self.lets_in(scope["path"], headers.get(b"authorization", b"")) or (
-                self.door is not None and self.door.knows(scope)
+                self.studio is not None and self.studio.is_authenticated(scope)
             ):
                 await self.app(scope, receive, answering)
-            elif self.door is not None and self.door.owns(scope["path"]):
-                await self.door.ask(scope, receive, answering)
+            elif self.studio is not None and self.studio.owns_path(scope["path"]):
+                await self.studio.login(scope, receive, answering)
             else:
                 await refuse(answering)
         except Exception:

@@ -12,7 +12,7 @@ from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.app import create_app
 from emu3.server.settings import Settings
-from emu3.server.studio import app as studio_app
+from emu3.server.studio import create_studio
 
 
 def check_extra() -> None:
@@ -30,13 +30,13 @@ def run(
     """Serve until SIGTERM or Ctrl-C: then take nothing new, finish what there is, and return."""
     import uvicorn
 
-    shown = studio_app.studio(engine, settings) if studio else None
+    shown = create_studio(engine, settings) if studio else None
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:
             """First lets pages go that are open and ask nothing."""
             if shown is not None:
-                shown.door.close()
+                shown.gateway.close()
             await super().shutdown(sockets)
 
     log_lines()

@@ -1,4 +1,4 @@
-"""Rooms with a toy engine, pictures as data URLs, and a server with its studio."""
+"""Fixtures: a studio context with a tiny checkpoint, data URLs, and servers with their studio."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from emu3.checkpoints.generation_defaults import TASKS
 from emu3.checkpoints.loading import Checkpoint
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.settings import Settings
-from emu3.server.studio.context import Room
+from emu3.server.studio.context import StudioContext
 from emu3.testing import tiny_checkpoint
 
-KEY = "a-key-for-tests"
+API_KEY = "a-key-for-tests"
 LIMITS: dict[str, Any] = {
     "model": "tiny",
     "max_body": 200_000,
@@ -31,45 +31,45 @@ LIMITS: dict[str, Any] = {
 }
 
 
-def all_round() -> Checkpoint:
-    """A toy that is said to know everything."""
+def checkpoint_for_all_tasks() -> Checkpoint:
+    """Return a tiny checkpoint whose generation defaults list every task."""
     checkpoint = tiny_checkpoint()
     return replace(checkpoint, defaults=replace(checkpoint.defaults, tasks=TASKS))
 
 
 @pytest.fixture(scope="module")
-def room() -> Iterator[Room]:
-    engine = AsyncEngine(all_round(), queue=8, slots=8)
-    yield Room(engine, Settings(**LIMITS))
+def context() -> Iterator[StudioContext]:
+    engine = AsyncEngine(checkpoint_for_all_tasks(), queue=8, slots=8)
+    yield StudioContext(engine, Settings(**LIMITS))
     engine.close(drain=False)
 
 
-def data_url(picture: Image.Image, kind: str = "png") -> str:
+def data_url(image: Image.Image, kind: str = "png") -> str:
     out = io.BytesIO()
-    picture.save(out, format=kind)
+    image.save(out, format=kind)
     return f"data:image/{kind};base64," + base64.b64encode(out.getvalue()).decode()
 
 
 @pytest.fixture
 def photo() -> str:
+    """A data URL of a 20×16 image."""
     return data_url(Image.radial_gradient("L").resize((20, 16)).convert("RGB"))
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
-    """The address of a server with its studio, and the engine behind it."""
+def running_server(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
+    """Run a server with its studio in a thread; yield its URL and its engine."""
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
     from emu3.server.app import create_app
-    from emu3.server.studio.app import studio
+    from emu3.server.studio import create_studio
 
-    engine = AsyncEngine(all_round(), queue=8, slots=8)
-    made = studio(engine, settings)
+    engine = AsyncEngine(checkpoint_for_all_tasks(), queue=8, slots=8)
+    studio = create_studio(engine, settings)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            create_app(engine, settings, made), log_level="warning", access_log=False
-        )
+        app = create_app(engine, settings, studio)
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
         server: Any = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
@@ -80,19 +80,21 @@ def serving(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
         try:
             yield f"http://{host}:{port}", engine
         finally:
-            made.door.close()
+            studio.gateway.close()
             server.should_exit = True
             thread.join()
 
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, AsyncEngine]]:
-    with serving(Settings(jobs=tmp_path_factory.mktemp("jobs"), **LIMITS)) as server:
+    """A server without an API key."""
+    with running_server(Settings(jobs=tmp_path_factory.mktemp("jobs"), **LIMITS)) as server:
         yield server
 
 
 @pytest.fixture(scope="package")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, AsyncEngine]]:
+def server_with_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, AsyncEngine]]:
+    """A server that requires API_KEY."""
     jobs = tmp_path_factory.mktemp("jobs")
-    with serving(Settings(api_key=KEY, jobs=jobs, **LIMITS)) as server:
+    with running_server(Settings(api_key=API_KEY, jobs=jobs, **LIMITS)) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A conversation on a page: the answers of the engine, turn by turn, within the limits."""
+"""The Chat tab: streamed answers of the engine, follow-up questions, and the limits."""
 
 from __future__ import annotations
 
@@ -9,92 +9,107 @@ import pytest
 
 from emu3.inference.requests import ChatRequest, ChatResult
 from emu3.server.media import decode_image_data_url
-from emu3.server.studio.chat_handlers import Talk, asking
-from emu3.server.studio.context import Room
-from emu3.server.studio.session import Seat
+from emu3.server.studio.chat_tab import Conversation, ask
+from emu3.server.studio.context import StudioContext
+from emu3.server.studio.session import TabSession
 
 
-def asked(
-    room: Room, talk: Talk, question: str, source: str = "", seat: Seat | None = None
+def send(
+    context: StudioContext, conversation: Conversation, question: str, attachment: str = ""
 ) -> list[tuple[str, str]]:
-    async def all_of_it() -> list[tuple[str, str]]:
-        return [each async for each in asking(room, talk, question, source, seat or Seat())]
+    """Return all updates (HTML, status line)."""
 
-    return asyncio.run(all_of_it())
+    async def collect() -> list[tuple[str, str]]:
+        updates = ask(context, conversation, question, attachment, TabSession())
+        return [update async for update in updates]
 
-
-def test_answers_stream_and_are_the_engines_own(room: Room, photo: str) -> None:
-    talk = Talk()
-    pages = asked(room, talk, "what?", photo)
-    picture = decode_image_data_url(photo, "", room.settings)
-    request = ChatRequest("what?", (picture,), max_new_tokens=room.settings.max_tokens)
-    end = room.engine.submit(request).result()
-    assert isinstance(end, ChatResult)
-    assert [turn.answer for turn in talk.turns] == [end.text] * bool(end.text)
-    assert len(pages) > 3
-    assert talk.turns[0].url in pages[-1][0]
+    return asyncio.run(collect())
 
 
-def test_a_second_question_is_read_with_the_first(room: Room, photo: str) -> None:
-    talk = Talk()
-    asked(room, talk, "what?", photo)
-    asked(room, talk, "and now?")
-    assert [turn.question for turn in talk.turns] == ["what?", "and now?"]
-    alone = Talk()
-    asked(room, alone, "and now?")
-    assert talk.turns[1].answer != alone.turns[0].answer
+def test_answer_is_streamed_and_equals_the_engines(context: StudioContext, photo: str) -> None:
+    conversation = Conversation()
+    updates = send(context, conversation, "what?", photo)
+    image = decode_image_data_url(photo, "", context.settings)
+    request = ChatRequest("what?", (image,), max_new_tokens=context.settings.max_tokens)
+    result = context.engine.submit(request).result()
+    assert isinstance(result, ChatResult)
+    assert [turn.answer for turn in conversation.turns] == [result.text] * bool(result.text)
+    assert len(updates) > 3
+    assert conversation.turns[0].attachment_url in updates[-1][0]
 
 
-def test_what_comes_to_nothing_is_forgotten(room: Room, photo: str) -> None:
-    seat, talk = Seat(), Talk()
-
-    async def cancelled() -> str:
-        lines = [""]
-        async for _, line in asking(room, talk, "what?", photo, seat):
-            lines.append(line)
-            seat.leave()
-        return lines[-1]
-
-    assert "cancelled" in asyncio.run(cancelled())
-    assert all(turn.answer for turn in talk.turns)
-    asked(room, talk, "again?")
-    assert talk.turns[-1].question == "again?"
+def test_follow_up_question_depends_on_the_conversation(context: StudioContext, photo: str) -> None:
+    conversation = Conversation()
+    send(context, conversation, "what?", photo)
+    send(context, conversation, "and now?")
+    assert [turn.question for turn in conversation.turns] == ["what?", "and now?"]
+    alone = Conversation()
+    send(context, alone, "and now?")
+    assert conversation.turns[1].answer != alone.turns[0].answer
 
 
-def test_words_are_never_markup(room: Room) -> None:
-    talk = Talk()
-    pages = asked(room, talk, "<img src=x onerror=alert(1)>")
-    assert not [page for page, _ in pages if "<img" in page]
+def test_unanswered_turn_is_removed(context: StudioContext, photo: str) -> None:
+    session, conversation = TabSession(), Conversation()
+
+    async def cancel_at_once() -> str:
+        statuses = list[str]()
+        async for _, status in ask(context, conversation, "what?", photo, session):
+            statuses.append(status)
+            session.cancel()
+        return statuses[-1]
+
+    assert "cancelled" in asyncio.run(cancel_at_once())
+    assert all(turn.answer for turn in conversation.turns)
+    send(context, conversation, "again?")
+    assert conversation.turns[-1].question == "again?"
 
 
-def test_the_servers_limits_hold_here_too(room: Room, photo: str) -> None:
-    for question, source, says in (
-        (" ", photo, "ask something"),
+def test_question_is_escaped(context: StudioContext) -> None:
+    updates = send(context, Conversation(), "<img src=x onerror=alert(1)>")
+    assert not [html for html, _ in updates if "<img" in html]
+
+
+@pytest.mark.parametrize(
+    ("question", "attachment", "message"),
+    [
+        (" ", "", "enter a question"),
         ("x" * 5000, "", "limit max_prompt"),
-        ("x", "data:text/html;base64,PGI+", "drop one of"),
-        ("x", "data:image/svg+xml;base64,PHN2Zz4=", "drop one of"),
+        ("x", "data:text/html;base64,PGI+", "unsupported file type"),
+        ("x", "data:image/svg+xml;base64,PHN2Zz4=", "unsupported file type"),
         ("x", "data:image/png;base64,!", "not valid base64"),
         ("x", "data:image/png;base64,aGVsbG8=", "not an image"),
-        ("x", "http://example.com/x.png", "drop one of"),
+        ("x", "http://example.com/x.png", "unsupported file type"),
         ("x", "data:video/mp4;base64,aGVsbG8=", "video"),
-    ):
-        talk = Talk()
-        (_, line), *_ = asked(room, talk, question, source)
-        assert says in line
-        assert talk.turns == []
+    ],
+)
+def test_invalid_questions_are_refused(
+    context: StudioContext, question: str, attachment: str, message: str
+) -> None:
+    conversation = Conversation()
+    (_, status), *_ = send(context, conversation, question, attachment)
+    assert message in status
+    assert conversation.turns == []
 
 
-def test_pictures_of_all_turns_count_together(room: Room, photo: str) -> None:
-    few = replace(room, settings=replace(room.settings, max_body=len(photo) + 10))
-    talk = Talk()
-    asked(few, talk, "x", photo)
-    assert "max_body" in asked(few, talk, "x", photo)[0][1]
-    most = replace(room, settings=replace(room.settings, max_images=1))
-    talk = Talk()
-    asked(most, talk, "x", photo)
-    assert "max_images" in asked(most, talk, "x", photo)[0][1]
+def test_attachments_of_all_turns_are_limited_together(context: StudioContext, photo: str) -> None:
+    settings = replace(context.settings, max_body=len(photo) + 10)
+    limited, conversation = replace(context, settings=settings), Conversation()
+    send(limited, conversation, "x", photo)
+    assert "max_body" in send(limited, conversation, "x", photo)[0][1]
+    settings = replace(context.settings, max_images=1)
+    limited, conversation = replace(context, settings=settings), Conversation()
+    send(limited, conversation, "x", photo)
+    assert "max_images" in send(limited, conversation, "x", photo)[0][1]
 
 
-@pytest.mark.parametrize("task", ["chat", "video"])
-def test_the_card_decides_about_clips(room: Room, task: str) -> None:
-    assert (room.video_decoder is None) == (not room.can("video"))
+def test_video_decoder_exists_if_the_checkpoint_supports_video(context: StudioContext) -> None:
+    assert context.video_decoder is not None
+    checkpoint = context.engine.checkpoint
+    defaults = replace(checkpoint.defaults, tasks=("chat",))
+
+    class Engine:
+        def __init__(self) -> None:
+            self.checkpoint = replace(checkpoint, defaults=defaults)
+
+    without = StudioContext(Engine(), context.settings)  # type: ignore[arg-type]
+    assert without.video_decoder is None

@@ -1,4 +1,4 @@
-"""Codes on a page: those of the vision_processor, replaced one by one, and back again."""
+"""The Tokens tab: codes of the vision tokenizer, replaced one by one and restored."""
 
 from __future__ import annotations
 
@@ -7,61 +7,65 @@ import asyncio
 import pytest
 
 from emu3.server.errors import APIError
-from emu3.server.studio.context import Room
-from emu3.server.studio.session import Seat
-from emu3.server.studio.tokens_handlers import Sheet, changed, opened, replaced
-from emu3.server.studio.tokens_tab import grid_of, pictures_of, told
+from emu3.server.studio.context import StudioContext
+from emu3.server.studio.session import TabSession
+from emu3.server.studio.tokens_tab import (
+    CodeEditor,
+    grid_html,
+    images_html,
+    open_image,
+    set_codes,
+    summary,
+)
 
-SIZE = 64
+CODEBOOK_SIZE = 64
 
 
 @pytest.fixture
-def sheet(room: Room, photo: str) -> Sheet:
-    return asyncio.run(opened(room, photo, Seat()))
+def editor(context: StudioContext, photo: str) -> CodeEditor:
+    return asyncio.run(open_image(context, photo, TabSession()))
 
 
-def test_one_code_changes_what_is_near_it_and_undoing_brings_all_back(
-    room: Room, sheet: Sheet
+def test_replaced_code_changes_pixels_and_restoring_it_changes_them_back(
+    context: StudioContext, editor: CodeEditor
 ) -> None:
-    assert sheet.changed == sheet.pixels_changed() == 0
-    sheet.choose(1, 2)
-    new = replaced(sheet, (sheet.code + 1) % SIZE, SIZE)
-    assert (
-        sum(
-            a != b for x, y in zip(new, sheet.codes, strict=True) for a, b in zip(x, y, strict=True)
-        )
-        == 1
-    )
-    asyncio.run(changed(room, sheet, new, Seat()))
-    assert sheet.changed == 1
-    assert sheet.pixels_changed() > 0
-    assert sheet.difference().getbbox() is not None
-    assert "1 code changed" in told(sheet)
-    asyncio.run(changed(room, sheet, sheet.first, Seat()))
-    assert sheet.changed == sheet.pixels_changed() == 0
+    assert editor.num_changed_codes == editor.num_changed_pixels() == 0
+    editor.select(1, 2)
+    new = editor.with_selected_code((editor.selected_code + 1) % CODEBOOK_SIZE, CODEBOOK_SIZE)
+    asyncio.run(set_codes(context, editor, new, TabSession()))
+    assert editor.codes == new
+    assert editor.num_changed_codes == 1
+    assert editor.num_changed_pixels() > 0
+    assert editor.difference().getbbox() is not None
+    assert "1 code changed" in summary(editor)
+    asyncio.run(set_codes(context, editor, editor.original_codes, TabSession()))
+    assert editor.num_changed_codes == editor.num_changed_pixels() == 0
 
 
-def test_the_grid_has_a_button_for_every_code(sheet: Sheet) -> None:
-    html = grid_of(sheet)
-    assert html.count("data-pick") == len(sheet.codes) * len(sheet.codes[0])
-    assert html.count('class="chosen ') == 1
-    assert f"code {sheet.code}" in html
-    assert pictures_of(sheet).count("<figure>") == 3
+def test_grid_has_a_button_for_every_code(editor: CodeEditor) -> None:
+    html = grid_html(editor)
+    assert html.count("data-index") == len(editor.codes) * len(editor.codes[0])
+    assert html.count('class="selected ') == 1
+    assert f"code {editor.selected_code}" in html
+    assert images_html(editor).count("<figure>") == 3
 
 
-def test_a_place_or_a_code_that_is_not_there_is_not_taken(sheet: Sheet) -> None:
-    place = sheet.place
+def test_positions_and_codes_out_of_range_are_refused(editor: CodeEditor) -> None:
+    selected = editor.selected
     for row, column in ((-1, 0), (0, -1), (99, 0), (0, 99)):
-        sheet.choose(row, column)
-    assert sheet.place == place
-    for code in (-1, SIZE):
+        editor.select(row, column)
+    assert editor.selected == selected
+    for code in (-1, CODEBOOK_SIZE):
         with pytest.raises(APIError, match="0 to 63"):
-            replaced(sheet, code, SIZE)
-    with pytest.raises(APIError, match="drop a picture"):
-        replaced(Sheet(), 0, SIZE)
+            editor.with_selected_code(code, CODEBOOK_SIZE)
+    with pytest.raises(APIError, match="upload an image"):
+        CodeEditor().with_selected_code(0, CODEBOOK_SIZE)
 
 
-def test_what_is_no_picture_is_said(room: Room) -> None:
-    for source, says in (("", "drop a picture"), ("data:image/png;base64,AAAA", "not an image")):
-        with pytest.raises(APIError, match=says):
-            asyncio.run(opened(room, source, Seat()))
+@pytest.mark.parametrize(
+    ("data_url", "message"),
+    [("", "upload an image"), ("data:image/png;base64,AAAA", "not an image")],
+)
+def test_invalid_uploads_are_refused(context: StudioContext, data_url: str, message: str) -> None:
+    with pytest.raises(APIError, match=message):
+        asyncio.run(open_image(context, data_url, TabSession()))

@@ -1,4 +1,4 @@
-"""The page: tabs over one engine, and Gradio's application behind the door."""
+"""The page: its tabs, its theme, and Gradio's application behind the gateway."""
 
 from __future__ import annotations
 
@@ -8,53 +8,61 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.settings import Settings
-from emu3.server.studio import chat_tab, history_tab, image_tab, tokens_tab, video_tab
-from emu3.server.studio.auth import Door
-from emu3.server.studio.context import Room
-from emu3.server.studio.html import empty
+from emu3.server.studio.context import StudioContext
+from emu3.server.studio.html import placeholder
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from emu3.server.studio.gateway import StudioGateway
 
 TITLE = "Emu3 studio"
 
 
 @dataclass(frozen=True)
 class Studio:
-    """The page as an application, and what has to happen around it."""
+    """The page as an ASGI application, and the application of Gradio behind it."""
 
-    door: Door
-    inner: Any
+    gateway: StudioGateway
+    gradio_app: FastAPI
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Run Gradio's own tasks for as long as the server runs."""
-        async with self.inner.router.lifespan_context(self.inner):
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Run Gradio's background tasks."""
+        async with self.gradio_app.router.lifespan_context(self.gradio_app):
             yield
 
 
-def check_extra() -> None:
-    """Raise MissingExtraError without Gradio."""
+def check_gradio_installed() -> None:
+    """Raise MissingExtraError if Gradio is not installed."""
     try:
         import gradio  # noqa: F401
     except ImportError:
         raise MissingExtraError("gradio", "studio", "the studio") from None
 
 
-def studio(engine: AsyncEngine, settings: Settings) -> Studio:
-    """The page for an engine, under the operator's limits. Raises MissingExtraError."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio tells nobody that it runs
-    check_extra()
+def create_studio(engine: AsyncEngine, settings: Settings) -> Studio:
+    """Create the page for an engine. Requests are subject to the limits in `settings`.
+
+    Raises MissingExtraError if Gradio is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+    check_gradio_installed()
     import gradio as gr
     from fastapi import FastAPI
 
-    room = Room(engine, settings)
-    page, inner = build(room), FastAPI()
+    from emu3.server.studio.gateway import StudioGateway
+
+    context = StudioContext(engine, settings)
+    page, gradio_app = build_page(context), FastAPI()
     page.queue(default_concurrency_limit=None, max_size=None)
     gr.mount_gradio_app(
-        inner,
+        gradio_app,
         page,
         path="/",
         footer_links=[],
@@ -64,59 +72,56 @@ def studio(engine: AsyncEngine, settings: Settings) -> Studio:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=theme(),
+        theme=_theme(),
         css_paths=[Path(__file__).with_name("style.css")],
         max_file_size=settings.max_body,
     )
-    page.has_launched = True  # or Gradio would not look where a file lies that is named to it
-    return Studio(Door(inner, room.shelf, settings), inner)
+    # Gradio checks that files named in a request lie in permitted folders only once launched.
+    page.has_launched = True
+    return Studio(StudioGateway(gradio_app, context.media_cache, settings), gradio_app)
 
 
-def build(room: Room) -> Any:
-    """All tabs. Only what the model was made for can be done; the others say so."""
+def build_page(context: StudioContext) -> Any:
+    """Return the Gradio page. Tabs for unsupported tasks contain a message instead of a form."""
     import gradio as gr
 
+    from emu3.server.studio import chat_tab, history_tab, image_tab, tokens_tab, video_tab
+
+    image_fields, generated = list[Any](), list[Any]()
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False) as page:
-        gr.HTML(heading(room), elem_id="heading")
-        kept = gr.State([])
-        fields, made = list[Any](), list[Any]()
+        gr.HTML(f"<h1>{TITLE}</h1><p>{escape(context.settings.model)}</p>", elem_id="heading")
+        history = gr.State([])
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Draw", id="draw"):
-                if room.can("image"):
-                    fields, made = image_tab.build(room, kept)
+            with gr.Tab("Image", id="image"):
+                if context.supports("image"):
+                    image_fields, generated = image_tab.build(context, history)
                 else:
-                    cannot(room, "draw pictures")
-            with gr.Tab("Look", id="look"):
-                if room.can("chat"):
-                    chat_tab.build(room)
+                    _unsupported(context, "generate images")
+            with gr.Tab("Chat", id="chat"):
+                if context.supports("chat"):
+                    chat_tab.build(context)
                 else:
-                    cannot(room, "answer questions")
-            with gr.Tab("Move", id="move"):
-                if room.can("video"):
-                    made += video_tab.build(room, kept)
+                    _unsupported(context, "answer questions")
+            with gr.Tab("Video", id="video"):
+                if context.supports("video"):
+                    generated += video_tab.build(context, history)
                 else:
-                    cannot(room, "draw videos")
+                    _unsupported(context, "generate videos")
             with gr.Tab("Tokens", id="tokens"):
-                tokens_tab.build(room)
-            with gr.Tab("Gallery", id="gallery"):
-                history_tab.build(kept, made, tabs, fields)
+                tokens_tab.build(context)
+            with gr.Tab("History", id="history"):
+                history_tab.build(history, generated, tabs, image_fields)
     return page
 
 
-def heading(room: Room) -> str:
-    """The name of the house and of the model."""
-    return f"<h1>Emu3 studio</h1><p>{escape(room.settings.model)}</p>"
-
-
-def cannot(room: Room, what: str) -> None:
-    """A tab that has nothing to offer, in one line."""
+def _unsupported(context: StudioContext, task: str) -> None:
     import gradio as gr
 
-    gr.HTML(empty(f"{room.settings.model} was not made to {what}."))
+    gr.HTML(placeholder(f"{context.settings.model} was not trained to {task}."))
 
 
-def theme() -> Any:
-    """Calm, and made of fonts that are here already."""
+def _theme() -> Any:
+    """Return a theme that uses only fonts of the device."""
     import gradio as gr
 
     return gr.themes.Base(

@@ -1,50 +1,66 @@
-"""What every tab of the studio is handed."""
+"""Objects shared by all tabs of the studio."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from emu3.checkpoints.generation_defaults import GenerationDefaults
+from emu3.errors import InputError
 from emu3.inference.async_engine import AsyncEngine
+from emu3.processing.image import size_in_codes
+from emu3.server.errors import invalid_request
 from emu3.server.media import VideoDecoder
 from emu3.server.settings import Settings
-from emu3.server.studio.media_cache import Shelf
+from emu3.server.studio.media_cache import MediaCache
 
 
 @dataclass(frozen=True)
-class Room:
-    """The engine, the operator's limits, and the shelf for what is shown."""
+class StudioContext:
+    """The engine, the server's settings, the media cache, and properties of the checkpoint."""
 
     engine: AsyncEngine
     settings: Settings
-    shelf: Shelf = field(default_factory=Shelf)
+    media_cache: MediaCache = field(default_factory=MediaCache)
 
     @property
     def defaults(self) -> GenerationDefaults:
-        """What the model was made for."""
+        """Generation defaults of the checkpoint."""
         return self.engine.checkpoint.defaults
 
     @property
-    def area(self) -> int:
-        """Pixels of a picture that suits the model."""
+    def image_area(self) -> int:
+        """Pixels of an image in the size that the checkpoint was trained on."""
         return self.engine.checkpoint.decoder.config.image_area
 
     @property
-    def factor(self) -> int:
-        """Pixels of a code, along each side."""
+    def spatial_factor(self) -> int:
+        """Pixels per visual code, along each side."""
         return self.engine.checkpoint.vision_processor.vision.config.spatial_factor
 
     @property
-    def video_decoder(self) -> VideoDecoder | None:
-        """How clips are looked at, None where the model knows none."""
-        preprocessor = self.engine.checkpoint.vision_processor.preprocessor
-        return VideoDecoder(preprocessor, self.settings) if self.can("video") else None
+    def codebook_size(self) -> int:
+        """Entries of the codebook of the vision tokenizer."""
+        return self.engine.checkpoint.vision_processor.vision.config.codebook_size
 
     @property
-    def is_nano(self) -> bool:
-        """Whether it is the small model that comes with the package, which knows emoji only."""
+    def video_decoder(self) -> VideoDecoder | None:
+        """The decoder of uploaded videos, or None if the checkpoint does not support video."""
+        preprocessor = self.engine.checkpoint.vision_processor.preprocessor
+        return VideoDecoder(preprocessor, self.settings) if self.supports("video") else None
+
+    @property
+    def is_demo_model(self) -> bool:
+        """Whether the checkpoint is the bundled demo model, which knows emoji only."""
         return self.engine.checkpoint.name.endswith("nano")
 
-    def can(self, task: str) -> bool:
-        """Whether the model was made for a task of its card."""
+    def supports(self, task: str) -> bool:
+        """Whether the checkpoint was trained for a task: "image", "chat" or "video"."""
         return task in self.defaults.tasks
+
+    def image_size(self, ratio: str) -> tuple[int, int]:
+        """Return (width, height) in pixels for an aspect ratio. Raises APIError."""
+        try:
+            height, width = size_in_codes(ratio, self.image_area, self.spatial_factor)
+        except InputError as error:
+            raise invalid_request("ratio", str(error)) from None
+        return width * self.spatial_factor, height * self.spatial_factor

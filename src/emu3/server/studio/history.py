@@ -1,4 +1,4 @@
-"""What a session has made: each with its settings, the newest first."""
+"""The history of a page: generated images and videos with their settings."""
 
 from __future__ import annotations
 
@@ -8,40 +8,62 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from emu3.inference.requests import VideoResult
 from emu3.outputs import ImageSettings, save_image
-from emu3.server.studio.media_cache import Shelf
+from emu3.processing.video import video_writer
+from emu3.server.studio.conversion import frame_arrays
+from emu3.server.studio.media_cache import MediaCache
 
-MOST = 60  # of one session
+MAX_ITEMS = 60  # of one page
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A picture or a clip on the shelf."""
+class HistoryItem:
+    """A generated image or video, whose file is in the media cache."""
 
     url: str
-    size: tuple[int, int]  # width, height
+    size: tuple[int, int]  # (width, height) in pixels
     settings: dict[str, object]
-    name: str  # of the file, when it is saved
-    moves: bool = False
+    file_name: str  # suggested for the download
+    is_video: bool = False
 
 
-def keep(kept: list[Kept], new: Kept) -> None:
-    """Put one in front; the oldest goes when there are too many."""
-    kept.insert(0, new)
-    del kept[MOST:]
+def add_item(history: list[HistoryItem], item: HistoryItem) -> None:
+    """Insert an item at the front and drop the oldest ones above MAX_ITEMS."""
+    history.insert(0, item)
+    del history[MAX_ITEMS:]
 
 
-def keep_picture(shelf: Shelf, picture: Image.Image, settings: ImageSettings) -> Kept:
-    """A picture as `emu3 image` writes it, its settings in the PNG."""
-    said = asdict(settings)
+def store_image(cache: MediaCache, image: Image.Image, settings: ImageSettings) -> HistoryItem:
+    """Cache an image as the PNG that `emu3 image` writes, with its settings in the metadata."""
+    metadata = asdict(settings)
     with TemporaryDirectory(prefix="emu3-studio-") as folder:
-        path = Path(folder) / "picture.png"
-        save_image(picture, path, said)
-        url = shelf.put(path.read_bytes(), "image/png", ".png")
-    return Kept(url, picture.size, said, file_name(settings.prompt, settings.seed) + ".png")
+        path = Path(folder) / "image.png"
+        save_image(image, path, metadata)
+        url = cache.put(path.read_bytes(), "image/png", ".png")
+    name = file_stem(settings.prompt, settings.seed) + ".png"
+    return HistoryItem(url, image.size, metadata, name)
 
 
-def file_name(prompt: str, seed: int) -> str:
-    """A name made of the prompt's first words, and the seed."""
+def store_video(cache: MediaCache, result: VideoResult) -> HistoryItem:
+    """Cache a video as the MP4 that `emu3 video` writes, with its settings in the metadata.
+
+    Raises MissingExtraError without PyAV.
+    """
+    metadata = asdict(result.settings)
+    frames = frame_arrays(result)
+    height, width, _ = frames[0].shape
+    with TemporaryDirectory(prefix="emu3-studio-") as folder:
+        path = Path(folder) / "video.mp4"
+        with video_writer(path, result.fps, metadata) as add_frame:
+            for each in frames:
+                add_frame(each)
+        url = cache.put(path.read_bytes(), "video/mp4", ".mp4")
+    name = file_stem(result.settings.prompt, result.settings.seed) + ".mp4"
+    return HistoryItem(url, (width, height), metadata, name, is_video=True)
+
+
+def file_stem(prompt: str, seed: int) -> str:
+    """A file name without suffix: the first six ASCII words of the prompt, and the seed."""
     plain = "".join(c if c.isalnum() and c.isascii() else " " for c in prompt.lower())
     return "-".join([*plain.split()[:6], str(seed)])

@@ -1,91 +1,107 @@
-"""The gallery: what this session has made, with its settings, and a way back to them."""
+"""The History tab: images and videos generated on this page, with their settings."""
 
-# No postponed annotations here: Gradio reads `gr.EventData` off a function to know what it wants.
+# No `from __future__ import annotations`: Gradio inspects the annotation `gr.EventData`.
 
 from typing import Any
 
-from emu3.server.studio.history import Kept
-from emu3.server.studio.html import clip, download, empty, frame, grid, image, table
+from emu3.server.studio.form_parts import EVENT_OPTIONS, SELECT_SCRIPT, selected_index
+from emu3.server.studio.history import HistoryItem
+from emu3.server.studio.html import (
+    download_link,
+    frame,
+    image_grid,
+    image_tag,
+    placeholder,
+    settings_table,
+    video_tag,
+)
 
-NOTHING = "What you make in this session is kept here, until you close the page."
-PICK = """
-element.addEventListener('click', event => {
-  const picked = event.target.closest('[data-pick]');
-  if (picked) trigger('click', {index: Number(picked.dataset.pick)});
-});
-"""
-"""A click on anything that says what it is; buttons make the same of the Enter key."""
+PLACEHOLDER = "Images and videos that you generate appear here until you close the page."
 
 
-def build(kept: Any, made: list[Any], tabs: Any, fields: list[Any]) -> None:
-    """The tab; `made` are the events after which more is kept.
+def build(history: Any, generated: list[Any], tabs: Any, image_fields: list[Any]) -> None:
+    """Add the tab's components.
 
-    Settings go back to the fields of the tab that draws, if there are any.
+    `history` is the page's `gr.State` of HistoryItems, `generated` the events that add to it.
+    The settings of an image can be copied back to `image_fields`, the fields of the Image tab in
+    `tabs`; the list is empty if the checkpoint does not generate images.
     """
     import gradio as gr
 
-    chosen = gr.State(0)
-    with gr.Row(elem_classes="halves"):
+    selected = gr.State(0)
+    with gr.Row(elem_classes="two-columns"):
         with gr.Column(min_width=300):
-            wall = gr.HTML(empty(NOTHING), js_on_load=PICK, elem_id="gallery-wall")
+            thumbnails = gr.HTML(
+                placeholder(PLACEHOLDER), js_on_load=SELECT_SCRIPT, elem_id="history-thumbnails"
+            )
         with gr.Column(min_width=300):
-            card = gr.HTML(elem_id="gallery-card")
-            again = gr.Button("Use these settings again", visible=False, elem_id="gallery-again")
+            details = gr.HTML(elem_id="history-details")
+            reuse = gr.Button("Reuse these settings", visible=False, elem_id="history-reuse")
 
-    def shown(all_kept: list[Kept], index: int) -> tuple[Any, ...]:
-        index = index if 0 <= index < len(all_kept) else 0
-        one = all_kept[index] if all_kept else None
-        can = bool(fields) and one is not None and not one.moves
-        return wall_of(all_kept, index), card_of(one), gr.update(visible=can), index
+    def show(items: list[HistoryItem], index: int) -> tuple[Any, ...]:
+        index = index if 0 <= index < len(items) else 0
+        item = items[index] if items else None
+        can_reuse = bool(image_fields) and item is not None and not item.is_video
+        return (
+            thumbnails_html(items, index),
+            details_html(item),
+            gr.update(visible=can_reuse),
+            index,
+        )
 
-    def picked(all_kept: list[Kept], event: gr.EventData) -> tuple[Any, ...]:
-        index = event._data.get("index") if isinstance(event._data, dict) else 0
-        return shown(all_kept, index if isinstance(index, int) else 0)
+    def select(items: list[HistoryItem], event: gr.EventData) -> tuple[Any, ...]:
+        return show(items, selected_index(event._data) or 0)
 
-    def newest(all_kept: list[Kept]) -> tuple[Any, ...]:
-        return shown(all_kept, 0)
+    def show_newest(items: list[HistoryItem]) -> tuple[Any, ...]:
+        return show(items, 0)
 
-    outputs = [wall, card, again, chosen]
-    quiet = {"show_progress": "hidden", "concurrency_limit": None}
-    for number, event in enumerate(made):
-        name = False if number else "gallery"
-        event.then(newest, kept, outputs, api_name=name, **quiet)
-    wall.click(picked, kept, outputs, api_name=False, **quiet)
-    if not fields:
+    outputs = [thumbnails, details, reuse, selected]
+    for number, event in enumerate(generated):
+        api_name = "history" if number == 0 else False
+        event.then(show_newest, history, outputs, api_name=api_name, **EVENT_OPTIONS)
+    thumbnails.click(select, history, outputs, api_name=False, **EVENT_OPTIONS)
+    if not image_fields:
         return
 
-    def back(all_kept: list[Kept], index: int) -> tuple[Any, ...]:
-        if not 0 <= index < len(all_kept):
-            return (gr.skip(),) * (1 + len(fields))
-        said = all_kept[index].settings
+    def reuse_settings(items: list[HistoryItem], index: int) -> tuple[Any, ...]:
+        if not 0 <= index < len(items):
+            return (gr.skip(),) * (1 + len(image_fields))
+        settings = items[index].settings
         names = ("prompt", "negative_prompt", "ratio", "guidance_scale", "temperature", "top_k")
-        return gr.update(selected="draw"), *(said[name] for name in names), str(said["seed"]), 1
+        values = [settings[name] for name in names]
+        return gr.update(selected="image"), *values, str(settings["seed"]), 1
 
-    again.click(back, [kept, chosen], [tabs, *fields], api_name="again", **quiet)
-
-
-def wall_of(kept: list[Kept], index: int) -> str:
-    """Everything kept, small; one of them is chosen."""
-    if not kept:
-        return empty(NOTHING)
-    cells = (
-        f'<button class="pick {"chosen" if number == index else ""}" data-pick="{number}">'
-        f"{frame(seen(each), each.size)}</button>"
-        for number, each in enumerate(kept)
+    reuse.click(
+        reuse_settings,
+        [history, selected],
+        [tabs, *image_fields],
+        api_name="reuse_settings",
+        **EVENT_OPTIONS,
     )
-    return grid(cells, "wall")
 
 
-def card_of(one: Kept | None) -> str:
-    """One of them, large, with its settings."""
-    if one is None:
+def thumbnails_html(items: list[HistoryItem], selected: int) -> str:
+    """Return a button per item; the one at index `selected` is marked."""
+    if not items:
+        return placeholder(PLACEHOLDER)
+    cells = (
+        f'<button class="thumbnail {"selected" if index == selected else ""}" '
+        f'data-index="{index}">{_item_html(item)}</button>'
+        for index, item in enumerate(items)
+    )
+    return image_grid(cells, "thumbnails")
+
+
+def details_html(item: HistoryItem | None) -> str:
+    """Return an item with its download link and its settings."""
+    if item is None:
         return ""
-    rows = {name: value for name, value in one.settings.items() if value != ""}
-    links = f'<p class="links">{download(one.url, one.name)}</p>'
-    return f'<div class="card">{frame(seen(one), one.size)}{links}{table(rows)}</div>'
+    settings = {name: value for name, value in item.settings.items() if value != ""}
+    link = f'<p class="links">{download_link(item.url, item.file_name)}</p>'
+    return f'<div class="details">{_item_html(item)}{link}{settings_table(settings)}</div>'
 
 
-def seen(one: Kept) -> str:
-    """The picture or the clip itself."""
-    what = str(one.settings.get("prompt") or "no words")
-    return clip(one.url, what, one.size) if one.moves else image(one.url, what, one.size)
+def _item_html(item: HistoryItem) -> str:
+    label = str(item.settings.get("prompt") or "empty prompt")
+    tag = video_tag if item.is_video else image_tag
+    return frame(tag(item.url, label, item.size), item.size)

@@ -1,89 +1,88 @@
-"""What pages show, as HTML; every text from outside is escaped here and nowhere else."""
+"""HTML fragments of the page.
+
+Text from users, models and files is escaped here and nowhere else: callers pass plain text.
+Sizes are (width, height) in pixels, None where they are unknown.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from PIL import Image
-
-SMALL = 256  # pixels; what is smaller is shown in crisp pixels, not blurred
+PIXELATED_UP_TO = 256  # pixels; smaller images are scaled up without smoothing
 
 
-def data_url(picture: Image.Image) -> str:
-    """A picture on its way, small enough to be sent with every row."""
-    out = io.BytesIO()
-    picture.save(out, format="WEBP", quality=90)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+def status_line(text: str, *, error: bool = False) -> str:
+    """A line about the state of a request; empty for an empty text."""
+    if not text:
+        return ""
+    kind, role = ("status error", "alert") if error else ("status", "status")
+    return f'<p class="{kind}" role="{role}">{escape(text)}</p>'
 
 
-def note(text: str, kind: str = "") -> str:
-    """One line of what goes on; `kind` is "problem" where something is wrong."""
-    role = "alert" if kind == "problem" else "status"
-    return f'<p class="note {kind}" role="{role}">{escape(text)}</p>' if text else ""
+def placeholder(text: str) -> str:
+    """A box that explains what will appear in its place."""
+    return f'<div class="placeholder">{escape(text)}</div>'
 
 
-def image(url: str, alt: str, size: tuple[int, int], attributes: str = "") -> str:
-    """A picture of `size` (width, height)."""
-    crisp = "crisp" if max(size) <= SMALL else ""
-    return f'<img class="{crisp}" src="{escape(url)}" alt="{escape(alt)}" {attributes}>'
+def image_tag(url: str, alt: str, size: tuple[int, int] | None = None, attributes: str = "") -> str:
+    """An image; `attributes` is inserted as it is."""
+    kind = _scaling_class(size)
+    return f'<img class="{kind}" src="{escape(url)}" alt="{escape(alt)}" {attributes}>'
 
 
-def frame(inner: str, size: tuple[int, int], done: float = 1.0) -> str:
-    """A box of a picture's shape, also before there is one; a bar at its foot for what is done."""
-    bar = f'<i class="bar" style="width:{100 * done:.0f}%"></i>' if done < 1 else ""
-    shape = f"aspect-ratio:{size[0]}/{size[1]}"
-    return f'<div class="frame" style="{shape}">{inner}{bar}</div>'
-
-
-def figure(inner: str, caption: str, links: str = "") -> str:
-    """A picture with a line under it."""
-    return f"<figure>{inner}<figcaption><span>{escape(caption)}</span>{links}</figcaption></figure>"
-
-
-def download(url: str, name: str, text: str = "Download") -> str:
-    """A link to a file that is saved under a name."""
-    return f'<a class="link" href="{escape(url)}" download="{escape(name)}">{escape(text)}</a>'
-
-
-def grid(cells: Iterable[str], kind: str = "") -> str:
-    """Pictures beside each other, as many as there is room for."""
-    inner = "".join(cells)
-    return f'<div class="pictures {kind}">{inner}</div>' if inner else ""
-
-
-def empty(text: str) -> str:
-    """What is said where there is nothing yet."""
-    return f'<div class="empty">{escape(text)}</div>'
-
-
-def table(rows: Mapping[str, object]) -> str:
-    """Names and values."""
-    lines = (
-        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value)) or '–'}</td></tr>"
-        for name, value in rows.items()
-    )
-    return f'<table class="facts">{"".join(lines)}</table>'
-
-
-def clip(url: str, alt: str, size: tuple[int, int]) -> str:
-    """A clip of `size` (width, height) that plays again and again."""
-    crisp = "crisp" if max(size) <= SMALL else ""
+def video_tag(url: str, label: str, size: tuple[int, int] | None = None) -> str:
+    """A muted video that plays in a loop."""
     return (
-        f'<video class="{crisp}" src="{escape(url)}" aria-label="{escape(alt)}" '
+        f'<video class="{_scaling_class(size)}" src="{escape(url)}" aria-label="{escape(label)}" '
         "autoplay loop muted playsinline controls></video>"
     )
 
 
-def bubble(kind: str, text: str, url: str = "", moves: bool = False) -> str:
-    """Something said, with what was shown."""
-    shown = ""
-    if url:
-        shown = (
-            clip(url, "the clip", (0, 0))
-            if moves
-            else f'<img src="{escape(url)}" alt="the picture">'
-        )
-    return f'<div class="bubble {kind}">{shown}<p>{escape(text)}</p></div>'
+def _scaling_class(size: tuple[int, int] | None) -> str:
+    return "pixelated" if size is not None and max(size) <= PIXELATED_UP_TO else ""
+
+
+def frame(content: str, size: tuple[int, int], progress: float = 1.0) -> str:
+    """A box of a fixed aspect ratio, with a progress bar while `progress` is below 1."""
+    bar = f'<i class="progress-bar" style="width:{100 * progress:.0f}%"></i>'
+    shape = f"aspect-ratio:{size[0]}/{size[1]}"
+    return f'<div class="frame" style="{shape}">{content}{bar if progress < 1 else ""}</div>'
+
+
+def figure(content: str, caption: str, links: str = "") -> str:
+    """Content with a caption and links below it."""
+    text = f"<figcaption><span>{escape(caption)}</span>{links}</figcaption>"
+    return f"<figure>{content}{text}</figure>"
+
+
+def download_link(url: str, file_name: str) -> str:
+    """A link that saves a file under `file_name`."""
+    return f'<a class="link" href="{escape(url)}" download="{escape(file_name)}">Download</a>'
+
+
+def image_grid(cells: Iterable[str], kind: str = "") -> str:
+    """Cells in columns; `kind` is a CSS class that sets their number. Empty without cells."""
+    content = "".join(cells)
+    return f'<div class="image-grid {kind}">{content}</div>' if content else ""
+
+
+def settings_table(settings: Mapping[str, object]) -> str:
+    """A table of names and values."""
+    rows = (
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value)) or '–'}</td></tr>"
+        for name, value in settings.items()
+    )
+    return f'<table class="settings">{"".join(rows)}</table>'
+
+
+def chat_message(kind: str, text: str, attachment: str = "") -> str:
+    """A message of a conversation; `kind` is its CSS class, `attachment` HTML above the text."""
+    return f'<div class="message {kind}">{attachment}<p>{escape(text)}</p></div>'
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds with one decimal below 10, whole seconds below 90, and minutes above."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""Pictures and clips that pages show: in memory, the newest of them, each behind a long name."""
+"""An in-memory cache of the images and videos that open pages show."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
-MOST = 256 * 2**20  # bytes of all together
-PATH = "/studio/shelf/"
+MAX_BYTES = 256 * 2**20  # of all files together
+MEDIA_PATH = "/studio/media/"
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A file's bytes and its media type."""
+class MediaFile:
+    """The content of a file and its media type, such as `image/png`."""
 
     data: bytes
-    kind: str
+    media_type: str
 
 
-class Shelf:
-    """What is put here stays until newer things need its room."""
+class MediaCache:
+    """Files under random names. When the total exceeds `max_bytes`, the oldest are dropped.
 
-    def __init__(self, most: int = MOST) -> None:
-        self.most = most
-        self._things: OrderedDict[str, Thing] = OrderedDict()
+    The newest file is always kept, even if it exceeds `max_bytes` alone. Thread-safe.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._files: OrderedDict[str, MediaFile] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def put(self, data: bytes, kind: str, suffix: str) -> str:
-        """Keep a file; its address, which nobody can guess, relative to the page."""
+    def put(self, data: bytes, media_type: str, suffix: str) -> str:
+        """Add a file and return its URL relative to `/`, which contains 128 random bits."""
         name = secrets.token_urlsafe(16) + suffix
         with self._lock:
-            self._things[name] = Thing(data, kind)
+            self._files[name] = MediaFile(data, media_type)
             self._bytes += len(data)
-            while self._bytes > self.most and len(self._things) > 1:
-                _, old = self._things.popitem(last=False)
-                self._bytes -= len(old.data)
-        return PATH.removeprefix("/") + name
+            while self._bytes > self.max_bytes and len(self._files) > 1:
+                _, oldest = self._files.popitem(last=False)
+                self._bytes -= len(oldest.data)
+        return MEDIA_PATH.removeprefix("/") + name
 
-    def get(self, path: str) -> Thing | None:
-        """What lies behind the path of a request, or None where it is gone."""
+    def get(self, path: str) -> MediaFile | None:
+        """Return the file at the path of a request, or None if it was dropped or never existed."""
         with self._lock:
-            return self._things.get(path.removeprefix(PATH))
+            return self._files.get(path.removeprefix(MEDIA_PATH))

@@ -1,4 +1,4 @@
-"""Who waits for something on a page: there until they cancel, ask for another, or close it."""
+"""Cancellation of the request that runs in one tab of one open page."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import asyncio
 from typing import Any
 
 
-class Visitor:
-    """Stands in for the connection of an HTTP request, which `EventStream` watches."""
+class PageConnection:
+    """The `emu3.server.event_stream.Connection` of a request that is made from the page.
+
+    It ends when the user cancels. The engine requests are then cancelled as they are when an HTTP
+    client disconnects.
+    """
 
     def __init__(self) -> None:
-        self._left = asyncio.Event()
+        self._closed = asyncio.Event()
 
     async def receive(self) -> dict[str, Any]:
-        """Wait until the visitor has left."""
-        await self._left.wait()
+        """Wait until the connection is closed, and return the ASGI message for it."""
+        await self._closed.wait()
         return {"type": "http.disconnect"}
 
-    def leave(self) -> None:
-        """Give up whatever was waited for: its tickets are cancelled at once."""
-        self._left.set()
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed.set()
 
 
-class Seat:
-    """One tab of one open page; whoever sits down sends away who sat there before."""
+class TabSession:
+    """The current request of one tab. A new request cancels the previous one."""
 
     def __init__(self) -> None:
-        self.visitor: Visitor | None = None
+        self._connection: PageConnection | None = None
 
-    def sit(self) -> Visitor:
-        """A visitor who has not left."""
-        self.leave()
-        self.visitor = Visitor()
-        return self.visitor
+    def start_request(self) -> PageConnection:
+        """Cancel the current request and return the connection of a new one."""
+        self.cancel()
+        self._connection = PageConnection()
+        return self._connection
 
-    def leave(self) -> None:
-        """The visitor leaves, if there is one."""
-        if self.visitor is not None:
-            self.visitor.leave()
+    def cancel(self) -> None:
+        """Cancel the current request, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
