@@ -1,4 +1,4 @@
-"""Bars appear on a terminal, for slow work, and nowhere else."""
+"""Progress bars appear on a terminal, for slow work only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def terminal(monkeypatch: pytest.MonkeyPatch, patience: float) -> Terminal:
-    """A screen in the place of stderr. Called in tests: pytest resets stderr after fixtures."""
+def terminal(monkeypatch: pytest.MonkeyPatch, delay: float) -> Terminal:
+    """Replace stderr by a fake terminal. Not a fixture: pytest resets stderr after fixtures."""
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "PATIENCE", patience)
+    monkeypatch.setattr(progress, "SHOW_AFTER", delay)
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     return screen
 
@@ -33,30 +33,30 @@ def work(title: str = "working", *, quiet: bool = False) -> None:
 
 
 def test_quick_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = terminal(monkeypatch, patience=60)
+    screen = terminal(monkeypatch, delay=60)
     work()
     assert screen.getvalue() == ""
 
 
 def test_slow_work_shows_rate_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = terminal(monkeypatch, patience=-1)
+    screen = terminal(monkeypatch, delay=-1)
     work("reading [bold]x")
     shown = screen.getvalue()
     assert "3/3" in shown
     assert "1.0 MB" in shown
-    assert "[bold]x" in shown  # a file's name is no markup
+    assert "[bold]x" in shown  # titles are not interpreted as markup
 
 
-def test_a_pipe_stays_clean(
+def test_nothing_is_written_to_a_pipe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "SHOW_AFTER", -1.0)
     work()
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_failure_takes_the_bar_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = terminal(monkeypatch, patience=-1)
+def test_bar_is_removed_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch, delay=-1)
 
     def fail() -> None:
         with progress.count_progress("working", 2) as advance:

@@ -1,8 +1,8 @@
-"""What the JSON files of a checkpoint say, as frozen dataclasses with exactly their keys.
+"""The JSON config files of a checkpoint as frozen dataclasses with the same keys.
 
-A key that we do not know, or a value whose arithmetic we do not have, is an error: a checkpoint
-either runs as its authors meant it, or not at all. Keys that only describe how a file was made
-(`METADATA_KEYS`) are read past.
+Reading is strict: an unknown key, or a value that the implementation does not support, raises
+InputError instead of being ignored, because ignoring it would change the results. Keys that only
+record how a file was made (`METADATA_KEYS`) are skipped.
 
 Sources: `configuration_emu3.py` and `configuration_emu3visionvq.py` of baaivision/Emu3.
 """
@@ -28,17 +28,17 @@ METADATA_KEYS = frozenset(
         "use_cache",
     }
 )
-"""Keys that record how a file came to be and change no arithmetic."""
+"""Keys that record how a file was made and do not affect computation."""
 
-QUANT_METHOD = "emu3"  # ours in `quantization_config`; other libraries' names are refused
+QUANT_METHOD = "emu3"  # `quant_method` of this library; those of others are refused
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; raises InputError when it is missing, unreadable or no object."""
+    """Read a JSON object; raises InputError if the file is missing, unreadable or no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; is this folder a checkpoint?") from None
+        raise InputError(f"{path}: no such file; the folder is not a checkpoint") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
@@ -48,18 +48,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FileConfig:
-    """A JSON file read strictly: every key known, every required key there, every value checked."""
+    """Base of config dataclasses: keys must be known, required keys present, values supported."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "config") -> Self:
-        """Build from the keys of a JSON object. Raises InputError naming the key at fault."""
+        """Build from a JSON object. Raises InputError that names the invalid key."""
         known = {f.name: f for f in fields(cls)}
         given = {k: v for k, v in raw.items() if k not in METADATA_KEYS}
         for key in given:
             if key not in known:
                 raise InputError(
-                    f"{where}: unknown key {key!r} = {given[key]!r}; "
-                    "it would be ignored, so this checkpoint is not run"
+                    f"{where}: unknown key {key!r} = {given[key]!r}; ignoring it could change "
+                    "the results, so this checkpoint is not supported"
                 )
         for name, field in known.items():
             if name not in given and field.default is MISSING and field.default_factory is MISSING:
@@ -74,44 +74,49 @@ class FileConfig:
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Read one JSON file of a checkpoint strictly."""
+        """Read one JSON file. Raises InputError as `from_dict` does."""
         return cls.from_dict(read_json(path), where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys and values of the JSON file, bookkeeping aside."""
+        """The keys and values of the JSON file, without metadata keys."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def check(self) -> None:
-        """Raise ValueError on a value that we would have to ignore."""
+        """Raise ValueError on an unsupported value."""
 
 
 def _only(name: str, value: object, allowed: object) -> None:
     if value != allowed:
-        raise ValueError(f"{name} = {value!r} is not supported; only {allowed!r} is")
+        raise ValueError(f"{name} = {value!r} is not supported; it must be {allowed!r}")
 
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{name} = {value!r} must be a number above zero")
+            raise ValueError(f"{name} = {value!r} must be a number above 0")
 
 
 def _probability(**values: float) -> None:
     for name, value in values.items():
         if not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"{name} = {value!r} must lie in [0, 1)")
+            raise ValueError(f"{name} = {value!r} must be in [0, 1)")
 
 
-def _quantization(said: dict[str, Any] | None) -> None:
-    if said is None:
+def _check_quantization(quantization: dict[str, Any] | None) -> None:
+    if quantization is None:
         return
-    if not isinstance(said, dict) or said.keys() != {"quant_method", "bits", "group_size"}:
-        raise ValueError("quantization_config needs quant_method, bits and group_size")
-    if said["quant_method"] != QUANT_METHOD or said["bits"] not in (4, 8):
+    if not isinstance(quantization, dict) or quantization.keys() != {
+        "quant_method",
+        "bits",
+        "group_size",
+    }:
+        raise ValueError("quantization_config must have quant_method, bits and group_size")
+    if quantization["quant_method"] != QUANT_METHOD or quantization["bits"] not in (4, 8):
         raise ValueError(
-            f"quantization_config {said} is not supported; only what emu3 quantize writes is"
+            f"quantization_config {quantization} is not supported; "
+            "quantize the original checkpoint with emu3 quantize"
         )
-    _positive(group_size=said["group_size"])
+    _positive(group_size=quantization["group_size"])
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class DecoderConfig(FileConfig):
     attention_dropout: float = 0.1
     tie_word_embeddings: bool = False
     pretraining_tp: int = 1
-    image_area: int = 518400  # pixels of a generated picture: 720 * 720
+    image_area: int = 518400  # default pixels of a generated image: 720 * 720
     pad_token_id: int = 151643
     bos_token_id: int = 151849
     eos_token_id: int = 151850
@@ -143,28 +148,30 @@ class DecoderConfig(FileConfig):
     eol_token_id: int = 151846
     eof_token_id: int = 151847
     model_type: str = "Emu3"
-    quantization_config: dict[str, Any] | None = None  # ours alone: see `emu3 quantize`
+    quantization_config: dict[str, Any] | None = (
+        None  # not in BAAI's files: written by `emu3 quantize`
+    )
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys and values of the JSON file, bookkeeping aside."""
-        said = super().to_dict()
+        """The keys and values of the JSON file, without metadata keys."""
+        values = super().to_dict()
         if self.quantization_config is None:
-            del said["quantization_config"]
-        return said
+            del values["quantization_config"]
+        return values
 
     @property
     def head_dim(self) -> int:
-        """Channels of one attention head."""
+        """Channels per attention head."""
         return self.hidden_size // self.num_attention_heads
 
     def check(self) -> None:
-        """Raise ValueError on a value that we would have to ignore."""
+        """Raise ValueError on an unsupported value."""
         _only("model_type", self.model_type, "Emu3")
         _only("hidden_act", self.hidden_act, "silu")
         _only("rope_scaling", self.rope_scaling, None)
         _only("tie_word_embeddings", self.tie_word_embeddings, False)
         _only("pretraining_tp", self.pretraining_tp, 1)
-        _quantization(self.quantization_config)
+        _check_quantization(self.quantization_config)
         _probability(attention_dropout=self.attention_dropout)
         _positive(
             vocab_size=self.vocab_size,
@@ -204,16 +211,16 @@ class VisionConfig(FileConfig):
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels of one code, along height and width: 8 for four levels."""
+        """Side of one visual code in pixels: 8 for four levels."""
         return 2 ** (len(self.ch_mult) - 1)
 
     @property
     def temporal_stages(self) -> int:
-        """How often time is halved: 2 for groups of four frames."""
+        """Number of temporal halvings: 2 for groups of four frames."""
         return self.temporal_downsample_factor.bit_length() - 1
 
     def check(self) -> None:
-        """Raise ValueError on a value that we would have to ignore."""
+        """Raise ValueError on an unsupported value."""
         _only("model_type", self.model_type, "Emu3VisionVQ")
         _only("double_z", self.double_z, False)
         _only("in_channels", self.in_channels, 3)
@@ -228,19 +235,19 @@ class VisionConfig(FileConfig):
         if self.ch % 32:
             raise ValueError("ch must be a multiple of 32 (GroupNorm has 32 groups)")
         if not self.ch_mult or min(self.ch_mult) < 1:
-            raise ValueError("ch_mult must list a multiple of ch, one or more, for each level")
+            raise ValueError("ch_mult must list one integer of at least 1 per level")
         if self.embed_dim != self.z_channels:
-            # The decoder stacks both along the batch through shared temporal blocks.
+            # The decoder passes both, stacked along the batch, through the same temporal blocks.
             raise ValueError("embed_dim and z_channels must be equal")
         if 2**self.temporal_stages != self.temporal_downsample_factor:
             raise ValueError("temporal_downsample_factor must be a power of two")
         if any(not 0 <= level < len(self.ch_mult) for level in self.attn_resolutions):
-            raise ValueError(f"attn_resolutions names levels 0 to {len(self.ch_mult) - 1}")
+            raise ValueError(f"attn_resolutions must be levels from 0 to {len(self.ch_mult) - 1}")
 
 
 @dataclass(frozen=True)
 class PreprocessorConfig(FileConfig):
-    """`preprocessor_config.json` of Emu3-VisionTokenizer: how a picture becomes pixels."""
+    """`preprocessor_config.json` of Emu3-VisionTokenizer: resizing and normalization of images."""
 
     min_pixels: int = 512 * 512
     max_pixels: int = 1024 * 1024
@@ -248,7 +255,7 @@ class PreprocessorConfig(FileConfig):
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     rescale_factor: float = 1 / 255
-    resample: int = 3  # PIL's number for bicubic
+    resample: int = 3  # Pillow's number for bicubic
     do_convert_rgb: bool = True
     do_normalize: bool = True
     do_rescale: bool = True
@@ -258,7 +265,7 @@ class PreprocessorConfig(FileConfig):
     processor_class: str | None = None
 
     def check(self) -> None:
-        """Raise ValueError on a value that we would have to ignore."""
+        """Raise ValueError on an unsupported value."""
         for name in ("do_convert_rgb", "do_normalize", "do_rescale", "do_resize"):
             _only(name, getattr(self, name), True)
         _only("image_processor_type", self.image_processor_type, "Emu3VisionVQImageProcessor")
@@ -274,6 +281,10 @@ class PreprocessorConfig(FileConfig):
         if self.size is not None and self.size != pixels:
             raise ValueError(f"size {self.size} contradicts min_pixels and max_pixels")
         if self.resample not in range(6):
-            raise ValueError(f"resample = {self.resample!r} is none of Pillow's filters 0 to 5")
+            raise ValueError(
+                f"resample = {self.resample!r} must be one of Pillow's filters, 0 to 5"
+            )
         if len(self.image_mean) != 3 or len(self.image_std) != 3 or 0 in self.image_std:
-            raise ValueError("image_mean and image_std need three values each, no zero in std")
+            raise ValueError(
+                "image_mean and image_std must have three values each, with no 0 in image_std"
+            )

@@ -1,6 +1,6 @@
-"""Progress bars on stderr, with rate and time left, for whatever takes longer than two seconds.
+"""Progress bars on stderr, with rate and remaining time, for work longer than two seconds.
 
-Work that proves quick shows nothing, and where stderr is no terminal there is nothing at all.
+Shorter work shows nothing, and nothing is shown if stderr is not a terminal.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-PATIENCE = 2.0  # seconds a person waits without wondering
-MEMORY = 300  # seconds that a rate looks back: batches finish far apart
+SHOW_AFTER = 2.0  # seconds before a bar appears
+RATE_WINDOW = 300  # seconds over which the rate is averaged: batches may be minutes apart
 
 
 class Rate(ProgressColumn):
-    """Steps a second, once there is something to measure."""
+    """Steps per second."""
 
     def render(self, task: Task) -> Text:
-        """The text of the column."""
+        """Text of the column; empty before the first step."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s")
 
@@ -40,39 +40,39 @@ class Rate(ProgressColumn):
 def count_progress(
     title: str, total: int, *, quiet: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with how many of `total` steps are newly done."""
+    """Yield a function to call with the number of steps done since the last call."""
     if quiet:
         yield lambda count: None
         return
-    with _shown_if_slow(MofNCompleteColumn(), Rate()) as (bar, look):
+    with _shown_if_slow(MofNCompleteColumn(), Rate()) as (bar, show_if_slow):
         task = bar.add_task(title, total=total)
 
         def advance(count: int) -> None:
             bar.advance(task, count)
-            look()
+            show_if_slow()
 
         yield advance
 
 
 @contextmanager
 def transfer_progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with the bytes done so far, and those in all."""
+    """Yield a function to call with the bytes done so far and the total."""
     if quiet:
         yield lambda done, total: None
         return
-    with _shown_if_slow(DownloadColumn(), TransferSpeedColumn()) as (bar, look):
+    with _shown_if_slow(DownloadColumn(), TransferSpeedColumn()) as (bar, show_if_slow):
         task = bar.add_task(title, total=None)
 
         def report(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
-            look()
+            show_if_slow()
 
         yield report
 
 
 @contextmanager
 def _shown_if_slow(*columns: ProgressColumn) -> Iterator[tuple[Progress, Callable[[], None]]]:
-    """A bar that is not on the screen yet, and what to call after each step, which may start it."""
+    """A hidden progress bar, and a function that shows it once `SHOW_AFTER` has passed."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -81,19 +81,19 @@ def _shown_if_slow(*columns: ProgressColumn) -> Iterator[tuple[Progress, Callabl
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        speed_estimate_period=MEMORY,
+        speed_estimate_period=RATE_WINDOW,
     )
-    began, shown = time.monotonic(), False
+    start, shown = time.monotonic(), False
 
-    def look() -> None:
+    def show_if_slow() -> None:
         nonlocal shown
-        slow = time.monotonic() - began > PATIENCE
+        slow = time.monotonic() - start > SHOW_AFTER
         if not shown and slow and console.is_terminal and not console.is_dumb_terminal:
             bar.start()
             shown = True
 
     try:
-        yield bar, look
+        yield bar, show_if_slow
     finally:
         if shown:
             bar.stop()

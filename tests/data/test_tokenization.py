@@ -56,7 +56,7 @@ def test_a_picture_that_is_asked_about(writer: SampleTokenizer, image: ImageFile
 
 
 def test_a_picture_of_bytes_is_named_in_errors(writer: SampleTokenizer) -> None:
-    with pytest.raises(InputError, match=r"a\.tar/7\.png: not a picture"):
+    with pytest.raises(InputError, match=r"a\.tar/7\.png: not an image"):
         writer.tokenize(Sample(text="?", image=ImageFile(Path("a.tar/7.png"), b"no")))
 
 

@@ -1,4 +1,4 @@
-"""Pictures to pixels and back; sizes; and files that are broken, hostile or merely unusual."""
+"""Images to pixels and back, sizes, and damaged, malicious or unusual files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def photo(height: int = 24, width: int = 36) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ["0", "1"])
-def test_pixels_are_those_of_the_reference(reference: Path, name: str) -> None:
+def test_pixels_match_reference(reference: Path, name: str) -> None:
     golden = load_file(reference / "golden.safetensors")
     folder = reference / "Emu3-VisionTokenizer-tiny"
     config = PreprocessorConfig.from_file(folder / "preprocessor_config.json")
-    picture = Image.fromarray(golden[f"vq.rgb{name}"].numpy())
-    assert torch.equal(to_pixels(picture, config), golden[f"vq.pixels{name}"][0])
+    image = Image.fromarray(golden[f"vq.rgb{name}"].numpy())
+    assert torch.equal(to_pixels(image, config), golden[f"vq.pixels{name}"][0])
 
 
 @pytest.mark.parametrize(
@@ -62,23 +62,23 @@ def test_pixels_are_those_of_the_reference(reference: Path, name: str) -> None:
         ),
     ],
 )
-def test_a_picture_that_needs_no_resizing_comes_back(config: PreprocessorConfig) -> None:
-    picture = photo()
-    pixels = to_pixels(picture, config)
+def test_unresized_image_round_trips(config: PreprocessorConfig) -> None:
+    image = photo()
+    pixels = to_pixels(image, config)
     assert (pixels.shape, pixels.dtype) == ((3, 24, 36), torch.float32)
     back = np.asarray(to_image(pixels, config)).astype(int)
     assert (
-        np.abs(back - np.asarray(picture)).max() <= 1
-    )  # values are cut, not rounded, as published
+        np.abs(back - np.asarray(image)).max() <= 1
+    )  # values are truncated, not rounded, as published
 
 
-def test_pixels_lie_between_minus_one_and_one() -> None:
+def test_pixels_are_in_minus_one_to_one() -> None:
     black, white = (to_pixels(Image.new("RGB", (8, 8), c), SMALL) for c in ("black", "white"))
     torch.testing.assert_close(black, torch.full_like(black, -1.0))
     torch.testing.assert_close(white, torch.full_like(white, 1.0))
 
 
-def test_pixels_beyond_the_range_are_cut() -> None:
+def test_pixels_out_of_range_are_clipped() -> None:
     pixels = torch.tensor([-3.0, 3.0]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
     dark, light = to_array(pixels, SMALL)
     assert dark.shape == (2, 2, 3)
@@ -94,7 +94,7 @@ BOUNDS = [
 
 
 @given(st.sampled_from(BOUNDS), st.integers(8, 4000), st.integers(8, 4000))
-def test_sizes_are_whole_codes_of_the_same_shape_within_the_bounds(
+def test_smart_resize_keeps_ratio_within_pixel_limits(
     config: PreprocessorConfig, height: int, width: int
 ) -> None:
     factor = config.spatial_factor
@@ -102,7 +102,7 @@ def test_sizes_are_whole_codes_of_the_same_shape_within_the_bounds(
     new = smart_resize(height, width, config)
     assert all(side > 0 and side % factor == 0 for side in new)
     assert config.min_pixels <= new[0] * new[1] <= config.max_pixels
-    # Each side is within one code of what an exact scaling gives: none, or to a bound's area.
+    # Each side is within one code of exact scaling: none, or to the area of a limit.
     area = height * width
     scales = [1.0, (config.max_pixels / area) ** 0.5, (config.min_pixels / area) ** 0.5]
     assert any(
@@ -112,7 +112,7 @@ def test_sizes_are_whole_codes_of_the_same_shape_within_the_bounds(
 
 
 @given(st.integers(8, 64), st.integers(8, 64))
-def test_a_size_that_fits_stays(rows: int, columns: int) -> None:
+def test_smart_resize_keeps_valid_sizes(rows: int, columns: int) -> None:
     config = BOUNDS[0]
     height, width = rows * 16, columns * 16
     assume(config.min_pixels <= height * width <= config.max_pixels)
@@ -121,8 +121,8 @@ def test_a_size_that_fits_stays(rows: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(7, 100), (100, 7), (0, 0), (100, 501), (501, 100)])
-def test_sizes_out_of_shape_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=r"both sides need 8|5 times"):
+def test_smart_resize_refuses_small_or_long_sizes(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"both sides must be at least 8|5 times"):
         smart_resize(*size, PreprocessorConfig())
 
 
@@ -130,7 +130,7 @@ def test_sizes_out_of_shape_are_refused(size: tuple[int, int]) -> None:
     ("ratio", "expected"),
     [("1:1", (1, 1)), ("16:9", (16, 9)), (" 3:4\n", (3, 4)), ("5:1", (5, 1)), ("10:50", (10, 50))],
 )
-def test_ratios_are_width_to_height(ratio: str, expected: tuple[int, int]) -> None:
+def test_parse_ratio(ratio: str, expected: tuple[int, int]) -> None:
     assert parse_ratio(ratio) == expected
 
 
@@ -139,7 +139,7 @@ BAD_RATIOS += ["1:6", "1 : 1", "１:１", "123456:123456"]
 
 
 @pytest.mark.parametrize("ratio", BAD_RATIOS)
-def test_other_ratios_are_refused(ratio: str) -> None:
+def test_invalid_ratios_raise(ratio: str) -> None:
     with pytest.raises(InputError, match=r"^ratio "):
         parse_ratio(ratio)
     with pytest.raises(InputError, match=r"^ratio "):
@@ -156,12 +156,12 @@ def test_other_ratios_are_refused(ratio: str) -> None:
         ("1:1", 64, (1, 1)),
     ],
 )
-def test_sizes_in_codes(ratio: str, area: int, size: tuple[int, int]) -> None:
+def test_size_in_codes(ratio: str, area: int, size: tuple[int, int]) -> None:
     assert size_in_codes(ratio, area, 8) == size
 
 
 @pytest.mark.parametrize(("ratio", "area"), [("1:1", 0), ("1:1", -64), ("1:1", 15), ("5:1", 64)])
-def test_an_area_without_a_code_is_refused(ratio: str, area: int) -> None:
+def test_invalid_areas_raise(ratio: str, area: int) -> None:
     with pytest.raises(InputError, match=rf"^area {area}"):
         size_in_codes(ratio, area, 8)
 
@@ -171,39 +171,39 @@ def test_an_area_without_a_code_is_refused(ratio: str, area: int) -> None:
 KINDS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)  # type: ignore[arg-type]
+    image.save(buffer, format=kind, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def opened(content: bytes, folder: Path) -> Image.Image:
-    path = folder / "picture"
+    path = folder / "image"
     path.write_bytes(content)
     return open_image(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_a_file_is_the_picture_in_it(tmp_path: Path, kind: str) -> None:
+def test_lossless_files_round_trip(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(np.asarray(opened(encoded(photo(), kind), tmp_path)), np.asarray(photo()))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.png: no such file"):
         open_image(tmp_path / "nothing.png")
     with pytest.raises(InputError, match=r": "):
         open_image(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"a caption, not a picture\n", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InputError, match=r"picture: (not a picture|broken)"):
+@pytest.mark.parametrize("content", [b"", b"a caption, not an image\n", b"\x89PNG\r\n\x1a\n"])
+def test_other_files_raise(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(InputError, match=r"image: (not an image|broken)"):
         opened(content, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.9])
-def test_a_file_cut_short_is_refused(tmp_path: Path, kind: str, kept: float) -> None:
+def test_truncated_file_raises(tmp_path: Path, kind: str, kept: float) -> None:
     whole = encoded(photo(), kind)
     with pytest.raises(InputError, match="broken or cut short"):
         opened(whole[: int(len(whole) * kept)], tmp_path)
@@ -211,8 +211,8 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, kind: str, kept: float) -> 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_files_never_raise_anything_else(tmp_path: Path, kind: str) -> None:
-    """Bytes exchanged at random places: a picture, or one line of complaint."""
+def test_damaged_files_raise_input_errors_only(tmp_path: Path, kind: str) -> None:
+    """Files with random bytes replaced either open or raise a one-line InputError."""
     rng = random.Random(0)
     whole = encoded(photo(), kind)
     refused: list[str] = []
@@ -239,15 +239,14 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(10_001, 10_000), (100_000, 100_000)])
-def test_a_bomb_is_refused_unread(tmp_path: Path, size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=r"too large; at most 100 megapixels"):
+def test_decompression_bomb_is_refused_unread(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"too large; the limit is 100 megapixels"):
         opened(png_header(*size), tmp_path)
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_a_picture_stands_upright(tmp_path: Path, turn: int) -> None:
-    """A camera held any way, and the note of it in the file: the scene is the same."""
-    lying = {
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    transposes = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
         3: [Image.Transpose.ROTATE_180],
@@ -260,13 +259,13 @@ def test_a_picture_stands_upright(tmp_path: Path, turn: int) -> None:
     scene = Image.new("RGB", (32, 16), "white")
     scene.paste("red", (0, 0, 8, 8))
     stored = scene
-    for step in lying[turn]:
+    for step in transposes[orientation]:
         stored = stored.transpose(step)
     exif = Image.Exif()
-    exif[0x0112] = turn
-    shown = opened(encoded(stored, "JPEG", exif=exif, quality=95), tmp_path)
-    assert shown.size == scene.size
-    assert np.abs(np.asarray(shown).astype(int) - np.asarray(scene)).mean() < 12
+    exif[0x0112] = orientation
+    actual = opened(encoded(stored, "JPEG", exif=exif, quality=95), tmp_path)
+    assert actual.size == scene.size
+    assert np.abs(np.asarray(actual).astype(int) - np.asarray(scene)).mean() < 12
 
 
 RED = (200, 30, 40)
@@ -284,21 +283,21 @@ RED = (200, 30, 40)
         ("RGBA", "WEBP"),
     ],
 )
-def test_colours_are_the_same_in_every_mode(tmp_path: Path, mode: str, kind: str) -> None:
+def test_colors_are_equal_in_every_mode(tmp_path: Path, mode: str, kind: str) -> None:
     plain = Image.new("RGB", (16, 16), RED)
     stored = plain.quantize(8) if mode == "P" else plain.convert(mode)
-    picture = opened(encoded(stored, kind), tmp_path)
-    shown = np.asarray(to_image(to_pixels(picture, SMALL), SMALL)).astype(int)
-    assert np.abs(shown - RED).max() <= 4
+    image = opened(encoded(stored, kind), tmp_path)
+    actual = np.asarray(to_image(to_pixels(image, SMALL), SMALL)).astype(int)
+    assert np.abs(actual - RED).max() <= 4
 
 
 @pytest.mark.parametrize(("mode", "grey"), [("L", 120), ("LA", 120), ("1", 255), ("I;16", 120)])
-def test_greys_are_the_same_in_every_mode(tmp_path: Path, mode: str, grey: int) -> None:
-    """Sixteen bits a pixel too: 120 of 255 is 30,840 of 65,535."""
+def test_greys_are_equal_in_every_mode(tmp_path: Path, mode: str, grey: int) -> None:
+    """Including 16-bit images: 120 of 255 is 30,840 of 65,535."""
     if mode == "I;16":
-        picture = Image.fromarray(np.full((16, 16), grey * 257, np.uint16))
+        image = Image.fromarray(np.full((16, 16), grey * 257, np.uint16))
     else:
-        picture = Image.new("L", (16, 16), grey).convert(mode)
-    read = opened(encoded(picture, "PNG"), tmp_path)
-    shown = np.asarray(to_image(to_pixels(read, SMALL), SMALL)).astype(int)
-    assert np.abs(shown - grey).max() <= 1
+        image = Image.new("L", (16, 16), grey).convert(mode)
+    read = opened(encoded(image, "PNG"), tmp_path)
+    actual = np.asarray(to_image(to_pixels(read, SMALL), SMALL)).astype(int)
+    assert np.abs(actual - grey).max() <= 1

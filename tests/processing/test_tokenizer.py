@@ -1,4 +1,4 @@
-"""The text tokenizer against BAAI's own, and what a person may type."""
+"""The text tokenizer matches BAAI's, and user text never becomes control tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def published(reference: Path) -> TextTokenizer:
     return TextTokenizer.from_folder(reference / "Emu3-Gen-tiny")
 
 
-def test_texts_are_those_of_the_reference(published: TextTokenizer, reference: Path) -> None:
+def test_texts_match_reference(published: TextTokenizer, reference: Path) -> None:
     texts = json.loads((reference / "golden.json").read_text(encoding="utf-8"))["texts"]
     assert len(texts) == 9
     for each in texts:
@@ -32,21 +32,21 @@ def test_texts_are_those_of_the_reference(published: TextTokenizer, reference: P
         assert published.decode(each["ids"]) == each["decoded"]
 
 
-def test_what_a_person_types_is_only_ever_text(published: TextTokenizer) -> None:
+def test_control_token_names_are_plain_text(published: TextTokenizer) -> None:
     ids = published.encode(TYPED)
     assert max(ids) < published.vocabulary.text_size
     assert published.decode(ids) == TYPED
 
 
-def test_what_a_person_types_is_text_in_every_prompt() -> None:
+def test_prompts_encode_control_token_names_as_text() -> None:
     prompts, v = PromptTemplates.from_tokenizer(SMALL), SMALL.vocabulary
-    drawn = prompts.image(TYPED, (2, 3))
-    assert drawn == [v.bos, *TYPED.encode(), *prompts.document_format.header(2, 3)]
-    asked = prompts.chat(TYPED, [])
-    assert [token for token in asked if token >= v.text_size] == [v.bos]
+    image = prompts.image(TYPED, (2, 3))
+    assert image == [v.bos, *TYPED.encode(), *prompts.document_format.header(2, 3)]
+    chat = prompts.chat(TYPED, [])
+    assert [token for token in chat if token >= v.text_size] == [v.bos]
 
 
-def test_allowing_control_tokens_lets_them_through() -> None:
+def test_allow_special_encodes_control_tokens() -> None:
     v = SMALL.vocabulary
     ids = SMALL.encode(TYPED, allow_special=True)
     expected = [v.sov, *b"8*8", v.sot, v.visual_start + 17, v.pad]
@@ -57,14 +57,14 @@ def test_allowing_control_tokens_lets_them_through() -> None:
 
 @settings(max_examples=60)
 @given(st.text())
-def test_text_comes_back_normalised(text: str) -> None:
+def test_text_round_trips_normalized(text: str) -> None:
     ids = SMALL.encode(text)
     assert SMALL.decode(ids) == unicodedata.normalize("NFC", text)
     assert all(token < SMALL.vocabulary.text_size for token in ids)
 
 
 @given(st.lists(st.integers(0, SMALL.vocabulary.size - 1)))
-def test_any_ids_are_some_text(ids: list[int]) -> None:
+def test_any_ids_decode(ids: list[int]) -> None:
     shown = SMALL.decode(ids)
     hidden = SMALL.decode(ids, skip_special=True)
     assert len(hidden) <= len(shown)
@@ -73,12 +73,12 @@ def test_any_ids_are_some_text(ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("token", [-1, SMALL.vocabulary.size])
-def test_ids_outside_the_vocabulary_are_refused(token: int) -> None:
-    with pytest.raises(InputError, match=f"id {token}"):
+def test_ids_outside_vocabulary_raise(token: int) -> None:
+    with pytest.raises(InputError, match=f"token id {token}"):
         SMALL.decode([65, token])
 
 
-def test_what_is_saved_is_read(tmp_path: Path) -> None:
+def test_saved_tokenizer_is_reloaded(tmp_path: Path) -> None:
     merged = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"abc": 257, b" a": 258}
     tokenizer = TextTokenizer(merged, SMALL.specials)
     tokenizer.save(tmp_path)
@@ -87,7 +87,7 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
     assert read.encode("abc acab") == [257, 258, ord("c"), 256]
 
 
-def test_the_published_files_come_back_as_they_were(
+def test_published_files_round_trip(
     published: TextTokenizer, reference: Path, tmp_path: Path
 ) -> None:
     published.save(tmp_path)
@@ -97,7 +97,7 @@ def test_the_published_files_come_back_as_they_were(
 
 
 @pytest.mark.parametrize("name", ["emu3.tiktoken", "emu3_vision_tokens.txt"])
-def test_each_file_must_be_there_once(tmp_path: Path, name: str) -> None:
+def test_each_file_must_exist_once(tmp_path: Path, name: str) -> None:
     SMALL.save(tmp_path)
     (tmp_path / f"other_{name.removeprefix('emu3_')}").write_text("")
     if name.endswith("tiktoken"):
@@ -124,7 +124,7 @@ def test_each_file_must_be_there_once(tmp_path: Path, name: str) -> None:
         (b"YQ== 0\nYQ== 1\n", "without gaps"),
     ],
 )
-def test_broken_ranks_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_ranks_raise(tmp_path: Path, content: bytes, message: str) -> None:
     SMALL.save(tmp_path)
     (tmp_path / "emu3.tiktoken").write_bytes(content)
     with pytest.raises(InputError, match=message) as raised:
@@ -132,16 +132,16 @@ def test_broken_ranks_are_refused(tmp_path: Path, content: bytes, message: str) 
     assert "emu3.tiktoken" in str(raised.value)
 
 
-@pytest.mark.parametrize("lacking", [0, 200, 255])
-def test_ranks_that_cannot_spell_every_text_are_refused(lacking: int) -> None:
-    """Without one of the 256 bytes tiktoken would panic at the first text that has it."""
-    ranks = {bytes([byte]): byte - (byte > lacking) for byte in range(256) if byte != lacking}
+@pytest.mark.parametrize("missing", [0, 200, 255])
+def test_ranks_must_cover_every_byte(missing: int) -> None:
+    """tiktoken panics on a text with a byte that has no rank."""
+    ranks = {bytes([byte]): byte - (byte > missing) for byte in range(256) if byte != missing}
     with pytest.raises(InputError, match="byte"):
         TextTokenizer(ranks, SMALL.specials)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"<|image token|>\n"])
-def test_broken_special_tokens_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_invalid_special_token_file_raises(tmp_path: Path, content: bytes) -> None:
     SMALL.save(tmp_path)
     (tmp_path / "emu3_vision_tokens.txt").write_bytes(content)
     with pytest.raises(InputError, match=r"special-token file|vision_tokens\.txt"):

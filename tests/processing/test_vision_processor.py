@@ -1,4 +1,4 @@
-"""Clips through the vision tokenizer group by group: any length, and in little memory."""
+"""Encoding and decoding of videos group by group, for any length and in constant memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clip(count: int, height: int = 16, width: int = 12) -> np.ndarray:
 
 @pytest.mark.parametrize("groups", [1, 3])
 @torch.no_grad()
-def test_group_by_group_is_all_at_once(groups: int) -> None:
+def test_streaming_equals_whole_clip(groups: int) -> None:
     frames = torch.from_numpy(clip(4 * groups))
     streamed = list(PROCESSOR.encode_frames(frames))
     codes = torch.cat([group.codes for group in streamed])
@@ -40,20 +40,20 @@ def test_group_by_group_is_all_at_once(groups: int) -> None:
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-def test_a_last_group_is_filled_and_cut_again(count: int) -> None:
+def test_last_group_is_padded_and_trimmed(count: int) -> None:
     frames = clip(count)
     groups = list(PROCESSOR.encode_frames(frames))
     assert [group.frames for group in groups] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
-    filled = np.concatenate([frames, np.repeat(frames[-1:], -count % 4, axis=0)])
+    padded = np.concatenate([frames, np.repeat(frames[-1:], -count % 4, axis=0)])
     codes = torch.cat([group.codes for group in groups])
-    assert torch.equal(codes, PROCESSOR.encode(torch.from_numpy(filled)))
-    whole = list(PROCESSOR.decode_frames(PROCESSOR.encode_frames(filled)))
+    assert torch.equal(codes, PROCESSOR.encode(torch.from_numpy(padded)))
+    whole = list(PROCESSOR.decode_frames(PROCESSOR.encode_frames(padded)))
     assert np.array_equal(list(PROCESSOR.decode_frames(groups)), whole[:count])
 
 
 @pytest.mark.parametrize("count", [12, 60])
-def test_memory_does_not_grow_with_length(count: int) -> None:
-    """However long a clip is, frames and codes of two groups at most are alive."""
+def test_memory_is_constant_in_length(count: int) -> None:
+    """At most two groups of frames and codes are alive at any time."""
     frames, codes = weakref.WeakSet[torch.Tensor](), weakref.WeakSet[torch.Tensor]()
 
     def source() -> Iterator[torch.Tensor]:
@@ -67,29 +67,29 @@ def test_memory_does_not_grow_with_length(count: int) -> None:
             codes.add(group.codes)
             yield group
 
-    seen = 0
+    count_decoded = 0
     for _ in PROCESSOR.decode_frames(watched(PROCESSOR.encode_frames(source()))):
         assert len(frames) <= 8
         assert len(codes) <= 2
-        seen += 1
-    assert seen == count
+        count_decoded += 1
+    assert count_decoded == count
 
 
-def test_only_one_group_is_asked_for_ahead() -> None:
-    asked = 0
+def test_frames_are_read_one_group_at_a_time() -> None:
+    read = 0
 
     def source() -> Iterator[np.ndarray]:
-        nonlocal asked
+        nonlocal read
         for frame in clip(12):
-            asked += 1
+            read += 1
             yield frame
 
     frames = PROCESSOR.decode_frames(PROCESSOR.encode_frames(source()))
     next(frames)
-    assert asked == 4
+    assert read == 4
 
 
-def test_no_frames_are_no_groups() -> None:
+def test_no_frames_give_no_groups() -> None:
     assert list(PROCESSOR.encode_frames([])) == []
     assert list(PROCESSOR.decode_frames([])) == []
 
@@ -99,11 +99,11 @@ def test_no_frames_are_no_groups() -> None:
     [
         ([clip(1)[0].astype(np.float32)], "uint8"),
         ([clip(1)[0, ..., :2]], "uint8"),
-        ([clip(1)[0], clip(1, 12, 16)[0]], "several sizes"),
-        ([*clip(4), *clip(1, 12, 16)], "several sizes"),
+        ([clip(1)[0], clip(1, 12, 16)[0]], "must have one size"),
+        ([*clip(4), *clip(1, 12, 16)], "must have one size"),
     ],
 )
-def test_frames_that_are_no_clip_are_refused(frames: list[np.ndarray], message: str) -> None:
+def test_invalid_frames_raise(frames: list[np.ndarray], message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(PROCESSOR.encode_frames(frames))
 
@@ -117,6 +117,6 @@ def test_frames_that_are_no_clip_are_refused(frames: list[np.ndarray], message: 
         FrameGroup(torch.full((1, 2, 2), 64), 4),
     ],
 )
-def test_groups_that_cannot_be_are_refused(group: FrameGroup) -> None:
-    with pytest.raises(InputError, match=r"a group is|integers in 0"):
+def test_invalid_groups_raise(group: FrameGroup) -> None:
+    with pytest.raises(InputError, match=r"a group must have|integers in 0"):
         list(PROCESSOR.decode_frames([group]))

@@ -1,4 +1,4 @@
-"""The one vocabulary: every id follows from how many ranks and codes there are."""
+"""Token ids of control tokens and visual codes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def codes(count: int) -> list[str]:
     return [visual_token(code) for code in range(count)]
 
 
-def test_the_published_sizes_give_the_published_ids() -> None:
-    """151,643 ranks of Qwen's, 32,768 codes: exactly the ids in the published config.json."""
+def test_published_sizes_give_published_ids() -> None:
+    """151,643 ranks and 32,768 codes give the token ids of the published config.json."""
     Vocabulary.build(151643, [SOT, SOV, EOV, *codes(32768)]).check(DecoderConfig())
 
 
-def test_everything_has_its_place() -> None:
+def test_layout_of_token_ids() -> None:
     v = byte_tokenizer(codebook_size=10).vocabulary
     assert v.text_size == 256
     assert v.visual_start == 256 + len(BASE_SPECIALS) + 3
@@ -32,19 +32,19 @@ def test_everything_has_its_place() -> None:
     assert all(v.text_size <= token < v.visual_start for token in control)
 
 
-def test_a_different_order_of_control_tokens_is_followed() -> None:
+def test_control_tokens_follow_file_order() -> None:
     one = Vocabulary.build(256, [SOT, SOV, EOV, *codes(4)])
     other = Vocabulary.build(256, ["<|more|>", EOV, SOV, SOT, *codes(4)])
     assert (other.eov, other.sov, other.sot) == (one.sot + 1, one.sov + 1, one.eov + 1)
     assert other.visual_start == one.visual_start + 1
 
 
-@pytest.mark.parametrize("lacking", [SOT, SOV, EOV, visual_token(0)])
-def test_a_missing_token_is_named(lacking: str) -> None:
-    names = [name for name in (SOT, SOV, EOV, *codes(3)) if name != lacking]
+@pytest.mark.parametrize("missing", [SOT, SOV, EOV, visual_token(0)])
+def test_missing_token_is_named(missing: str) -> None:
+    names = [name for name in (SOT, SOV, EOV, *codes(3)) if name != missing]
     with pytest.raises(InputError) as raised:
         Vocabulary.build(256, names)
-    assert lacking in str(raised.value)
+    assert missing in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_missing_token_is_named(lacking: str) -> None:
         [*codes(3), "<|after|>"],
     ],
 )
-def test_codes_that_are_not_in_order_or_not_last_are_refused(visual: list[str]) -> None:
+def test_visual_tokens_must_be_last_and_in_order(visual: list[str]) -> None:
     with pytest.raises(InputError, match="last and in order"):
         Vocabulary.build(256, [SOT, SOV, EOV, *visual])
 
@@ -63,12 +63,12 @@ def test_codes_that_are_not_in_order_or_not_last_are_refused(visual: list[str]) 
 KEYS = ["vocab_size", *(f.name for f in dataclasses.fields(DecoderConfig) if "token_id" in f.name)]
 
 
-def test_there_are_nine_ids_to_agree_on() -> None:
+def test_nine_keys_are_checked() -> None:
     assert len(KEYS) == 9
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_config_that_disagrees_is_refused_by_key(key: str) -> None:
+def test_conflicting_config_key_is_named(key: str) -> None:
     config = tiny_decoder().config
     vocabulary = byte_tokenizer().vocabulary
     vocabulary.check(config)

@@ -1,7 +1,7 @@
-"""What a person asks for, as the ids that the decoder continues.
+"""Prompt templates: requests and training documents as token ids.
 
 The templates are those of the published checkpoints (`processing_emu3.py` of baaivision/Emu3,
-paper section 2.3). Text is encoded between control tokens and never across them.
+paper section 2.3). Text is tokenized between control tokens, never across them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 from emu3.processing.document_format import DocumentFormat, VideoCodes
 from emu3.processing.tokenizer import TextTokenizer
 
-CHAT_OPENING = "You are a helpful assistant. USER: "
-TURN_OPENING = " USER: "  # of later questions; undisclosed by BAAI, transformers' template has it
-CHAT_CLOSING = ". ASSISTANT:"  # the full stop is part of the template, whatever the text ends with
+SYSTEM_PREFIX = "You are a helpful assistant. USER: "
+TURN_PREFIX = " USER: "  # of later turns; from transformers' template, BAAI published none
+ANSWER_PREFIX = ". ASSISTANT:"  # the full stop is part of the template, whatever the text ends with
 
 
 @dataclass(frozen=True)
 class PromptTemplates:
     """Builds prompts and training documents for one vocabulary.
 
-    `allow_special` lets names of control tokens in a text become these tokens, as the reference
-    does with everything it is given.
+    With `allow_special`, names of control tokens in a text become these tokens, as in the
+    reference code; by default they are plain text.
     """
 
     tokenizer: TextTokenizer
@@ -33,15 +33,15 @@ class PromptTemplates:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: TextTokenizer) -> PromptTemplates:
-        """The prompts of a text tokenizer, with the document_format of its vocabulary."""
+        """Templates for a text tokenizer and the document format of its vocabulary."""
         return cls(
             tokenizer, DocumentFormat(tokenizer.vocabulary, tokenizer.encode, tokenizer.decode)
         )
 
     def image(self, text: str, size: tuple[int, int], *, allow_special: bool = False) -> list[int]:
-        """BOS text SOV h*w SOT: what the codes of a picture of `size` = (h, w) codes follow."""
-        words = self.tokenizer.encode(text, allow_special=allow_special)
-        return [self.tokenizer.vocabulary.bos, *words, *self.document_format.header(*size)]
+        """`BOS text SOV h*w SOT`: the prompt of an image of `size` = (h, w) codes."""
+        text_ids = self.tokenizer.encode(text, allow_special=allow_special)
+        return [self.tokenizer.vocabulary.bos, *text_ids, *self.document_format.header(*size)]
 
     def video(
         self,
@@ -52,77 +52,78 @@ class PromptTemplates:
         *,
         allow_special: bool = False,
     ) -> list[int]:
-        """BOS text SOV h*w fps seconds SOT: what the codes of a video of so many frames follow.
+        """`BOS text SOV h*w fps seconds SOT`: the prompt of a video of `frames` pixel frames.
 
-        Raises GrammarError on a rate that no header can say, or on less than one frame.
+        `size` is (h, w) in codes. Raises DocumentFormatError on a frame rate that the header cannot
+        represent, or on less than one frame.
         """
-        words = self.tokenizer.encode(text, allow_special=allow_special)
+        text_ids = self.tokenizer.encode(text, allow_special=allow_special)
         header = self.document_format.video_header(*size, fps, frames)
-        return [self.tokenizer.vocabulary.bos, *words, *header]
+        return [self.tokenizer.vocabulary.bos, *text_ids, *header]
 
     def chat(
-        self, text: str, pictures: Sequence[Tensor | VideoCodes], *, allow_special: bool = False
+        self, text: str, media: Sequence[Tensor | VideoCodes], *, allow_special: bool = False
     ) -> list[int]:
-        """BOS opening, pictures as codes [h, w] or videos, text, closing: what an answer follows.
+        """The first turn of a conversation: BOS, system prefix, media, text, answer prefix.
 
-        They come in the order given.
+        `media` are images as codes [h, w] and videos, in the order given.
         """
         bos = self.tokenizer.vocabulary.bos
-        return [bos, *self._asked(CHAT_OPENING, text, pictures, allow_special)]
+        return [bos, *self._turn(SYSTEM_PREFIX, text, media, allow_special)]
 
     def turn(
-        self, text: str, pictures: Sequence[Tensor | VideoCodes], *, allow_special: bool = False
+        self, text: str, media: Sequence[Tensor | VideoCodes], *, allow_special: bool = False
     ) -> list[int]:
-        """The next question of a conversation, behind an answer without its EOS."""
-        return self._asked(TURN_OPENING, text, pictures, allow_special)
+        """A later turn of a conversation; follows the previous answer without its EOS."""
+        return self._turn(TURN_PREFIX, text, media, allow_special)
 
-    def _asked(
+    def _turn(
         self,
-        opening: str,
+        prefix: str,
         text: str,
-        pictures: Sequence[Tensor | VideoCodes],
+        media: Sequence[Tensor | VideoCodes],
         allow_special: bool,
     ) -> list[int]:
-        closing = text + CHAT_CLOSING
-        if not pictures:  # one text, which may merge across the seam
-            return self.tokenizer.encode(opening + closing, allow_special=allow_special)
-        ids = self.tokenizer.encode(opening)
-        for each in pictures:
-            ids += self._written(each).tolist()
-        return ids + self.tokenizer.encode(closing, allow_special=allow_special)
+        suffix = text + ANSWER_PREFIX
+        if not media:  # tokenized as one text: tokens may span prefix and text, as in the reference
+            return self.tokenizer.encode(prefix + suffix, allow_special=allow_special)
+        ids = self.tokenizer.encode(prefix)
+        for codes in media:
+            ids += self._media_ids(codes).tolist()
+        return ids + self.tokenizer.encode(suffix, allow_special=allow_special)
 
-    def _written(self, seen: Tensor | VideoCodes) -> Tensor:
-        if isinstance(seen, VideoCodes):
-            return self.document_format.encode_video(seen.codes, seen.fps, seen.frames)
-        return self.document_format.encode_image(seen)
+    def _media_ids(self, codes: Tensor | VideoCodes) -> Tensor:
+        if isinstance(codes, VideoCodes):
+            return self.document_format.encode_video(codes.codes, codes.fps, codes.frames)
+        return self.document_format.encode_image(codes)
 
-    def document(self, caption: str, shown: Tensor | VideoCodes) -> Tensor:
-        """A training document, ids [L]: BOS caption picture EOS, of codes [h, w] or a video.
+    def document(self, caption: str, codes: Tensor | VideoCodes) -> Tensor:
+        """`BOS caption image EOS`: a training document of one image or video, ids [L] int64.
 
-        Raises GrammarError where the video's frames and codes do not fit together.
+        `codes` are [h, w] of an image, or a video. Raises DocumentFormatError if a video's number
+        of frames does not fit its codes.
         """
-        words = self.tokenizer.encode(caption)
-        prompt = [self.tokenizer.vocabulary.bos, *words]
-        last = self.tokenizer.vocabulary.eos
-        return torch.cat([torch.tensor(prompt), self._written(shown).cpu(), torch.tensor([last])])
+        prompt = [self.tokenizer.vocabulary.bos, *self.tokenizer.encode(caption)]
+        eos = self.tokenizer.vocabulary.eos
+        return torch.cat([torch.tensor(prompt), self._media_ids(codes).cpu(), torch.tensor([eos])])
 
     def chat_document(
         self, codes: Tensor | VideoCodes, turns: Sequence[tuple[str, str]]
     ) -> tuple[Tensor, Tensor]:
-        """A training document about one picture, codes [h, w], or one video: ids [L], and which of
-        them the model says, bool.
+        """A training conversation about one image, codes [h, w], or one video.
 
-        `turns` are questions with their answers, asked as in a conversation: EOS comes behind the
-        last answer only.
+        `turns` are pairs of question and answer. Returns token ids [L] int64 and a bool mask [L]
+        that is True for the ids of answers, over which the loss is computed. EOS follows the last
+        answer only, and is part of the mask.
         """
         ids: list[int] = []
-        said: list[int] = []
+        answer_positions: list[int] = []
         for question, answer in turns:
             ids += self.turn(question, []) if ids else self.chat(question, [codes])
-            words = self.tokenizer.encode(" " + answer)
-            said += range(len(ids), len(ids) + len(words))
-            ids += words
-        said.append(len(ids))
+            answer_ids = self.tokenizer.encode(" " + answer)
+            answer_positions += range(len(ids), len(ids) + len(answer_ids))
+            ids += answer_ids
+        answer_positions.append(len(ids))
         mask = torch.zeros(len(ids) + 1, dtype=torch.bool)
-        mask[said] = True
+        mask[answer_positions] = True
         return torch.tensor([*ids, self.tokenizer.vocabulary.eos]), mask

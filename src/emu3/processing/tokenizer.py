@@ -1,8 +1,8 @@
 """The text tokenizer: byte-level BPE, read from a checkpoint's two vocabulary files.
 
-`*.tiktoken` holds the ranks (Qwen's for the published models), `*_vision_tokens.txt` the control
-and visual tokens behind them. What a person types is only ever text: `<|image start|>` in a prompt
-is six words, unless a caller asks for the reference's behaviour (`allow_special=True`).
+`*.tiktoken` holds the merge ranks (Qwen's for the published models), `*_vision_tokens.txt` the
+control and visual tokens that follow them. By default, input is plain text: `<|image start|>` in a
+prompt does not become a control token. `allow_special=True` gives the reference's behaviour.
 
 Source: `tokenization_emu3.py` of baaivision/Emu3.
 """
@@ -25,18 +25,18 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How text is split before byte pairs are merged. Part of the file format, digits one by one."""
+"""Pre-tokenization pattern; part of the file format. Digits are single tokens."""
 
 RANKS_FILE = "emu3.tiktoken"
 SPECIALS_FILE = "emu3_vision_tokens.txt"
 
 
 class TextTokenizer:
-    """Text to ids and back. Stateless; safe to share between threads."""
+    """Text to token ids and back. Stateless; safe to share between threads."""
 
     def __init__(self, ranks: dict[bytes, int], specials: Iterable[str]) -> None:
         if any(bytes([byte]) not in ranks for byte in range(256)):
-            raise InputError("text vocabulary: each of the 256 bytes needs a rank of its own")
+            raise InputError("text vocabulary: each of the 256 single bytes must have a rank")
         self.ranks = ranks
         self.specials = tuple(specials)
         self.vocabulary = Vocabulary.build(len(ranks), self.specials)
@@ -46,17 +46,17 @@ class TextTokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> TextTokenizer:
-        """Read the two vocabulary files of a checkpoint; raises InputError on bad ones."""
+        """Read the two vocabulary files of a checkpoint folder; raises InputError if invalid."""
         ranks = _read_ranks(_only_file(folder, "*.tiktoken"))
         path = _only_file(folder, "*_vision_tokens.txt")
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not a list of tokens ({error})") from None
+            raise InputError(f"{path}: not a UTF-8 list of tokens ({error})") from None
         return cls(ranks, [line.strip() for line in lines if line.strip()])
 
     def save(self, folder: Path) -> None:
-        """Write the two vocabulary files, such that `from_folder` reads the same tokenizer."""
+        """Write the two vocabulary files that `from_folder` reads."""
         ranks = "".join(
             f"{base64.b64encode(token).decode()} {rank}\n"
             for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
@@ -65,10 +65,10 @@ class TextTokenizer:
         (folder / SPECIALS_FILE).write_text("\n".join(self.specials) + "\n", encoding="utf-8")
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """Ids of a text, NFC-normalised first.
+        """Token ids of a text, after NFC normalization.
 
-        With `allow_special`, the names of control tokens become these tokens, as they do in the
-        reference; never do this with text that someone else wrote.
+        With `allow_special`, names of control tokens become these tokens, as in the reference. Do
+        not use it with untrusted text.
         """
         text = unicodedata.normalize("NFC", text)
         if allow_special:
@@ -76,10 +76,9 @@ class TextTokenizer:
         return self._plain.encode_ordinary(text)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """The text of ids; control and visual tokens by name, or left out.
+        """The text of token ids; control and visual tokens appear by name, or are skipped.
 
-        Bytes that are no UTF-8 become U+FFFD.
-        Raises InputError on ids that the vocabulary does not have.
+        Invalid UTF-8 becomes U+FFFD. Raises InputError on ids outside the vocabulary.
         """
         parts = [self._bytes(int(i), skip_special) for i in ids]
         return b"".join(parts).decode("utf-8", errors="replace")
@@ -88,7 +87,9 @@ class TextTokenizer:
         if 0 <= token < len(self.ranks):
             return self._plain.decode_single_token_bytes(token)
         if not len(self.ranks) <= token < self.vocabulary.size:
-            raise InputError(f"id {token} is outside the vocabulary of {self.vocabulary.size}")
+            raise InputError(
+                f"token id {token} is outside the vocabulary of {self.vocabulary.size}"
+            )
         return b"" if skip_special else self._special_names[token - len(self.ranks)].encode()
 
     @cached_property
@@ -116,7 +117,7 @@ def _only_file(folder: Path, pattern: str) -> Path:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Lines of `base64(token) rank`; ranks must be 0, 1, 2, … since ids follow from them."""
+    """Parse lines of `base64(token) rank`. Ranks are token ids, so they must be 0, 1, 2, …"""
     ranks: dict[bytes, int] = {}
     try:
         for line in path.read_bytes().splitlines():
@@ -126,5 +127,5 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     except (ValueError, binascii.Error) as error:
         raise InputError(f"{path}: not a tiktoken vocabulary ({error})") from None
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise InputError(f"{path}: ranks must run from 0 without gaps or repeats")
+        raise InputError(f"{path}: ranks must run from 0 without gaps or duplicates")
     return ranks

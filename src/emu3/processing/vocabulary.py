@@ -1,12 +1,13 @@
-"""The one vocabulary: text, then control tokens, then visual codes.
+"""The vocabulary: text tokens, then control tokens, then visual tokens.
 
     0 .. text_size-1        byte-pair ranks of the text tokenizer
     .. + 3 + 205            <|endoftext|>, <|im_start|>, <|im_end|>, <|extra_0|> .. <|extra_204|>
     .. + 3                  <|image token|>, <|image start|>, <|image end|>
     .. + codebook_size      visual codes, in order
 
-A code becomes an id by one addition. How many there are of each is read from the checkpoint's
-vocabulary files; only the order above is fixed (`tokenization_emu3.py`, paper section 2.1).
+A visual code becomes a token id by adding `visual_start`. The number of each kind is read from the
+checkpoint's vocabulary files; only the order above is fixed (`tokenization_emu3.py`, paper section
+2.1).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BASE_SPECIALS = (
     "<|im_end|>",
     *(f"<|extra_{i}|>" for i in range(205)),
 )
-"""Control tokens that every Emu3 text tokenizer has, before those named in its own file."""
+"""Control tokens of every Emu3 text tokenizer; those of its special-token file follow."""
 
 PAD, EOL, EOF = "<|endoftext|>", "<|extra_200|>", "<|extra_201|>"
 BOS, EOS = "<|extra_203|>", "<|extra_204|>"
@@ -32,12 +33,12 @@ SOT, SOV, EOV = "<|image token|>", "<|image start|>", "<|image end|>"
 
 
 def visual_token(code: int) -> str:
-    """The name of a code in the special-token file, as published: six digits."""
+    """The name of a visual code in the special-token file, with six digits as published."""
     return f"<|visual token {code:0>6d}|>"
 
 
 class VocabularyKeys(TypedDict):
-    """What a decoder's config says of its vocabulary, by the published names."""
+    """The vocabulary keys of a decoder's `config.json`."""
 
     vocab_size: int
     pad_token_id: int
@@ -52,10 +53,11 @@ class VocabularyKeys(TypedDict):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Where everything is, under the paper's names; BAAI's code calls three otherwise.
+    """Token ids of control tokens and ranges of token ids, under the paper's names.
 
-    `pad` fills batches, `eol` ends a row of codes, `eof` a frame, `bos` and `eos` a document, `sov`
-    opens a picture (boi in BAAI's code), `sot` ends its size (img), `eov` closes it (eoi).
+    `pad` fills batches; `bos` and `eos` begin and end a document; `sov` begins an image or video
+    (`boi` in BAAI's code), `sot` ends its header (`img`), and `eov` ends it (`eoi`); `eol` ends a
+    row of codes and `eof` a frame.
     """
 
     text_size: int
@@ -72,25 +74,25 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Ids in all: rows of the embedding and of the head."""
+        """Number of token ids: rows of the embedding and of the language-model head."""
         return self.visual_start + self.codebook_size
 
     @property
     def visual(self) -> slice:
-        """The ids of visual codes, as rows of the head."""
+        """The token ids of visual codes."""
         return slice(self.visual_start, self.size)
 
     @classmethod
     def build(cls, text_size: int, specials: Sequence[str]) -> Vocabulary:
-        """From the number of byte-pair ranks and the special-token file, in its order.
+        """From the number of byte-pair ranks and the lines of the special-token file.
 
-        Raises InputError when the file lacks a control token or its codes are not in order.
+        Raises InputError if a control token is missing, or visual tokens are not last and in order.
         """
         names = (*BASE_SPECIALS, *specials)
         ids = {name: text_size + index for index, name in enumerate(names)}
         missing = [name for name in (SOT, SOV, EOV, visual_token(0)) if name not in ids]
         if missing:
-            raise InputError(f"special-token file: {', '.join(missing)} missing")
+            raise InputError(f"special-token file: missing {', '.join(missing)}")
         start = ids[visual_token(0)]
         codes = names[start - text_size :]
         if any(name != visual_token(code) for code, name in enumerate(codes)):
@@ -110,7 +112,7 @@ class Vocabulary:
         )
 
     def config_keys(self) -> VocabularyKeys:
-        """For the config of a decoder over this vocabulary."""
+        """The vocabulary keys of the config of a decoder over this vocabulary."""
         return {
             "vocab_size": self.size,
             "pad_token_id": self.pad,
@@ -124,9 +126,9 @@ class Vocabulary:
         }
 
     def check(self, config: DecoderConfig) -> None:
-        """Raise InputError where a decoder's config and the vocabulary files disagree."""
+        """Raise InputError if a decoder's config and the vocabulary files disagree."""
         for key, found in self.config_keys().items():
-            if (said := getattr(config, key)) != found:
+            if (configured := getattr(config, key)) != found:
                 raise InputError(
-                    f"config.json says {key} = {said}, the vocabulary files say {found}"
+                    f"config.json has {key} = {configured}, but the vocabulary files give {found}"
                 )
