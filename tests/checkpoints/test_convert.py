@@ -1,4 +1,4 @@
-"""From layout to layout and back: the same numbers, the same ids, complete or absent."""
+"""Conversion between checkpoint formats and precisions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from emu3.errors import InputError
 from emu3.models.precision import BF16, FP32, INT8
 from emu3.testing import tiny_checkpoint
 
-HERE = DeviceConfig(torch.device("cpu"), FP32)
+CPU_FP32 = DeviceConfig(torch.device("cpu"), FP32)
 TEXT = "A café, 12 of ’em: I'LL go"  # decomposed on purpose
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A tiny checkpoint in BAAI's layout."""
+    """A tiny checkpoint in BAAI's format."""
     tiny_checkpoint().save(tmp_path / "published")
     return tmp_path / "published"
 
 
-def same(a: Checkpoint, b: Checkpoint) -> bool:
+def same_checkpoint(a: Checkpoint, b: Checkpoint) -> bool:
     parts = ((a.decoder, b.decoder), (a.vision_processor.vision, b.vision_processor.vision))
     return (
         a.decoder.config == b.decoder.config
@@ -45,57 +45,57 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
     )
 
 
-@pytest.mark.parametrize("layout", sorted(FORMATS))
-def test_there_and_back(published: Path, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_round_trip_keeps_weights_and_files(published: Path, tmp_path: Path, format: str) -> None:
     there, back = tmp_path / "there", tmp_path / "back"
-    convert_checkpoint(published, None, there, format=layout)
+    convert_checkpoint(published, None, there, format=format)
     convert_checkpoint(there, None, back, format="baai")
-    assert (detect_format(there).name, detect_format(back).name) == (layout, "baai")
-    first = load_checkpoint(published, None, HERE)
-    assert same(load_checkpoint(there, None, HERE), first)
+    assert (detect_format(there).name, detect_format(back).name) == (format, "baai")
+    first = load_checkpoint(published, None, CPU_FP32)
+    assert same_checkpoint(load_checkpoint(there, None, CPU_FP32), first)
     for path in published.rglob("*"):
         if path.is_file() and path.suffix != ".json":
             assert (back / path.relative_to(published)).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("layout", sorted(FORMATS))
-def test_a_prompt_has_the_same_ids_in_every_layout(
-    published: Path, tmp_path: Path, layout: str
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_prompt_ids_are_the_same_in_every_format(
+    published: Path, tmp_path: Path, format: str
 ) -> None:
-    convert_checkpoint(published, None, tmp_path / "there", format=layout)
-    ours = load_checkpoint(published, None, HERE).prompts
-    theirs = load_checkpoint(tmp_path / "there", None, HERE).prompts
+    convert_checkpoint(published, None, tmp_path / "there", format=format)
+    ours = load_checkpoint(published, None, CPU_FP32).prompts
+    theirs = load_checkpoint(tmp_path / "there", None, CPU_FP32).prompts
     assert theirs.image(TEXT, (3, 4)) == ours.image(TEXT, (3, 4))
 
 
-def test_few_rows_in_hand_are_enough(
+def test_block_size_does_not_matter(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paddle's transposed matrices by columns, quantised ones by rows, in blocks of any size."""
+    """Transposed matrices are read by columns, quantized ones by rows."""
     monkeypatch.setattr(shards, "BLOCK_BYTES", 200)
     convert_checkpoint(published, None, tmp_path / "paddle", format="paddle")
-    assert same(load_checkpoint(tmp_path / "paddle", None, HERE),
-                load_checkpoint(published, None, HERE))  # fmt: skip
-    few = DeviceConfig(HERE.device, INT8)
+    assert same_checkpoint(load_checkpoint(tmp_path / "paddle", None, CPU_FP32),
+                load_checkpoint(published, None, CPU_FP32))  # fmt: skip
+    few = DeviceConfig(CPU_FP32.device, INT8)
     a = load_checkpoint(tmp_path / "paddle", None, few).decoder.state_dict()
     b = load_checkpoint(published, None, few).decoder.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_precision_may_change_on_the_way(published: Path, tmp_path: Path) -> None:
+def test_convert_to_bf16(published: Path, tmp_path: Path) -> None:
     convert_checkpoint(published, None, tmp_path / "half", precision=BF16)
-    half = load_checkpoint(tmp_path / "half", None, DeviceConfig(HERE.device, BF16)).decoder
-    whole = load_checkpoint(published, None, DeviceConfig(HERE.device, BF16)).decoder
+    half = load_checkpoint(tmp_path / "half", None, DeviceConfig(CPU_FP32.device, BF16)).decoder
+    whole = load_checkpoint(published, None, DeviceConfig(CPU_FP32.device, BF16)).decoder
     assert all(torch.equal(half.state_dict()[k], v) for k, v in whole.state_dict().items())
     size = (tmp_path / "half" / "model.safetensors").stat().st_size
     assert size < 0.6 * (published / "model.safetensors").stat().st_size
 
 
-def left(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_progress_ends_at_the_whole(published: Path, tmp_path: Path) -> None:
+def test_progress_reaches_the_total(published: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     convert_checkpoint(published, None, tmp_path / "out", on_bytes=lambda *now: seen.append(now))
     done, total = seen[-1]
@@ -103,47 +103,49 @@ def test_progress_ends_at_the_whole(published: Path, tmp_path: Path) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_disk_too_small_is_noticed_before(
+def test_insufficient_disk_space_raises_before_writing(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 5))
-    with pytest.raises(InputError, match=r"GB are needed and 0\.0 GB are free"):
+    with pytest.raises(InputError, match=r"GB required, 0\.0 GB free"):
         convert_checkpoint(published, None, tmp_path / "out")
-    assert left(tmp_path) == ["published"]
+    assert file_names(tmp_path) == ["published"]
 
 
-def test_a_disk_that_fills_up_leaves_nothing(
+def test_full_disk_leaves_no_files(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = shards._write_file
 
     def full(path: Path, *rest: object) -> None:
         write(path, *rest)  # type: ignore[arg-type]
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        raise OSError(errno.ENOSPC, "No space file_names on device", str(path))
 
     monkeypatch.setattr(shards, "_write_file", full)
     with pytest.raises(OSError, match="No space"):
         convert_checkpoint(published, None, tmp_path / "out")
-    assert left(tmp_path) == ["published"]
+    assert file_names(tmp_path) == ["published"]
 
 
-@pytest.mark.parametrize("layout", ["", "HF", "gguf"])
-def test_a_layout_that_is_none_is_refused(published: Path, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", ["", "HF", "gguf"])
+def test_unknown_format_raises(published: Path, tmp_path: Path, format: str) -> None:
     with pytest.raises(InputError, match="one of baai, hf, paddle"):
-        convert_checkpoint(published, None, tmp_path / "out", format=layout)
+        convert_checkpoint(published, None, tmp_path / "out", format=format)
 
 
-def test_what_is_there_is_not_overwritten(published: Path, tmp_path: Path) -> None:
+def test_existing_output_is_not_overwritten(published: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     convert_checkpoint(published, None, tmp_path / "out")  # an empty folder is fine
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.json")}
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         convert_checkpoint(published, None, tmp_path / "out", format="hf")
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.json")} == before
 
 
-@pytest.mark.parametrize("layout", ["hf", "paddle"])
-def test_few_bits_are_ours_alone(published: Path, tmp_path: Path, layout: str) -> None:
-    with pytest.raises(InputError, match="BAAI's layout only"):
-        convert_checkpoint(published, None, tmp_path / "out", format=layout, precision=INT8)
-    assert left(tmp_path) == ["published"]
+@pytest.mark.parametrize("format", ["hf", "paddle"])
+def test_quantized_weights_need_the_baai_format(
+    published: Path, tmp_path: Path, format: str
+) -> None:
+    with pytest.raises(InputError, match="only be written in the baai format"):
+        convert_checkpoint(published, None, tmp_path / "out", format=format, precision=INT8)
+    assert file_names(tmp_path) == ["published"]

@@ -1,4 +1,4 @@
-"""Downloads that break, are killed, do not fit or find no room: one line, and nothing is lost."""
+"""Interrupted downloads are resumed, and failures give one-line messages."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from tests.fake_hub import FakeHub, digest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_connection_that_breaks_is_taken_up_again(hub: FakeHub) -> None:
+def test_broken_connection_is_resumed(hub: FakeHub) -> None:
     hub.broken = 1
     folder = find_model(GEN)
     assert (folder / SHARDS[0]).read_bytes() == WEIGHTS[SHARDS[0]]
     assert [one.range for one in hub.fetched(SHARDS[0])] == [None, "bytes=2000000-"]
 
 
-def part_of(cache: Path) -> Path:
-    """The file in which an interrupted download of the first shard lies."""
+def partial_file(cache: Path) -> Path:
+    """The partial file of an interrupted download of the first shard."""
     etag = digest(SHARDS[0], WEIGHTS[SHARDS[0]])
     return cache / f"models--{GEN.replace('/', '--')}" / "blobs" / f"{etag}.incomplete"
 
 
-def test_halves_that_do_not_fit_are_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
+def test_resumed_file_with_wrong_hash_is_deleted(hub: FakeHub, tmp_path: Path) -> None:
     find_model(GEN, weights=False)
-    part = part_of(tmp_path / "cache")
+    part = partial_file(tmp_path / "cache")
     part.write_bytes(b"?" * 1000)
-    with pytest.raises(InputError, match="do not fit; run it once more"):
+    with pytest.raises(
+        InputError, match="failed its SHA-256 check and was deleted; run the command again"
+    ):
         find_model(GEN)
     assert not part.exists()
     assert (find_model(GEN) / SHARDS[0]).read_bytes() == WEIGHTS[SHARDS[0]]
 
 
 @pytest.mark.usefixtures("hub")
-def test_no_room_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -60,12 +62,12 @@ from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}
 print(find_model(sys.argv[1]))
 """
-PATIENCE = 300  # seconds; a process that imports PyTorch on a busy machine
+TIMEOUT = 300  # seconds; a process that imports PyTorch on a busy machine
 BAR = re.compile(r"[1-9]\d?%.*\[\d\d:\d\d<\d\d:\d\d, .*B/s\]")  # done [spent<left, rate]
 
 
-def process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Popen[str]:
-    """The same in a process of its own, told by its environment alone."""
+def start_process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Popen[str]:
+    """Run find_model in a process of its own, configured by environment variables."""
     ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))
@@ -81,16 +83,16 @@ def process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Po
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-@pytest.mark.timeout(3 * PATIENCE)
-def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
-    """On a terminal, with a bar; then into a pipe, without one; then offline."""
+@pytest.mark.timeout(3 * TIMEOUT)
+def test_killed_download_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
+    """First on a terminal, with a progress bar; then into a pipe, without; then offline."""
     hub.stalls = True
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    first = process(hub, tmp_path, theirs)
+    first = start_process(hub, tmp_path, theirs)
     os.close(theirs)
     try:
-        assert hub.stalled.wait(PATIENCE)
+        assert hub.stalled.wait(TIMEOUT)
         shown = ""
         while not BAR.search(shown):
             shown += os.read(ours, 4096).decode(errors="replace")
@@ -102,8 +104,8 @@ def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path
     hub.stalls = False
     hub.asked.clear()
 
-    second = process(hub, tmp_path, subprocess.PIPE)
-    said, noise = second.communicate(timeout=PATIENCE)
+    second = start_process(hub, tmp_path, subprocess.PIPE)
+    said, noise = second.communicate(timeout=TIMEOUT)
     assert (second.returncode, noise) == (0, "")
     folder = Path(said.strip())
     assert [(folder / name).read_bytes() for name in SHARDS] == list(WEIGHTS.values())
@@ -113,6 +115,6 @@ def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path
     assert not hub.fetched(".json")
     hub.asked.clear()
 
-    third = process(hub, tmp_path, subprocess.PIPE, HF_HUB_OFFLINE="1")
-    assert third.communicate(timeout=PATIENCE) == (said, "")
+    third = start_process(hub, tmp_path, subprocess.PIPE, HF_HUB_OFFLINE="1")
+    assert third.communicate(timeout=TIMEOUT) == (said, "")
     assert not hub.asked

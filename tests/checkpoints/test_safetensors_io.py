@@ -1,4 +1,4 @@
-"""Weight files by rows: what safetensors writes we read, what we write safetensors reads."""
+"""Block-wise safetensors files, against the safetensors package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TENSORS = {
 
 
 @pytest.fixture(autouse=True)
-def few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "BLOCK_BYTES", 64)
 
 
@@ -48,12 +48,12 @@ def write(folder: Path, tensors: dict[str, Tensor], shard_bytes: int = 10**9) ->
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    with SafetensorsReader(folder) as opened:
+    with SafetensorsReader(folder) as reader:
         return {
-            name: torch.cat([opened.read_rows(name, *block) for block in row_blocks(entry.spec)])
+            name: torch.cat([reader.read_rows(name, *block) for block in row_blocks(entry.spec)])
             if entry.spec.shape and entry.spec.shape[0]
-            else opened.read_rows(name, 0, 0 if entry.spec.shape else 1)
-            for name, entry in opened.entries.items()
+            else reader.read_rows(name, 0, 0 if entry.spec.shape else 1)
+            for name, entry in reader.locations.items()
         }
 
 
@@ -63,18 +63,18 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     )
 
 
-def test_what_we_write_safetensors_reads(tmp_path: Path) -> None:
+def test_safetensors_reads_our_files(tmp_path: Path) -> None:
     write(tmp_path, TENSORS)
     assert same(load_file(tmp_path / SINGLE_FILE), TENSORS)
 
 
-def test_what_safetensors_writes_we_read(tmp_path: Path) -> None:
+def test_files_of_safetensors_are_read(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / SINGLE_FILE)
     assert same(read(tmp_path), TENSORS)
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 100, 200, 10**9])
-def test_shards_and_one_file_hold_the_same(tmp_path: Path, shard_bytes: int) -> None:
+def test_shards_round_trip(tmp_path: Path, shard_bytes: int) -> None:
     write(tmp_path, TENSORS, shard_bytes)
     assert same(read(tmp_path), TENSORS)
     files = list(tmp_path.glob("*.safetensors"))
@@ -84,22 +84,22 @@ def test_shards_and_one_file_hold_the_same(tmp_path: Path, shard_bytes: int) -> 
         assert same({k: v for f in files for k, v in load_file(f).items()}, TENSORS)
 
 
-def test_columns_are_rows_of_the_transposed(tmp_path: Path) -> None:
+def test_read_columns_is_transposed(tmp_path: Path) -> None:
     write(tmp_path, TENSORS)
-    with SafetensorsReader(tmp_path) as opened:
-        assert torch.equal(opened.read_columns("matrix", 1, 4), TENSORS["matrix"].T[1:4])
-        assert opened.bytes_read == 3 * 37 * 4
+    with SafetensorsReader(tmp_path) as reader:
+        assert torch.equal(reader.read_columns("matrix", 1, 4), TENSORS["matrix"].T[1:4])
+        assert reader.bytes_read == 3 * 37 * 4
 
 
 @given(st.integers(0, 100), st.integers(1, 40))
-def test_blocks_cover_every_row_once(rows: int, width: int) -> None:
+def test_row_blocks_cover_every_row_once(rows: int, width: int) -> None:
     covered = [row for first, last in row_blocks(TensorSpec(torch.float32, (rows, width)))
                for row in range(first, last)]  # fmt: skip
     assert covered == list(range(rows))
 
 
 def header(path: Path, **changes: object) -> None:
-    """Write a file whose header says something else of eight bytes of data."""
+    """Write a file with eight bytes of data and a changed header."""
     said = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
     text = json.dumps({"a": said}).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
@@ -116,7 +116,7 @@ def header(path: Path, **changes: object) -> None:
         {"dtype": "F4"},
     ],
 )
-def test_a_header_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_invalid_header_raises(tmp_path: Path, changes: dict[str, object]) -> None:
     header(tmp_path / SINGLE_FILE)
     assert read(tmp_path)["a"].tolist() == [0.0, 0.0]
     header(tmp_path / SINGLE_FILE, **changes)
@@ -124,16 +124,16 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, changes: dict[str, object
         SafetensorsReader(tmp_path)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+def test_file_truncated_while_reading_raises(tmp_path: Path) -> None:
     write(tmp_path, TENSORS)
-    with SafetensorsReader(tmp_path) as opened:
+    with SafetensorsReader(tmp_path) as reader:
         whole = (tmp_path / SINGLE_FILE).read_bytes()
         (tmp_path / SINGLE_FILE).write_bytes(whole[:-300])
-        with pytest.raises(InputError, match="cut short"):
-            opened.read_rows("matrix", 30, 37)
+        with pytest.raises(InputError, match="truncated"):
+            reader.read_rows("matrix", 30, 37)
 
 
-def test_files_of_before_do_not_stay(tmp_path: Path) -> None:
+def test_writing_again_removes_old_shards(tmp_path: Path) -> None:
     write(tmp_path, TENSORS, 100)
     write(tmp_path, TENSORS)
     assert [path.name for path in tmp_path.iterdir()] == [SINGLE_FILE]

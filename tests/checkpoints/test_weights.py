@@ -1,4 +1,4 @@
-"""Checkpoints on disk: read strictly, written the same way, and every fault named."""
+"""Loading and saving weights: strict, exact, with errors that name the file or tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAD = "lm_head.weight"
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    """The same names in the same order, bit for bit and in the same precision."""
+    """Whether names, order, dtypes and values are equal."""
     mine, theirs = a.state_dict(), b.state_dict()
     return list(mine) == list(theirs) and all(
         mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name])
@@ -35,14 +35,14 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A decoder in one file."""
+    """A decoder saved as one file."""
     save_decoder(tiny_decoder(), byte_tokenizer(), tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def shards(folder: Path) -> Path:
-    """The same in shards."""
+    """The same decoder saved as shards."""
     save_weights(tiny_decoder(), folder, shard_bytes=30_000)
     assert not (folder / SINGLE_FILE).exists()
     assert len(list(folder.glob("model-*.safetensors"))) > 3
@@ -56,7 +56,7 @@ def rewrite(path: Path, **changes: Tensor | None) -> None:
 
 @pytest.mark.parametrize("to", [FP32, BF16])
 @pytest.mark.parametrize("shard_bytes", [5 * 10**9, 30_000])
-def test_a_decoder_comes_back(tmp_path: Path, to: Precision, shard_bytes: int) -> None:
+def test_decoder_round_trip(tmp_path: Path, to: Precision, shard_bytes: int) -> None:
     dtype = to.dtype
     model = tiny_decoder().to(dtype)
     save_decoder(model, byte_tokenizer(), tmp_path)
@@ -71,8 +71,8 @@ def test_a_decoder_comes_back(tmp_path: Path, to: Precision, shard_bytes: int) -
     assert (text.ranks, config) == (byte_tokenizer().ranks, model.config)
 
 
-def test_a_vision_tokenizer_comes_back(tmp_path: Path) -> None:
-    """Counters of its norms are whole numbers and stay that."""
+def test_vision_tokenizer_round_trip(tmp_path: Path) -> None:
+    """Batch counters of its norms stay integers."""
     model = tiny_vision(temporal_downsample_factor=2)
     preprocessor = PreprocessorConfig(min_pixels=64, max_pixels=256, spatial_factor=4)
     save_vision_tokenizer(VisionProcessor(model, preprocessor), tmp_path)
@@ -85,7 +85,7 @@ def test_a_vision_tokenizer_comes_back(tmp_path: Path) -> None:
     assert any(not t.is_floating_point() for t in read.state_dict().values())
 
 
-def test_what_was_read_is_written_the_same(
+def test_saved_files_are_byte_identical(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     second = tmp_path_factory.mktemp("second")
@@ -94,77 +94,77 @@ def test_what_was_read_is_written_the_same(
         assert (second / path.name).read_bytes() == path.read_bytes()
 
 
-def test_precision_is_what_is_asked_for(folder: Path) -> None:
+def test_load_in_bf16(folder: Path) -> None:
     half = load_decoder(folder, BF16, CPU)
     assert same(half, tiny_decoder().to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
 
 
-def test_published_folders_are_read(reference: Path) -> None:
+def test_published_folders_load(reference: Path) -> None:
     decoder = load_decoder(reference / "Emu3-Gen-tiny", FP32, CPU)
     vision = load_vision_tokenizer(reference / "Emu3-VisionTokenizer-tiny", CPU)
     for model in (decoder, vision):
         assert all(t.device == CPU for t in model.state_dict().values())
 
 
-def refused(folder: Path, *words: str) -> None:
+def assert_refused(folder: Path, *words: str) -> None:
     with pytest.raises(InputError) as raised:
         load_decoder(folder, FP32, CPU)
     assert all(word in str(raised.value) for word in (str(folder), *words)), raised.value
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
-def test_a_file_cut_short_is_named(folder: Path, kept: float) -> None:
+def test_truncated_file_is_named(folder: Path, kept: float) -> None:
     whole = (folder / SINGLE_FILE).read_bytes()
     end = int(len(whole) * kept) if isinstance(kept, float) else kept
     (folder / SINGLE_FILE).write_bytes(whole[:end])
-    refused(folder, SINGLE_FILE, "cut short")
+    assert_refused(folder, SINGLE_FILE, "truncated")
 
 
-def test_a_wrong_shape_is_named(folder: Path) -> None:
+def test_wrong_shape_is_named(folder: Path) -> None:
     rewrite(folder / SINGLE_FILE, **{NORM: torch.ones(31)})
-    refused(folder, NORM, "[31]", "[32]")
+    assert_refused(folder, NORM, "[31]", "[32]")
 
 
-def test_a_missing_tensor_is_named(folder: Path) -> None:
+def test_missing_tensor_is_named(folder: Path) -> None:
     rewrite(folder / SINGLE_FILE, **{NORM: None})
-    refused(folder, NORM, "missing")
+    assert_refused(folder, NORM, "missing")
 
 
-def test_of_many_missing_tensors_some_are_named(folder: Path) -> None:
+def test_long_list_of_missing_tensors_is_abbreviated(folder: Path) -> None:
     save_file({NORM: torch.ones(32)}, folder / SINGLE_FILE)
     names = sorted(tiny_decoder().state_dict())
-    refused(folder, *names[:3], f"and {len(names) - 4} more")
+    assert_refused(folder, *names[:3], f"and {len(names) - 4} more")
 
 
-def test_a_tensor_too_many_is_named(folder: Path) -> None:
+def test_unexpected_tensor_is_named(folder: Path) -> None:
     rewrite(folder / SINGLE_FILE, **{"model.layers.0.self_attn.q_proj.bias": torch.ones(32)})
-    refused(folder, "q_proj.bias", "belongs to no part")
+    assert_refused(folder, "q_proj.bias", "unexpected tensor")
 
 
-def test_a_config_of_another_size_is_noticed(folder: Path) -> None:
+def test_config_of_another_size_raises(folder: Path) -> None:
     said = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**said, "intermediate_size": 47}))
-    refused(folder, "mlp", "47")
+    assert_refused(folder, "mlp", "47")
     (folder / "config.json").write_text(json.dumps({**said, "num_hidden_layers": 1}))
-    refused(folder, "model.layers.1.")
+    assert_refused(folder, "model.layers.1.")
 
 
-def test_no_weights_at_all(folder: Path) -> None:
+def test_folder_without_weights(folder: Path) -> None:
     (folder / SINGLE_FILE).unlink()
-    refused(folder, SINGLE_FILE, INDEX_FILE)
+    assert_refused(folder, SINGLE_FILE, INDEX_FILE)
 
 
-def test_a_missing_shard_is_named(shards: Path) -> None:
+def test_missing_shard_is_named(shards: Path) -> None:
     lost = sorted(shards.glob("model-*.safetensors"))[1]
     lost.unlink()
-    refused(shards, lost.name, "no such file")
+    assert_refused(shards, lost.name, "no such file")
 
 
-def test_a_cut_shard_is_named(shards: Path) -> None:
+def test_truncated_shard_is_named(shards: Path) -> None:
     broken = sorted(shards.glob("model-*.safetensors"))[1]
     broken.write_bytes(broken.read_bytes()[:-10])
-    refused(shards, broken.name, "cut short")
+    assert_refused(shards, broken.name, "truncated")
 
 
 def reindex(folder: Path, **changes: str | None) -> None:
@@ -174,23 +174,23 @@ def reindex(folder: Path, **changes: str | None) -> None:
     (folder / INDEX_FILE).write_text(json.dumps(index))
 
 
-def test_an_index_that_says_something_else_is_noticed(shards: Path) -> None:
+def test_index_that_differs_from_the_shards_raises(shards: Path) -> None:
     reindex(shards, **{NORM: None})
-    refused(shards, NORM, "not those of the index")
+    assert_refused(shards, NORM, "differ from the index")
     other = json.loads((shards / INDEX_FILE).read_text())["weight_map"][HEAD]
     reindex(shards, **{NORM: other})
-    refused(shards, NORM)
+    assert_refused(shards, NORM)
 
 
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}']
 )
-def test_a_broken_index_is_named(shards: Path, content: str) -> None:
+def test_invalid_index_is_named(shards: Path, content: str) -> None:
     (shards / INDEX_FILE).write_text(content)
-    refused(shards, INDEX_FILE)
+    assert_refused(shards, INDEX_FILE)
 
 
-def test_writing_again_leaves_nothing_of_before(shards: Path) -> None:
+def test_saving_again_removes_old_shards(shards: Path) -> None:
     save_weights(tiny_decoder(seed=1), shards)
     assert [path.name for path in shards.glob("*.safetensors*")] == [SINGLE_FILE]
     assert same(load_decoder(shards, FP32, CPU), tiny_decoder(seed=1))

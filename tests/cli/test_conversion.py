@@ -1,4 +1,4 @@
-"""`emu3 quantize` and `emu3 convert`, as a person runs them."""
+"""The commands `emu3 quantize` and `emu3 convert`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import Result
 Emu3Command = Callable[..., Result]
 
 
-def test_what_is_quantised_draws(emu3: Emu3Command, tiny: Path, tmp_path: Path) -> None:
+def test_quantized_checkpoint_generates(emu3: Emu3Command, tiny: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     done = emu3("quantize", str(tiny), "-o", str(few), "--bits", "8")
     assert (done.exit_code, done.stdout.strip()) == (0, str(few))
@@ -23,11 +23,11 @@ def test_what_is_quantised_draws(emu3: Emu3Command, tiny: Path, tmp_path: Path) 
     assert picture.stat().st_size > 0
 
 
-@pytest.mark.parametrize("layout", ["hf", "paddle", "baai"])
-def test_pictures_are_the_same_in_every_layout(
-    emu3: Emu3Command, tiny: Path, tmp_path: Path, layout: str
+@pytest.mark.parametrize("format", ["hf", "paddle", "baai"])
+def test_images_are_the_same_in_every_format(
+    emu3: Emu3Command, tiny: Path, tmp_path: Path, format: str
 ) -> None:
-    assert emu3("convert", str(tiny), "-o", str(tmp_path / "there"), "--to", layout).exit_code == 0
+    assert emu3("convert", str(tiny), "-o", str(tmp_path / "there"), "--to", format).exit_code == 0
     pictures = []
     for number, model in enumerate((tiny, tmp_path / "there")):
         drawn = tmp_path / f"{number}.png"
@@ -40,15 +40,15 @@ def test_pictures_are_the_same_in_every_layout(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["quantize", "--bits", "3"], "only 4 and 8"),
+        (["quantize", "--bits", "3"], "use 4 or 8"),
         (["quantize", "--bits", "4"], "do not divide into groups of 64"),
         (["quantize", "--bits", "4", "--group-size", "7"], "even number"),
-        (["convert", "--to", "onnx"], "no such layout"),
+        (["convert", "--to", "onnx"], "unknown checkpoint format"),
         (["convert", "--dtype", "int4"], "emu3 quantize --bits 4"),
         (["convert", "--dtype", "fp64"], "one of fp32"),
     ],
 )
-def test_one_line_and_nothing_written(
+def test_invalid_arguments_give_one_line(
     emu3: Emu3Command, tiny: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     command, *rest = arguments
@@ -59,10 +59,10 @@ def test_one_line_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_stays(emu3: Emu3Command, tiny: Path, tmp_path: Path) -> None:
+def test_nonempty_output_folder_is_refused(emu3: Emu3Command, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     done = emu3("convert", str(tiny), "-o", str(tmp_path / "out"))
     assert done.exit_code == 2
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]

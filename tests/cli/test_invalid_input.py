@@ -34,9 +34,9 @@ def cut(path: Path, share: float) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut short": (lambda f: cut(f / WEIGHTS, 0.5), "cut short"),
-    "cut in the header": (lambda f: cut(f / WEIGHTS, 0.001), "cut short"),
-    "cut short, vision": (lambda f: cut(f / "vision_tokenizer" / WEIGHTS, 0.5), "cut short"),
+    "cut short": (lambda f: cut(f / WEIGHTS, 0.5), "truncated"),
+    "cut in the header": (lambda f: cut(f / WEIGHTS, 0.001), "truncated"),
+    "cut short, vision": (lambda f: cut(f / "vision_tokenizer" / WEIGHTS, 0.5), "truncated"),
     "wrong shape": (
         lambda f: change_weights(f, lambda w: w.update({"lm_head.weight": torch.zeros(3, 4)})),
         "lm_head.weight",

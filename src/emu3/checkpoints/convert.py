@@ -1,7 +1,7 @@
-"""One checkpoint to another: other names, other numbers, never all of it in memory.
+"""Convert a checkpoint to another format or precision without loading all of it into memory.
 
-Rows stream from the files of one layout to those of the next. The target folder is complete or
-absent: it takes its name when the last byte is written.
+Rows are streamed from the source files to the target files. The target folder gets its name when
+the last byte is written, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -43,106 +43,115 @@ from emu3.models.vq.tokenizer import VisionTokenizer
 def convert_checkpoint(
     model: str | Path,
     vision: str | Path | None,
-    target: Path,
+    output: Path,
     *,
     format: str = BAAI.name,
     precision: Precision | None = None,
     on_bytes: OnBytes = lambda done, total: None,
 ) -> None:
-    """Write a checkpoint in another layout or precision, its vision tokenizer with it.
+    """Write a checkpoint, with its vision tokenizer, in another format or precision.
 
-    `format` is `"baai"`, `"hf"` or `"paddle"`. Without `precision` numbers stay what they are. The vision
-    tokenizer stays in its precision; in BAAI's layout and Paddle's it goes to a folder inside.
-    Raises InputError on a checkpoint or a target that will not do, before anything is written.
+    Args:
+        model: `"nano"`, a folder, or a hub id, which is downloaded.
+        vision: the vision tokenizer, likewise; None finds the one that belongs to the model.
+        output: folder to create, which must not exist or must be empty. The BAAI and Paddle formats
+            put the vision tokenizer into its subfolder `vision_tokenizer`.
+        format: `"baai"`, `"hf"` (transformers) or `"paddle"`.
+        precision: of the decoder; None keeps the stored one. The vision tokenizer keeps its own.
+        on_bytes: called with the bytes written so far, and in total.
+
+    Raises:
+        InputError: the checkpoint or the arguments are invalid, or the disk is too full. Nothing
+            was written.
     """
     if format not in FORMATS:
-        raise InputError(f"no such layout: {format!r}; one of {', '.join(FORMATS)}")
-    into = FORMATS[format]
-    check_writable(target.parent / f"{target.name}.json")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target}: exists already; name a new folder")
+        raise InputError(
+            f"unknown checkpoint format {format!r}; choose one of {', '.join(FORMATS)}"
+        )
+    target = FORMATS[format]
+    check_writable(output.parent / f"{output.name}.json")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise InputError(f"{output}: already exists; choose a new folder")
     folder = find_model(model)
     vision_folder = find_vision_tokenizer(folder, vision, model)
-    text, config = load_text_tokenizer(folder)
-    _check_precision(folder, config, into, precision)
-    with SafetensorsReader(folder) as shards, SafetensorsReader(vision_folder) as vision_shards:
-        decoder = _decoder(
-            NetworkWeights(shards, detect_format(folder), decoder=True), config, into, precision
+    text_tokenizer, config = load_text_tokenizer(folder)
+    _check_precision(folder, config, target, precision)
+    with SafetensorsReader(folder) as reader, SafetensorsReader(vision_folder) as vision_reader:
+        vision_format = detect_format(vision_folder)
+        vision_config = vision_format.vision_config(vision_folder)
+        preprocessor = vision_format.preprocessor(vision_folder)
+        decoder = _decoder_stream(
+            NetworkWeights(reader, detect_format(folder), decoder=True), config, target, precision
         )
-        described = detect_format(vision_folder)
-        vision_config = described.vision_config(vision_folder)
-        pictures = _vision(
-            NetworkWeights(vision_shards, described, decoder=False), vision_config, into
+        tokenizer = _vision_tokenizer_stream(
+            NetworkWeights(vision_reader, vision_format, decoder=False), vision_config, target
         )
-        total = decoder.nbytes + pictures.nbytes
-        _check_space(target.parent, total)
-        preprocessor = described.preprocessor(vision_folder)
-        report = _ByteCounter(on_bytes, total)
-        with atomic_write(target) as temporary:
+        total = decoder.nbytes + tokenizer.nbytes
+        _check_disk_space(output.parent, total)
+        count = _ByteCounter(on_bytes, total)
+        with atomic_write(output) as temporary:
             temporary.mkdir()
-            if into.write_files is not None:
-                both = decoder.join(pictures)
-                both.write(temporary, report)
-                into.write_files(
-                    temporary, config, text, vision_config, preprocessor, both.dtype_name
+            if target.write_files is not None:
+                both = decoder.merge(tokenizer)
+                both.write(temporary, count)
+                target.write_files(
+                    temporary, config, text_tokenizer, vision_config, preprocessor, both.dtype_name
                 )
             else:
-                inside = temporary / VISION_TOKENIZER_FOLDER
-                inside.mkdir()
-                decoder.write(temporary, report)
+                subfolder = temporary / VISION_TOKENIZER_FOLDER
+                subfolder.mkdir()
+                decoder.write(temporary, count)
                 write_decoder_files(
-                    _output_config(config, precision), text, temporary, decoder.dtype_name
+                    _output_config(config, precision), text_tokenizer, temporary, decoder.dtype_name
                 )
-                pictures.write(inside, report)
+                tokenizer.write(subfolder, count)
                 write_vision_tokenizer_files(
-                    vision_config, preprocessor, inside, pictures.dtype_name
+                    vision_config, preprocessor, subfolder, tokenizer.dtype_name
                 )
-            write_json(
-                temporary / DEFAULTS_FILE,
-                GenerationDefaults.from_folder(folder, str(model)).to_dict(),
-            )
-            if target.is_dir():
-                target.rmdir()  # it was empty
+            defaults = GenerationDefaults.from_folder(folder, str(model))
+            write_json(temporary / DEFAULTS_FILE, defaults.to_dict())
+            if output.is_dir():
+                output.rmdir()  # empty, as checked above
 
 
 def _check_precision(
-    folder: Path, config: DecoderConfig, into: CheckpointFormat, precision: Precision | None
+    folder: Path, config: DecoderConfig, target: CheckpointFormat, precision: Precision | None
 ) -> None:
     stored = stored_precision(config)
     if stored is not None:
         raise InputError(
-            f"{folder}: quantised to {stored.name} already, which cannot be undone or done again; "
-            "start from the checkpoint it was made of"
+            f"{folder}: already quantized to {stored.name}, which cannot be converted further; "
+            "convert the original checkpoint"
         )
-    if precision is not None and precision.bits is not None and into is not BAAI:
+    if precision is not None and precision.bits is not None and target is not BAAI:
         raise InputError(
-            f"{precision.name} weights are written in BAAI's layout only, not in {into.name}"
+            f"{precision.name} weights can only be written in the baai format, not in {target.name}"
         )
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def _check_disk_space(folder: Path, required: int) -> None:
     free = shutil.disk_usage(folder).free
-    if free < needed:
+    if free < required:
         raise InputError(
-            f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
+            f"{folder}: {required / 1e9:.1f} GB required, {free / 1e9:.1f} GB free; "
             "nothing was written"
         )
 
 
 def _output_config(config: DecoderConfig, precision: Precision | None) -> DecoderConfig:
-    """The config of what is written, its quantisation recorded."""
+    """The decoder config to write, with the quantization that was applied."""
     if precision is None or precision.bits is None:
         return config
-    said = {
+    quantization = {
         "quant_method": QUANT_METHOD,
         "bits": precision.bits,
         "group_size": precision.group_size,
     }
-    return replace(config, quantization_config=said)
+    return replace(config, quantization_config=quantization)
 
 
 class _ByteCounter:
-    """Adds up what is written."""
+    """Turns the sizes of written blocks into a running total for the progress callback."""
 
     def __init__(self, on_bytes: OnBytes, total: int) -> None:
         self.on_bytes, self.total, self.done = on_bytes, total, 0
@@ -153,12 +162,17 @@ class _ByteCounter:
 
 
 class _TensorStream:
-    """Tensors under their new names, and where their rows come from."""
+    """The tensors to write, under the names of the target format, and a function for their rows."""
 
     def __init__(
-        self, specs: dict[str, TensorSpec], rows: ReadRows, shard_format: str, dtype: torch.dtype
+        self,
+        specs: dict[str, TensorSpec],
+        read_rows: ReadRows,
+        metadata_format: str,
+        dtype: torch.dtype,
     ) -> None:
-        self.specs, self.read_rows, self.format, self.dtype = specs, rows, shard_format, dtype
+        self.specs, self.read_rows = specs, read_rows
+        self.metadata_format, self.dtype = metadata_format, dtype
 
     @property
     def nbytes(self) -> int:
@@ -168,105 +182,111 @@ class _TensorStream:
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
-    def join(self, other: _TensorStream) -> _TensorStream:
-        """Both in the same files."""
+    def merge(self, other: _TensorStream) -> _TensorStream:
+        """The tensors of both streams, for one set of files."""
 
-        def rows(name: str, first: int, last: int) -> Tensor:
+        def read_rows(name: str, first: int, last: int) -> Tensor:
             return (self if name in self.specs else other).read_rows(name, first, last)
 
         widest = max(self.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
-        return _TensorStream({**self.specs, **other.specs}, rows, self.format, widest)
+        specs = {**self.specs, **other.specs}
+        return _TensorStream(specs, read_rows, self.metadata_format, widest)
 
     def write(self, folder: Path, on_bytes: Callable[[int], None]) -> None:
         write_safetensors(
-            folder, self.specs, self.read_rows, on_bytes=on_bytes, metadata_format=self.format
+            folder,
+            self.specs,
+            self.read_rows,
+            on_bytes=on_bytes,
+            metadata_format=self.metadata_format,
         )
 
 
-def _decoder(
-    source: NetworkWeights,
+def _decoder_stream(
+    weights: NetworkWeights,
     config: DecoderConfig,
-    into: CheckpointFormat,
+    target: CheckpointFormat,
     precision: Precision | None,
 ) -> _TensorStream:
     with torch.device("meta"):
         model = Transformer(config)
-    source.check_matches(model)
+    weights.check_matches(model)
     if precision is not None:
         install_quantized_modules(model, precision)
-    return _stream(source, model, into, into.decoder_name, precision)
+    return _stream(weights, model, target, target.decoder_name, precision)
 
 
-def _vision(source: NetworkWeights, config: VisionConfig, into: CheckpointFormat) -> _TensorStream:
+def _vision_tokenizer_stream(
+    weights: NetworkWeights, config: VisionConfig, target: CheckpointFormat
+) -> _TensorStream:
     with torch.device("meta"):
         model = VisionTokenizer(config)
-    source.check_matches(model)
-    return _stream(source, model, into, into.vision_name, None)
+    weights.check_matches(model)
+    return _stream(weights, model, target, target.vision_name, None)
 
 
 def _stream(
-    source: NetworkWeights,
+    weights: NetworkWeights,
     model: nn.Module,
-    into: CheckpointFormat,
+    target: CheckpointFormat,
     rename: Callable[[str], str | None],
     precision: Precision | None,
 ) -> _TensorStream:
-    ours: dict[str, str] = {}
+    source_names: dict[str, str] = {}
     specs: dict[str, TensorSpec] = {}
-    parts = _QuantizedTensors(source, model)
+    quantized = _QuantizedTensors(weights, model)
     for name, tensor in model.state_dict().items():
-        theirs = rename(name)
-        if theirs is None:
-            continue  # it has no place there
+        target_name = rename(name)
+        if target_name is None:
+            continue  # the target format does not store this tensor
         spec = TensorSpec(tensor.dtype, tuple(tensor.shape))
-        if name not in parts:
-            dtype = source.spec(name).dtype
-            floating = precision is not None and dtype.is_floating_point
-            spec = TensorSpec(
-                precision.dtype if precision and floating else dtype, into.shape(name, spec.shape)
-            )
-        ours[theirs], specs[theirs] = name, spec
+        if name not in quantized:
+            dtype = weights.spec(name).dtype
+            if precision is not None and dtype.is_floating_point:
+                dtype = precision.dtype
+            spec = TensorSpec(dtype, target.shape(name, spec.shape))
+        source_names[target_name], specs[target_name] = name, spec
 
-    def rows(theirs: str, first: int, last: int) -> Tensor:
-        name = ours[theirs]
-        if name in parts:
-            return parts.read_rows(name, first, last)
-        if into.is_transposed(name):
-            return source.read_columns(name, first, last)
-        return source.read_rows(name, first, last)
+    def read_rows(target_name: str, first: int, last: int) -> Tensor:
+        name = source_names[target_name]
+        if name in quantized:
+            return quantized.read_rows(name, first, last)
+        if target.is_transposed(name):
+            return weights.read_columns(name, first, last)
+        return weights.read_rows(name, first, last)
 
     dtypes = [spec.dtype for spec in specs.values() if spec.dtype.is_floating_point]
-    return _TensorStream(
-        specs, rows, into.metadata_format, max(dtypes, key=lambda dtype: dtype.itemsize)
-    )
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    return _TensorStream(specs, read_rows, target.metadata_format, widest)
 
 
 class _QuantizedTensors:
-    """The buffers of quantised matrices, made one matrix at a time."""
+    """The buffers of quantized modules, computed for one module at a time."""
 
-    def __init__(self, source: NetworkWeights, model: nn.Module) -> None:
-        self.source = source
+    def __init__(self, weights: NetworkWeights, model: nn.Module) -> None:
+        self.weights = weights
         self.modules = {
             path: module for path, module in model.named_modules() if isinstance(module, Quantized)
         }
-        self.path, self.made = "", dict[str, Tensor]()
+        self.path, self.buffers = "", dict[str, Tensor]()
 
     def __contains__(self, name: str) -> bool:
         return name.rpartition(".")[0] in self.modules
 
     def read_rows(self, name: str, first: int, last: int) -> Tensor:
-        path, _, part = name.rpartition(".")
+        path, _, buffer = name.rpartition(".")
         if path != self.path:
-            self.path, self.made = path, self._make(path)
-        return self.made[part][first:last]
+            self.path, self.buffers = path, self._quantize(path)
+        return self.buffers[buffer][first:last]
 
-    def _make(self, path: str) -> dict[str, Tensor]:
-        module, dense = self.modules[path], f"{path}.weight"
-        made = {
+    def _quantize(self, path: str) -> dict[str, Tensor]:
+        module, weight = self.modules[path], f"{path}.weight"
+        buffers = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype)
             for name, tensor in module.named_buffers()
         }
-        for first, last in row_blocks(self.source.spec(dense)):
-            for name, rows in module.quantize(self.source.read_rows(dense, first, last)).items():
-                made[name][first:last] = rows
-        return made
+        for first, last in row_blocks(self.weights.spec(weight)):
+            rows = self.weights.read_rows(weight, first, last)
+            for name, quantized in module.quantize(rows).items():
+                buffers[name][first:last] = quantized
+        return buffers

@@ -1,8 +1,9 @@
-"""From the hub to its cache on this machine: the small files first, the weights when wanted.
+"""Download a model repository from the Hugging Face hub into its cache: small files, then weights.
 
-All of it through huggingface_hub: its cache, its token, its offline mode, its progress bars. One
-thing it leaves out is added: a weight file goes on where a killed download stopped. A published
-shard has 4.7 GB, and huggingface_hub begins it again.
+Cache layout, token, offline mode and progress bars are those of huggingface_hub, and
+`snapshot_download` fetches the small files. Weight files are fetched here because huggingface_hub
+2.4 deletes the partial file of an interrupted download: after a kill, a published shard of 4.7 GB
+would start again from zero.
 """
 
 from __future__ import annotations
@@ -17,98 +18,103 @@ from pathlib import Path
 from emu3.checkpoints.safetensors_io import INDEX_FILE, SINGLE_FILE, abbreviate, weight_files
 from emu3.errors import InputError
 
-SMALL = ["*.json", "*.tiktoken", "*_vision_tokens.txt", "chat_template.*"]
-SHA256 = 64  # hex digits; the hub's name of a large file is its hash
-UNUSABLE = frozenset({errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS})
-"""Errors of the file system that another place for the cache would put right."""
+SMALL_FILES = ["*.json", "*.tiktoken", "*_vision_tokens.txt", "chat_template.*"]
+SHA256_LENGTH = 64  # hex digits; the ETag of a large file is its SHA-256 hash
+CACHE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS})
+"""File system errors that another cache folder would avoid."""
 
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A model repository of the hub, at a revision: a branch, a tag or a commit."""
+    """A model repository on the hub, at a revision: a branch, a tag or a commit."""
 
     name: str
     revision: str | None = None
 
     def download_small_files(self) -> Path:
-        """The folder of the repository in the cache, with all but weights in it, up to date.
+        """Download everything but the weights; returns the snapshot folder in the cache.
 
-        Without a network, as it is in the cache. Raises InputError where that cannot be had.
+        Without a network connection, returns what the cache holds. Raises InputError if the
+        repository is neither reachable nor cached.
         """
         import huggingface_hub
 
-        with _in_one_line(self):
-            found = huggingface_hub.snapshot_download(
-                self.name, revision=self.revision, allow_patterns=SMALL, tqdm_class=_silent()
+        with _one_line_errors(self):
+            folder = huggingface_hub.snapshot_download(
+                self.name, revision=self.revision, allow_patterns=SMALL_FILES, tqdm_class=_silent()
             )
-        return Path(found)
+        return Path(folder)
 
     def download_weights(self, folder: Path) -> None:
-        """Bring what weights are missing into the folder; no network is needed where none are.
+        """Download the weight files that a snapshot folder lacks.
 
-        Raises InputError where that cannot be done, naming what is missing.
+        Needs no network connection if none is missing. An interrupted download is resumed. Raises
+        InputError, naming the missing files, if they cannot be downloaded.
         """
-        missing = _missing(folder)
-        # One after the other, in this thread: a Ctrl-C ends it at once, and costs nothing.
+        missing = _missing_weights(folder)
+        # Sequential and in this thread, so that Ctrl-C stops at once and keeps the partial file.
         for number, file in enumerate(missing):
-            with _in_one_line(self, missing[number:]):
-                self._fetch(file, folder)
+            with _one_line_errors(self, missing[number:]):
+                self._download_file(file, folder)
 
-    def _fetch(self, file: str, folder: Path) -> None:
-        """One file, to where huggingface_hub looks for it: `blobs/`, under its hash."""
+    def _download_file(self, file: str, folder: Path) -> None:
+        """Download one file to `blobs/` of the cache, where huggingface_hub looks for it."""
         import huggingface_hub
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
         commit, repository = folder.name, folder.parents[1]  # …/models--a--b/snapshots/COMMIT
         url = huggingface_hub.hf_hub_url(self.name, file, revision=commit)
-        about = huggingface_hub.get_hf_file_metadata(url)
-        if about.etag is not None and about.size is not None:
-            blob = repository / "blobs" / about.etag
-            part = blob.with_name(f"{about.etag}.incomplete")
-            # huggingface_hub's own lock: no two processes may write to one file.
-            lock = repository.parent / ".locks" / repository.name / f"{about.etag}.lock"
+        metadata = huggingface_hub.get_hf_file_metadata(url)
+        if metadata.etag is not None and metadata.size is not None:
+            blob = repository / "blobs" / metadata.etag
+            partial = blob.with_name(f"{metadata.etag}.incomplete")
+            # The lock of huggingface_hub: two processes must not append to one file.
+            lock = repository.parent / ".locks" / repository.name / f"{metadata.etag}.lock"
             for parent in (blob.parent, lock.parent):
                 parent.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
                 if not blob.exists():
-                    with part.open("ab") as to:
-                        begun = to.tell()
+                    with partial.open("ab") as target:
+                        resume_size = target.tell()
                         http_get(
                             url,
-                            to,
-                            resume_size=begun,
+                            target,
+                            resume_size=resume_size,
                             headers=build_hf_headers(),
-                            expected_size=about.size,
+                            expected_size=metadata.size,
                             displayed_filename=file,
                         )
-                    if begun:
-                        _check_whole(part, about.etag)
-                    part.replace(blob)
-        huggingface_hub.hf_hub_download(self.name, file, revision=commit)  # a link to the blob
+                    if resume_size:
+                        _check_hash(partial, metadata.etag)
+                    partial.replace(blob)
+        huggingface_hub.hf_hub_download(self.name, file, revision=commit)  # links to the blob
 
 
-def _missing(folder: Path) -> list[str]:
-    """The weight files that the index names, or the only one, as far as they are not there."""
+def _missing_weights(folder: Path) -> list[str]:
+    """The weight files of the index, or the single file, that are not in the folder."""
     files = [folder / SINGLE_FILE]
     if (folder / INDEX_FILE).exists():
         files = list(weight_files(folder))
     return [path.relative_to(folder).as_posix() for path in files if not path.exists()]
 
 
-def _check_whole(part: Path, etag: str) -> None:
-    """Two stretches put together must be the file that was meant; else both are thrown away."""
-    if len(etag) != SHA256:
+def _check_hash(partial: Path, etag: str) -> None:
+    """Delete a resumed file and raise InputError if its SHA-256 hash is not the expected one."""
+    if len(etag) != SHA256_LENGTH:
         return
-    with part.open("rb") as file:
+    with partial.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != etag:
-        part.unlink()
-        raise InputError(f"{part.name}: the two halves of a download do not fit; run it once more")
+        partial.unlink()
+        raise InputError(
+            f"{partial.name}: the resumed file failed its SHA-256 check and was deleted; "
+            "run the command again"
+        )
 
 
 def _silent() -> type:
-    """A progress bar that never shows: small files are there before it could be read."""
+    """A progress bar that is never shown: the small files take less than a second."""
     from huggingface_hub.utils import tqdm
 
     class Silent(tqdm):
@@ -119,23 +125,23 @@ def _silent() -> type:
 
 
 @contextmanager
-def _in_one_line(repository: HubRepository, missing: Sequence[str] = ()) -> Iterator[None]:
-    """Turn whatever goes wrong on the way from the hub into one line that says what to do."""
-    from huggingface_hub.errors import HTTPError  # httpx's or requests'
+def _one_line_errors(repository: HubRepository, missing: Sequence[str] = ()) -> Iterator[None]:
+    """Turn errors of huggingface_hub into an InputError with one line that says what to do."""
+    from huggingface_hub.errors import HTTPError  # of httpx or of requests
 
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the download goes on from there next time") from None
+        raise KeyboardInterrupt("run the same command again to resume the download") from None
     except InputError:
         raise
     except (HTTPError, OSError, ValueError) as error:
-        said = _refusal(repository, error, missing) or _lack(repository, error, missing)
-        raise InputError(said) from None
+        message = _refused(repository, error, missing) or _unreachable(repository, error, missing)
+        raise InputError(message) from None
 
 
-def _refusal(repository: HubRepository, error: Exception, missing: Sequence[str]) -> str | None:
-    """What a person has to put right, here or on the hub; None where it is the connection."""
+def _refused(repository: HubRepository, error: Exception, missing: Sequence[str]) -> str | None:
+    """The message for an error that the user can fix; None for a connection error."""
     from huggingface_hub import constants, errors
 
     name, page = repository.name, f"{constants.ENDPOINT}/{repository.name}"
@@ -143,8 +149,8 @@ def _refusal(repository: HubRepository, error: Exception, missing: Sequence[str]
         return f"{name} is gated: accept its licence on {page}, then run: hf auth login"
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"no such model: {name!r} is no folder here, and on the hub it does not exist or is "
-            "private; check the name, or run: hf auth login"
+            f"no such model: {name!r} is not a local folder, and on the hub it does not exist or "
+            "is private; check the name, or run: hf auth login"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return (
@@ -152,45 +158,48 @@ def _refusal(repository: HubRepository, error: Exception, missing: Sequence[str]
             f"{page}/tree/main"
         )
     if isinstance(error, errors.HFValidationError):
-        return f"no such model: {name!r} is no folder here and no hub id ({_first_line(error)})"
-    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return f"{name}: the hub refuses your token; make a new one and run: hf auth login"
-    absent = isinstance(error, errors.EntryNotFoundError)
-    if missing and absent and not isinstance(error, errors.LocalEntryNotFoundError):
-        return f"{name} holds no {missing[0]}; weights are read from safetensors only"
-    if isinstance(error, OSError) and error.errno in UNUSABLE:
         return (
-            f"{constants.HF_HUB_CACHE}: {error.strerror}; set HF_HOME to a folder with room for "
-            "the model"
+            f"no such model: {name!r} is neither a local folder nor a valid hub id "
+            f"({_first_line(error)})"
+        )
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"{name}: the hub rejected the token; create a new one and run: hf auth login"
+    not_in_repository = isinstance(error, errors.EntryNotFoundError)
+    if missing and not_in_repository and not isinstance(error, errors.LocalEntryNotFoundError):
+        return f"{name} has no {missing[0]}; weights are read from safetensors files only"
+    if isinstance(error, OSError) and error.errno in CACHE_ERRORS:
+        return (
+            f"{constants.HF_HUB_CACHE}: {error.strerror}; set HF_HOME to a writable folder with "
+            "enough space for the model"
         )
     return None
 
 
-def _lack(repository: HubRepository, error: Exception, missing: Sequence[str]) -> str:
-    """What is not here, and why it cannot be fetched."""
-    why = _reason(error)
+def _unreachable(repository: HubRepository, error: Exception, missing: Sequence[str]) -> str:
+    """The message for files that are not cached and cannot be downloaded now."""
+    reason = _connection_error(error)
     if missing:
         return (
-            f"{repository.name}: {abbreviate(list(missing))} missing in the hub's cache, and {why}; run "
-            "it once online, and the download goes on from there"
+            f"{repository.name}: {abbreviate(list(missing))} missing in the hub cache, and "
+            f"{reason}; run the command online to resume the download"
         )
     at = "" if repository.revision is None else f" at revision {repository.revision!r}"
     return (
-        f"no such model here: {repository.name!r} is no folder, it is not, or not whole, in the "
-        f"hub's cache{at}, and {why}; run it once online"
+        f"no such model: {repository.name!r} is not a local folder and not, or only partly, in the "
+        f"hub cache{at}, and {reason}; run the command once online"
     )
 
 
-def _reason(error: Exception) -> str:
+def _connection_error(error: Exception) -> str:
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # it says only that the cache does not help either
+        error = error.__cause__  # the outer error only says that the cache has no copy
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"the hub answers {error.response.status_code}"
-    return f"{constants.ENDPOINT} is not reached ({_first_line(error)})"
+        return f"the hub responded with status {error.response.status_code}"
+    return f"{constants.ENDPOINT} cannot be reached ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""What a checkpoint was made for: `emu3.json` beside its config, or BAAI's defaults without one.
+"""Generation defaults of a checkpoint: `emu3.json` beside its config.
 
-The published config files have no place for a quality suffix, a negative prompt, the guidance that
-suits a model or a licence, and no key of theirs is bent for it.
+A model has a quality suffix, a negative prompt, a guidance scale and a licence that suit it. The
+published config files have no key for these. A checkpoint without `emu3.json` gets BAAI's values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ NEGATIVE_PROMPT = (
     "username, blurry."
 )
 BAAI_TASKS = ("image", "chat")
-TASKS = (*BAAI_TASKS, "video")  # video: trained to draw and to go on with clips
+TASKS = (*BAAI_TASKS, "video")  # video: trained to generate and to extend videos
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How something is drawn: what is said besides the prompt, and how codes are chosen."""
+    """Prompt additions and sampling parameters of one generation request, fully specified."""
 
     suffix: str
     negative_prompt: str
@@ -36,7 +36,11 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class GenerationDefaults(FileConfig):
-    """Defaults are those of BAAI's checkpoints (README and `image_generation.py`)."""
+    """What a checkpoint can do, and its default prompt additions and sampling parameters.
+
+    The default values are those of BAAI's checkpoints. Source: README and `image_generation.py` of
+    baaivision/Emu3.
+    """
 
     tasks: tuple[str, ...] = BAAI_TASKS
     suffix: str = QUALITY_SUFFIX
@@ -48,10 +52,10 @@ class GenerationDefaults(FileConfig):
     description: str = ""
 
     def check(self) -> None:
-        """Raise ValueError on a task that there is no verb for."""
+        """Raise ValueError on an unknown task."""
         for task in self.tasks:
             if task not in TASKS:
-                raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
+                raise ValueError(f"unknown task {task!r}; known tasks: {', '.join(TASKS)}")
 
     def resolve(
         self,
@@ -63,7 +67,7 @@ class GenerationDefaults(FileConfig):
         top_p: float | None = None,
         temperature: float | None = None,
     ) -> GenerationSettings:
-        """What is asked for, and where nothing is, what suits the checkpoint."""
+        """Fill every argument that is None with the default of the checkpoint."""
         return GenerationSettings(
             self.suffix if suffix is None else suffix,
             self.negative_prompt if negative_prompt is None else negative_prompt,
@@ -75,7 +79,11 @@ class GenerationDefaults(FileConfig):
 
     @classmethod
     def from_folder(cls, folder: Path, name: str) -> GenerationDefaults:
-        """The card of a checkpoint folder; without one, what its published name promises."""
+        """Read `emu3.json` of a checkpoint folder.
+
+        Without that file the tasks follow from the model name: BAAI's "-Gen" generates images and
+        "-Chat" answers questions.
+        """
         if (folder / DEFAULTS_FILE).exists():
             return cls.from_file(folder / DEFAULTS_FILE)
         if "-Gen" in name:

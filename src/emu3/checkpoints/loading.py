@@ -1,7 +1,7 @@
-"""A checkpoint opened: decoder, text tokenizer, vision tokenizer, and what they were made for.
+"""Load a checkpoint: decoder, text tokenizer, vision tokenizer and generation defaults.
 
-In BAAI's layout a checkpoint is one folder (`config.json`, weights, two vocabulary files) and a
-second for the vision tokenizer (`config.json`, `preprocessor_config.json`, weights).
+In BAAI's format a checkpoint is one folder for the decoder (`config.json`, weights, two vocabulary
+files) and one for the vision tokenizer (`config.json`, `preprocessor_config.json`, weights).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from emu3.checkpoints.weights import OnBytes, load_decoder, load_vision_tokenize
 from emu3.config import DecoderConfig, PreprocessorConfig, VisionConfig, read_json
 from emu3.errors import InputError
 from emu3.files import atomic_write, check_writable
-from emu3.inference.optimize import is_optimized
 from emu3.models.memory import widest_fitting_precision
 from emu3.models.precision import Precision, parse_precision, stored_precision
 from emu3.models.quantization import Quantized, precision_of
@@ -31,7 +30,7 @@ from emu3.processing.vision_processor import VisionProcessor
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """Where a model runs and in which precision; None leaves that to the checkpoint."""
+    """Device and precision of a model. Precision None is chosen when the checkpoint is loaded."""
 
     device: torch.device
     precision: Precision | None
@@ -40,38 +39,43 @@ class DeviceConfig:
     def resolve(
         cls, device: str | torch.device | None, dtype: str | torch.dtype | Precision | None
     ) -> DeviceConfig:
-        """CUDA where there is one, else the CPU. Raises InputError."""
+        """Validate device and precision. Without a device: CUDA if available, else the CPU.
+
+        Raises InputError on an unknown device or precision, or if CUDA is not available.
+        """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             device = torch.device(device)
         except RuntimeError:
-            raise InputError(f"no such device: {device!r}; try cpu or cuda") from None
+            raise InputError(f"unknown device {device!r}; use cpu or cuda") from None
         if device.type not in ("cpu", "cuda"):
-            raise InputError(f"device {device}: only cpu and cuda are supported")
+            raise InputError(f"device {device} is not supported; use cpu or cuda")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"device {device}: PyTorch finds no CUDA GPU by that name; use cpu")
+            raise InputError(f"device {device}: PyTorch finds no CUDA GPU with that index; use cpu")
         return cls(device, None if dtype is None else parse_precision(dtype))
 
     def precision_for(self, folder: Path, config: DecoderConfig, vision: VisionConfig) -> Precision:
-        """What a checkpoint is held in: what was asked for; else as it is stored; else what fits.
+        """The precision to load a checkpoint in.
 
-        Raises InputError where weights of few bits should be others.
+        In this order: the stored precision if the weights are quantized; the requested one; the
+        widest that fits into memory. Raises InputError if quantized weights are requested in
+        another precision.
         """
         stored = stored_precision(config)
         if stored is None:
             return self.precision or widest_fitting_precision(config, vision, self.device)
         if self.precision is not None and self.precision.bits != stored.bits:
             raise InputError(
-                f"{folder}: its weights are {stored.name} already, which {self.precision.name} "
-                "cannot bring back; ask for no precision, or open the checkpoint it came from"
+                f"{folder}: its weights are stored as {stored.name} and cannot be converted to "
+                f"{self.precision.name}; omit the precision, or load the original checkpoint"
             )
         return stored
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything read from the folders of a model."""
+    """A loaded model: decoder, both tokenizers, and its generation defaults."""
 
     name: str
     defaults: GenerationDefaults
@@ -81,25 +85,30 @@ class Checkpoint:
 
     @property
     def precision(self) -> str:
-        """What the decoder is held in: "fp32", "bf16", "int8" or "int4"."""
+        """Precision of the decoder: "fp32", "bf16", "int8" or "int4"."""
         return precision_of(self.decoder)
 
     @property
     def prompts(self) -> PromptTemplates:
-        """The templates, with the document_format of this vocabulary."""
+        """The prompt templates for this vocabulary."""
         return PromptTemplates.from_tokenizer(self.text_tokenizer)
 
     def save(self, folder: Path) -> None:
-        """Write the folder, with the vision tokenizer inside; whole or not at all.
+        """Write the checkpoint in BAAI's format, with the vision tokenizer and `emu3.json` inside.
 
-        Weights keep their precision. Every file is in BAAI's layout; the card is one more file.
-        Raises InputError on a model that is quantised, whose numbers may be in a kernel's order by
-        now, or made ready to be run, whose are.
+        Weights keep their precision. The folder appears only when it is complete. Raises InputError
+        if the folder cannot be written or if the decoder was quantized or optimized for inference:
+        its weights may then be fused or in the memory order of a kernel.
         """
-        if is_optimized(self.decoder):
-            raise InputError(f"{self.name} is open to be run; open_checkpoint gives one to save")
+        if self.decoder.optimized_for_inference:
+            raise InputError(
+                f"{self.name} is optimized for inference and cannot be saved; load it with "
+                "load_checkpoint, which leaves the weights unchanged"
+            )
         if any(isinstance(module, Quantized) for module in self.decoder.modules()):
-            raise InputError(f"{self.name} is quantised in memory; `emu3 quantize` writes files")
+            raise InputError(
+                f"{self.name} is quantized in memory and cannot be saved; use `emu3 quantize`"
+            )
         check_writable(folder.parent / f"{folder.name}.json")
         with atomic_write(folder) as temporary:
             (temporary / VISION_TOKENIZER_FOLDER).mkdir(parents=True)
@@ -111,51 +120,70 @@ class Checkpoint:
 def load_checkpoint(
     model: str | Path,
     vision: str | Path | None,
-    place: DeviceConfig,
+    device_config: DeviceConfig,
     on_bytes: OnBytes = lambda done, total: None,
 ) -> Checkpoint:
-    """Read a model by name, folder or hub id; raises InputError on whatever is wrong with it."""
-    text, _ = load_text_tokenizer(
-        find_model(model, weights=False)
-    )  # small files say early what is wrong
+    """Load a model by name, folder or hub id.
+
+    Args:
+        model: `"nano"`, a folder, or a hub id, which is downloaded.
+        vision: the vision tokenizer, likewise; None finds the one that belongs to the model.
+        device_config: device and precision of the decoder.
+        on_bytes: called with the bytes of decoder weights read so far, and in total.
+
+    Raises:
+        InputError: the model is not found, invalid, or does not fit its vision tokenizer.
+    """
+    # Check the small files first: they show most errors before any weights are downloaded.
+    text_tokenizer, _ = load_text_tokenizer(find_model(model, weights=False))
     folder = find_model(model)
-    config = detect_format(folder).decoder_config(folder)
+    format = detect_format(folder)
+    config = format.decoder_config(folder)
     vision_processor = load_vision_processor(
-        find_vision_tokenizer(folder, vision, model), place.device
+        find_vision_tokenizer(folder, vision, model), device_config.device
     )
-    to = place.precision_for(folder, config, vision_processor.vision.config)
-    if vision_processor.vision.quantize.size != text.vocabulary.codebook_size:
-        raise InputError(
-            f"{folder} has ids for {text.vocabulary.codebook_size} codes, its vision tokenizer has "
-            f"{vision_processor.vision.quantize.size}; these two do not belong together"
-        )
+    precision = device_config.precision_for(folder, config, vision_processor.vision.config)
+    check_codebook_size(folder, text_tokenizer, vision_processor)
     return Checkpoint(
         name=str(model),
         defaults=GenerationDefaults.from_folder(folder, str(model)),
-        decoder=load_decoder(folder, to, place.device, detect_format(folder), on_bytes),
-        text_tokenizer=text,
+        decoder=load_decoder(folder, precision, device_config.device, format, on_bytes),
+        text_tokenizer=text_tokenizer,
         vision_processor=vision_processor,
     )
 
 
+def check_codebook_size(folder: Path, text: TextTokenizer, vision: VisionProcessor) -> None:
+    """Raise InputError unless vocabulary and vision tokenizer have the same number of codes."""
+    expected, found = text.vocabulary.codebook_size, vision.vision.quantize.size
+    if expected != found:
+        raise InputError(
+            f"{folder}: the vocabulary has {expected} visual codes and the vision tokenizer "
+            f"{found}; use the vision tokenizer the model was trained with"
+        )
+
+
 def load_vision_processor(folder: Path, device: torch.device) -> VisionProcessor:
-    """Read the folder of a vision tokenizer, in float32; raises InputError likewise."""
-    layout = detect_format(folder)
-    preprocessor = layout.preprocessor(folder)
-    vision = load_vision_tokenizer(folder, device, layout)
+    """Load a vision tokenizer, in float32, with its preprocessor. Raises InputError."""
+    format = detect_format(folder)
+    preprocessor = format.preprocessor(folder)
+    vision = load_vision_tokenizer(folder, device, format)
     if preprocessor.spatial_factor % vision.config.spatial_factor:
         raise InputError(
-            f"{folder}: spatial_factor {preprocessor.spatial_factor} is no multiple of the "
-            f"{vision.config.spatial_factor} pixels of a code"
+            f"{folder}: spatial_factor {preprocessor.spatial_factor} of the preprocessor is not a "
+            f"multiple of the {vision.config.spatial_factor} pixels of a visual code"
         )
     return VisionProcessor(vision, preprocessor)
 
 
 def load_text_tokenizer(folder: Path) -> tuple[TextTokenizer, DecoderConfig]:
-    """The text tokenizer and the decoder's config of a folder, checked against each other."""
-    layout = detect_format(folder)
-    config = layout.decoder_config(folder)
-    text = layout.text(folder)
+    """Load the text tokenizer and the decoder config, and check that they match.
+
+    Raises InputError if the vocabulary, `config.json` and `generation_config.json` disagree.
+    """
+    format = detect_format(folder)
+    config = format.decoder_config(folder)
+    text = format.text_tokenizer(folder)
     text.vocabulary.check(config)
     if (folder / "generation_config.json").exists():
         _check_generation_config(folder / "generation_config.json", config)
@@ -163,17 +191,17 @@ def load_text_tokenizer(folder: Path) -> tuple[TextTokenizer, DecoderConfig]:
 
 
 def _check_generation_config(path: Path, config: DecoderConfig) -> None:
-    """The stop and pad ids that transformers would use must be those of the config."""
-    said = read_json(path)
+    """The special token ids that transformers would use must be those of config.json."""
+    values = read_json(path)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if key in said and said[key] != getattr(config, key):
+        if key in values and values[key] != getattr(config, key):
             raise InputError(
-                f"{path}: {key} = {said[key]}, config.json says {getattr(config, key)}"
+                f"{path}: {key} = {values[key]}, but config.json has {getattr(config, key)}"
             )
 
 
 def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:
-    """Write a decoder and its text tokenizer to an existing folder, in BAAI's layout."""
+    """Write a decoder and its text tokenizer to an existing folder, in BAAI's format."""
     write_decoder_files(model.config, text, folder, _dtype_name(model.dtype))
     save_weights(model, folder)
 
@@ -181,9 +209,9 @@ def save_decoder(model: Transformer, text: TextTokenizer, folder: Path) -> None:
 def write_decoder_files(
     config: DecoderConfig, text: TextTokenizer, folder: Path, dtype: str
 ) -> None:
-    """Write what belongs to a decoder in BAAI's layout, but for the weights."""
-    described = {"architectures": ["Emu3ForCausalLM"], **config.to_dict()}
-    write_json(folder / "config.json", {**described, "torch_dtype": dtype})
+    """Write the configs and vocabulary of a decoder, but no weights, in BAAI's format."""
+    values = {"architectures": ["Emu3ForCausalLM"], **config.to_dict()}
+    write_json(folder / "config.json", {**values, "torch_dtype": dtype})
     ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Emu3Tokenizer"})
@@ -191,7 +219,7 @@ def write_decoder_files(
 
 
 def save_vision_tokenizer(vision_processor: VisionProcessor, folder: Path) -> None:
-    """Write a vision tokenizer to an existing folder, in BAAI's layout."""
+    """Write a vision tokenizer to an existing folder, in BAAI's format."""
     write_vision_tokenizer_files(
         vision_processor.vision.config,
         vision_processor.preprocessor,
@@ -204,16 +232,16 @@ def save_vision_tokenizer(vision_processor: VisionProcessor, folder: Path) -> No
 def write_vision_tokenizer_files(
     config: VisionConfig, preprocessor: PreprocessorConfig, folder: Path, dtype: str
 ) -> None:
-    """Write what belongs to a vision tokenizer in BAAI's layout, but for the weights."""
-    described = {"architectures": ["Emu3VisionVQModel"], **config.to_dict()}
-    write_json(folder / "config.json", {**described, "torch_dtype": dtype})
+    """Write the configs of a vision tokenizer, but no weights, in BAAI's format."""
+    values = {"architectures": ["Emu3VisionVQModel"], **config.to_dict()}
+    write_json(folder / "config.json", {**values, "torch_dtype": dtype})
     bounds = {"min_pixels": preprocessor.min_pixels, "max_pixels": preprocessor.max_pixels}
-    said = {key: value for key, value in preprocessor.to_dict().items() if value is not None}
-    write_json(folder / "preprocessor_config.json", {**said, "size": bounds})
+    given = {key: value for key, value in preprocessor.to_dict().items() if value is not None}
+    write_json(folder / "preprocessor_config.json", {**given, "size": bounds})
 
 
 def write_json(path: Path, value: dict[str, object]) -> None:
-    """Write a JSON object with sorted keys and an end of line, as the published files have."""
+    """Write a JSON object with sorted keys and a final newline, as the published files have."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

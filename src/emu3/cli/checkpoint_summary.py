@@ -149,16 +149,16 @@ def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
         index = folder / INDEX_FILE
         said = read_json(index).get("metadata", {}) if index.exists() else {}
         return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
-    with SafetensorsReader(folder) as shards:
+    with SafetensorsReader(folder) as reader:
         source = NetworkWeights(
-            shards, detect_format(folder), decoder=isinstance(config, DecoderConfig)
+            reader, detect_format(folder), decoder=isinstance(config, DecoderConfig)
         )
         if isinstance(model, Transformer):
             precision = stored_precision(model.config)
             if precision is not None:
                 install_quantized_modules(model, precision)
         source.check_matches(model)
-        files = {shards.entries[name].path for name in source.names.values()}
+        files = {reader.locations[name].path for name in source.names.values()}
         on_disk = sum(path.stat().st_size for path in files)
         return Part(
             config.to_dict(), parameters, source.nbytes if source.single_folder else on_disk

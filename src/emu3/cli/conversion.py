@@ -1,4 +1,4 @@
-"""`emu3 quantize` and `emu3 convert`: a checkpoint in other numbers, or under other names."""
+"""`emu3 quantize` and `emu3 convert`: write a checkpoint in another precision or format."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ emu3 quantize BAAI/Emu3-Gen -o Emu3-Gen-int4 --bits 4
 
 emu3 image "a portrait of young girl." --model Emu3-Gen-int4 -o girl.png
 
-Matrices of the decoder take 4 or 8 bits, the embedding and the head 8, all else bfloat16.
-The vision tokenizer goes along as it is.
+The linear layers of the decoder are quantized to 4 or 8 bits, the embedding and the head to 8;
+all other weights become bfloat16. The vision tokenizer is copied unchanged.
 """
 
 CONVERT_EPILOG = """
@@ -36,56 +36,66 @@ emu3 convert ./Emu3-Chat-hf -o Emu3-Chat --to baai
 emu3 convert BAAI/Emu3-Gen -o Emu3-Gen-bf16 --dtype bf16
 """
 
-Source = Annotated[str, typer.Argument(metavar="MODEL", help="nano, a folder, or a hub id.")]
-Folder = Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="nano, a folder, or a hub id.")]
+OutputFolder = Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")]
 
 
 def quantize(
-    model: Source,
-    output: Folder,
+    model: ModelArgument,
+    output: OutputFolder,
     bits: Annotated[int, typer.Option(help="4 or 8.")] = 4,
     group_size: Annotated[
-        int | None, typer.Option(help="Columns that share a scale, at 4 bits.", show_default="64")
+        int | None,
+        typer.Option(help="Columns that share a scale, with 4 bits.", show_default="64"),
     ] = None,
     vision: Vision = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint whose weights have 4 or 8 bits."""
+    """Quantize the weights of a checkpoint to 4 or 8 bits."""
     from emu3.models.precision import GROUP_SIZE, INT4, INT8
 
     group_size = GROUP_SIZE if group_size is None else group_size
     if bits not in (4, 8):
-        raise InputError(f"--bits {bits}: only 4 and 8 are supported")
+        raise InputError(f"--bits {bits} is not supported; use 4 or 8")
     if group_size < 2 or group_size % 2:
-        raise InputError(f"--group-size {group_size}: an even number, 2 or more")
-    to = replace(INT4, group_size=group_size) if bits == 4 else INT8
-    _convert(model, vision, output, "baai", to, quiet)
+        raise InputError(f"--group-size {group_size} must be an even number of at least 2")
+    precision = replace(INT4, group_size=group_size) if bits == 4 else INT8
+    _convert(model, vision, output, "baai", precision, quiet)
 
 
 def convert(
-    model: Source,
-    output: Folder,
-    to: Annotated[str, typer.Option(help="Whose layout: baai, hf or paddle.")] = "baai",
+    model: ModelArgument,
+    output: OutputFolder,
+    to: Annotated[str, typer.Option(help="Checkpoint format: baai, hf or paddle.")] = "baai",
     dtype: Annotated[
-        str | None, typer.Option(help="fp32 or bf16.", show_default="as it is")
+        str | None, typer.Option(help="fp32 or bf16.", show_default="as stored")
     ] = None,
     vision: Vision = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint in another layout or precision."""
+    """Convert a checkpoint to another format or precision."""
     from emu3.models.precision import parse_precision
 
-    chosen = None if dtype is None else parse_precision(dtype)
-    if chosen is not None and chosen.bits is not None:
-        raise InputError(f"--dtype {dtype}: use `emu3 quantize --bits {chosen.bits}`")
-    _convert(model, vision, output, to, chosen, quiet)
+    precision = None if dtype is None else parse_precision(dtype)
+    if precision is not None and precision.bits is not None:
+        raise InputError(
+            f"--dtype {dtype} is not supported here; use `emu3 quantize --bits {precision.bits}`"
+        )
+    _convert(model, vision, output, to, precision, quiet)
 
 
 def _convert(
-    model: str, vision: str | None, output: Path, layout: str, to: Precision | None, quiet: bool
+    model: str,
+    vision: str | None,
+    output: Path,
+    format: str,
+    precision: Precision | None,
+    quiet: bool,
 ) -> None:
-    from emu3.checkpoints.convert import convert_checkpoint as write
+    from emu3.checkpoints.convert import convert_checkpoint
 
     with transfer_progress(f"writing {output}", quiet=quiet) as on_bytes:
-        write(model, vision, output, format=layout, precision=to, on_bytes=on_bytes)
+        convert_checkpoint(
+            model, vision, output, format=format, precision=precision, on_bytes=on_bytes
+        )
     typer.echo(output)

@@ -97,6 +97,7 @@ def optimize_for_inference(model: Transformer, codes: slice) -> Transformer:
         block.mlp = FusedMLP(block.mlp)
     if isinstance(model.lm_head, LMHead):
         model.lm_head = HeadWithCodes(model.lm_head, codes)
+    model.optimized_for_inference = True
     return model.eval()
 
 
@@ -115,7 +116,7 @@ def optimize_vision_tokenizer(model: VisionTokenizer) -> VisionTokenizer:
 
 def is_optimized(model: nn.Module) -> bool:
     """Whether a decoder has been through `optimize_for_inference`."""
-    return any(isinstance(module, FusedAttention) for module in model.modules())
+    return isinstance(model, Transformer) and model.optimized_for_inference
 
 
 def concat_linears(parts: Sequence[nn.Module]) -> nn.Module:

@@ -117,6 +117,9 @@ class LMHead(nn.Linear):
 class Transformer(nn.Module):
     """`Emu3ForCausalLM` of the published checkpoints."""
 
+    optimized_for_inference: bool = False
+    """True once `emu3.inference.optimize` has fused its layers; such a model is not saved."""
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -1,4 +1,4 @@
-"""transformers' own layout: names and files."""
+"""The transformers format: tensor names and config files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emu3.errors import InputError
 from emu3.processing.vocabulary import SOV
 from emu3.testing import tiny_decoder, tiny_vision
 
-from .toys import DECODERS, PREPROCESSOR, VISIONS, edit, trained_tokenizer, write
+from .tiny_hf import DECODERS, PREPROCESSOR, VISIONS, edit, trained_tokenizer, write
 
 # Names.
 
@@ -27,12 +27,12 @@ from .toys import DECODERS, PREPROCESSOR, VISIONS, edit, trained_tokenizer, writ
         ("vqmodel.quantize.embedding.weight", "model.vqmodel.quantize.embedding.weight"),
     ],
 )
-def test_old_names_are_brought_up_to_date(old: str, new: str) -> None:
+def test_canonical_name_maps_old_names(old: str, new: str) -> None:
     assert hf.canonical_name(old) == new
     assert hf.canonical_name(new) == new
 
 
-def test_names_of_the_brief() -> None:
+def test_names_of_single_tensors() -> None:
     q = "model.layers.0.self_attn.q_proj.weight"
     assert hf.decoder_name(q) == "model.text_model.layers.0.self_attn.q_proj.weight"
     assert hf.decoder_name("lm_head.weight") == "lm_head.weight"
@@ -46,18 +46,18 @@ def test_names_of_the_brief() -> None:
 
 
 @pytest.mark.parametrize("changes", DECODERS)
-def test_a_decoder_config_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_decoder_config_round_trip(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_decoder(**changes).config
     assert hf.decoder_config(write(tmp_path, decoder=config)) == config
 
 
 @pytest.mark.parametrize("changes", VISIONS)
-def test_a_vision_config_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_vision_config_round_trip(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_vision(**changes).config
     assert hf.vision_config(write(tmp_path, vision=config)) == config
 
 
-def test_a_preprocessor_comes_back(tmp_path: Path) -> None:
+def test_preprocessor_round_trip(tmp_path: Path) -> None:
     assert hf.preprocessor(write(tmp_path)) == PREPROCESSOR
     (tmp_path / "preprocessor_config.json").rename(tmp_path / "other.json")
     inner = json.loads((tmp_path / "other.json").read_text())
@@ -65,15 +65,15 @@ def test_a_preprocessor_comes_back(tmp_path: Path) -> None:
     assert hf.preprocessor(tmp_path) == PREPROCESSOR
 
 
-def test_the_area_of_a_picture_is_transformers_default(tmp_path: Path) -> None:
+def test_image_area_defaults_to_transformers_value(tmp_path: Path) -> None:
     write(tmp_path, decoder=tiny_decoder(image_area=512 * 512).config)
     assert hf.decoder_config(tmp_path).image_area == 512 * 512
     edit(tmp_path / "tokenizer_config.json", image_area=None)
     assert hf.decoder_config(tmp_path).image_area == 518400
 
 
-def test_older_configs_are_read(tmp_path: Path) -> None:
-    """transformers 4 says the rotation with two keys, and much that nobody looks at."""
+def test_configs_of_transformers_4_are_read(tmp_path: Path) -> None:
+    """They have RoPE in two keys, and keys that Emu3 does not read."""
     config = tiny_decoder(rope_theta=1e5).config
     path = write(tmp_path, decoder=config) / "config.json"
     edit(path, "text_config", rope_parameters=None, rope_scaling={"rope_type": "default"})
@@ -102,7 +102,7 @@ def test_older_configs_are_read(tmp_path: Path) -> None:
         (None, {"text_config": 3}, "text_config"),
     ],
 )
-def test_what_would_be_ignored_is_refused(
+def test_unsupported_values_raise(
     tmp_path: Path, section: str | None, changes: dict[str, Any], words: str
 ) -> None:
     path = write(tmp_path) / "config.json"
@@ -114,7 +114,7 @@ def test_what_would_be_ignored_is_refused(
     assert str(path) in str(raised.value)
 
 
-def test_means_are_not_guessed(tmp_path: Path) -> None:
+def test_missing_image_mean_raises(tmp_path: Path) -> None:
     edit(write(tmp_path) / "preprocessor_config.json", image_mean=None)
     with pytest.raises(InputError, match="image_mean"):
         hf.preprocessor(tmp_path)
@@ -123,13 +123,15 @@ def test_means_are_not_guessed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config", [VisionConfig(attn_resolutions=(0,)), VisionConfig(dropout=0.1), VisionConfig()]
 )
-def test_what_transformers_cannot_be_is_not_written(tmp_path: Path, config: VisionConfig) -> None:
-    """The last one has another codebook than the toy vocabulary."""
+def test_write_files_rejects_unsupported_vision_configs(
+    tmp_path: Path, config: VisionConfig
+) -> None:
+    """The last config has another codebook size than the vocabulary."""
     size = config.codebook_size if config == VisionConfig() else 64
     with pytest.raises(InputError):
         write(tmp_path, vision=VisionConfig(**{**config.to_dict(), "codebook_size": size}))
 
 
-def test_another_vocabulary_than_the_decoders_is_not_written(tmp_path: Path) -> None:
+def test_write_files_rejects_a_mismatched_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="vocab_size"):
         write(tmp_path, trained_tokenizer(), decoder=tiny_decoder().config)

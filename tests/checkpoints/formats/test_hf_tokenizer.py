@@ -1,4 +1,4 @@
-"""transformers' own layout: a text tokenizer's file, against `tokenizers` itself."""
+"""tokenizer.json of the transformers format, against the `tokenizers` package."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu3.checkpoints.formats import hf
-from emu3.checkpoints.formats.hf_tokenizer import alphabet, merges, spell, tokenizer_file
+from emu3.checkpoints.formats.hf_tokenizer import byte_to_char, merges, token_name, tokenizer_json
 from emu3.errors import InputError
 from emu3.processing.tokenizer import TextTokenizer
 from emu3.processing.vocabulary import SOV
 from emu3.testing import byte_tokenizer
 
-from .toys import NATURAL, trained_tokenizer, write
+from .tiny_hf import NATURAL, trained_tokenizer, write
 
 
-@pytest.mark.parametrize("text", [byte_tokenizer(), trained_tokenizer()], ids=["bytes", "pairs"])
-def test_a_tokenizer_comes_back(tmp_path: Path, text: TextTokenizer) -> None:
-    read = hf.text(write(tmp_path, text))
+@pytest.mark.parametrize(
+    "text", [byte_tokenizer(), trained_tokenizer()], ids=["bytes", "trained_pair"]
+)
+def test_tokenizer_round_trip(tmp_path: Path, text: TextTokenizer) -> None:
+    read = hf.text_tokenizer(write(tmp_path, text))
     assert (read.ranks, read.specials) == (text.ranks, text.specials)
     assert read.vocabulary == text.vocabulary
 
 
-def test_bytes_are_spelled_as_gpt2_spells_them() -> None:
-    assert len(set(alphabet().values())) == 256
-    assert spell(b" a\n\xc2\xad") == "ĠaĊÂŃ"
+def test_token_names_are_those_of_gpt2() -> None:
+    assert len(set(byte_to_char().values())) == 256
+    assert token_name(b" a\n\xc2\xad") == "ĠaĊÂŃ"
 
 
-def test_each_pair_makes_its_token() -> None:
+def test_merges_concatenate_to_their_tokens() -> None:
     ranks = trained_tokenizer().ranks
     made = merges(ranks)
     assert [left + right for left, right in made] == sorted(
@@ -44,7 +46,7 @@ def test_each_pair_makes_its_token() -> None:
     assert all(max(ranks[a], ranks[b]) < ranks[a + b] for a, b in made)
 
 
-def test_a_token_that_no_pair_makes_has_no_merge() -> None:
+def test_token_without_a_merge() -> None:
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"abc": 256, b"xy": 257}
     assert merges(ranks) == [(b"x", b"y")]
 
@@ -52,38 +54,36 @@ def test_a_token_that_no_pair_makes_has_no_merge() -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"model": {}}, "byte pairs"),
+        ({"model": {}}, "byte-pair vocabulary"),
         ({"model": {"vocab": {"a": 0, "b": 2}}, "added_tokens": []}, "without gaps"),
         ({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": []}, "endoftext"),
-        ({"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}, "in order"),
+        ({"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}, "consecutive ids"),
     ],
 )
-def test_broken_vocabularies_are_refused(
-    tmp_path: Path, broken: dict[str, Any], message: str
-) -> None:
+def test_invalid_vocabularies_raise(tmp_path: Path, broken: dict[str, Any], message: str) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(broken))
     with pytest.raises(InputError, match=message) as raised:
-        hf.text(tmp_path)
+        hf.text_tokenizer(tmp_path)
     assert "tokenizer.json" in str(raised.value)
 
 
-def agree(text: TextTokenizer, theirs: Any, samples: Iterable[str]) -> None:
+def assert_same_ids(text: TextTokenizer, theirs: Any, samples: Iterable[str]) -> None:
     for sample in samples:
         ids = text.encode(sample, allow_special=True)
         assert theirs.encode(sample).ids == ids, sample
         assert theirs.decode(ids, skip_special_tokens=False) == text.decode(ids), sample
 
 
-def their_tokenizer(text: TextTokenizer) -> Any:
+def tokenizers_tokenizer(text: TextTokenizer) -> Any:
     tokenizers = pytest.importorskip("tokenizers", reason="needs pip install emu3[train]")
-    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_file(text)))
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(text)))
 
 
 @cache
-def pairs() -> tuple[TextTokenizer, Any]:
-    """A tokenizer of ours with merges, and what `tokenizers` makes of its file."""
+def trained_pair() -> tuple[TextTokenizer, Any]:
+    """A tokenizer with merges, and the same one loaded by `tokenizers`."""
     text = trained_tokenizer()
-    return text, their_tokenizer(text)
+    return text, tokenizers_tokenizer(text)
 
 
 @settings(max_examples=100)
@@ -95,21 +95,21 @@ def pairs() -> tuple[TextTokenizer, Any]:
         )
     )
 )
-def test_ids_are_ours_for_any_text(parts: list[str]) -> None:
+def test_ids_equal_tokenizers_for_any_text(parts: list[str]) -> None:
     sample = "".join(parts)
     if "<image>" not in sample and "<|extra_0|>" not in sample:
-        agree(*pairs(), [sample])
+        assert_same_ids(*trained_pair(), [sample])
 
 
-def test_ids_are_ours_for_natural_texts() -> None:
-    agree(*pairs(), NATURAL)
+def test_ids_equal_tokenizers_for_natural_text() -> None:
+    assert_same_ids(*trained_pair(), NATURAL)
 
 
 @pytest.mark.slow
-def test_ids_are_ours_in_the_published_vocabulary(reference: Path) -> None:
+def test_ids_equal_tokenizers_in_the_published_vocabulary(reference: Path) -> None:
     text = TextTokenizer.from_folder(reference / "Emu3-Gen-tiny")
     golden = json.loads((reference / "golden.json").read_text(encoding="utf-8"))
     words = "".join(each["text"] for each in golden["texts"])
     mixed = ["".join(random.choices(words, k=40)) for _ in range(200)]
-    theirs = their_tokenizer(text)
-    agree(text, theirs, [*NATURAL, *(each["text"] for each in golden["texts"]), *mixed])
+    theirs = tokenizers_tokenizer(text)
+    assert_same_ids(text, theirs, [*NATURAL, *(each["text"] for each in golden["texts"]), *mixed])

@@ -1,4 +1,4 @@
-"""Names that Paddle gives the tensors of our models, and which of them it keeps transposed."""
+"""The Paddle format: tensor names and transposed tensors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from emu3.checkpoints.formats.paddle import (
 from emu3.testing import tiny_decoder, tiny_vision
 
 
-def test_a_decoder_keeps_its_names() -> None:
+def test_decoder_names_are_unchanged() -> None:
     names = list(tiny_decoder().state_dict())
     assert [decoder_name(name) for name in names] == names
 
 
-def test_statistics_are_renamed_and_counters_are_not_there() -> None:
+def test_batch_norm_statistics_are_renamed_and_counters_dropped() -> None:
     names = set(tiny_vision().state_dict())
     theirs = {name: vision_name(name) for name in names}
     assert {name for name, other in theirs.items() if other is None} == {
@@ -33,8 +33,8 @@ def test_statistics_are_renamed_and_counters_are_not_there() -> None:
     assert theirs[f"{block}.weight"] == f"{block}.weight"
 
 
-def test_exactly_the_linear_layers_are_transposed() -> None:
-    """`nn.Linear` of ours is `paddle.nn.Linear` there; nothing else is stored [in, out]."""
+def test_linear_layers_are_transposed() -> None:
+    """`nn.Linear` is `paddle.nn.Linear`, stored as [in, out]; all else has the same orientation."""
     for model in (tiny_decoder(), tiny_vision()):
         linear = {
             f"{name}.weight" for name, module in model.named_modules()
@@ -43,5 +43,5 @@ def test_exactly_the_linear_layers_are_transposed() -> None:
         assert {name for name in model.state_dict() if is_transposed(name)} == linear
 
 
-def test_a_copy_of_published_files_is_not_taken_for_paddles() -> None:
+def test_format_pt_is_not_paddle() -> None:
     assert "pt" not in SAVED_BY_PADDLE

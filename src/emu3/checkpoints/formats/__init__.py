@@ -1,5 +1,16 @@
-"""Checkpoints in other people's layouts: their names and files, against BAAI's, which are ours.
+"""Checkpoint formats: tensor names, orientation and config files of BAAI, transformers and Paddle.
 
-A room maps names and rewrites small files; it touches no tensor. `hf` is transformers' own port,
-`paddle` is what PaddlePaddle saves.
+The modules map names and rewrite config files; they read no tensors. Start with `registry`, which
+defines `CheckpointFormat` and detects the format of a folder.
 """
+
+from emu3.checkpoints.formats.registry import (
+    BAAI,
+    FORMATS,
+    HF,
+    PADDLE,
+    CheckpointFormat,
+    detect_format,
+)
+
+__all__ = ["BAAI", "FORMATS", "HF", "PADDLE", "CheckpointFormat", "detect_format"]

@@ -1,14 +1,13 @@
-"""The layout of PaddlePaddle: what PaddleMIX's Emu3 saves.
+"""The PaddlePaddle format, as PaddleMIX's Emu3 saves it.
 
-Layers have BAAI's names there. Two things differ once Paddle has saved a model:
+Config files, vocabulary and tensor names are BAAI's, with two differences:
 
-* `paddle.nn.Linear` keeps its matrix as [in, out]; ours is [out, in]. Convolutions and embeddings
-  are laid out alike.
-* `paddle.nn.BatchNorm3D` calls its statistics `_mean` and `_variance` and counts no batches.
+* `paddle.nn.Linear` stores its weight as [in, out], PyTorch as [out, in]. Convolutions and embeddings
+  have the same orientation.
+* `paddle.nn.BatchNorm3D` names its statistics `_mean` and `_variance` and counts no batches.
 
-Such a file says so: PaddleNLP puts the format `np` into the metadata of the safetensors it saves,
-and its reader of saved weights takes `np` and `pd` alone. A copy of BAAI's files on Paddle's
-servers still says `pt` and is BAAI's layout, to be read as it is.
+PaddleNLP writes the format `np` into the metadata of its safetensors files and reads back only `np`
+and `pd`. A copy of BAAI's files on Paddle's servers still has the format `pt` and is read as BAAI's.
 
 Sources: PaddlePaddle/PaddleMIX `paddlemix/models/emu3/modeling_emu3.py` (every projection and the
 head an `nn.Linear`) and `modeling_emu3visionvq.py` (`Conv2D`, `Conv3D`, `BatchNorm3D`, no linear
@@ -20,32 +19,31 @@ page of `paddle.nn.Linear`; PaddlePaddle/PaddleNLP `paddlenlp/transformers/model
 from __future__ import annotations
 
 SAVED_BY_PADDLE = frozenset({"np", "pd"})
-"""Values of `format` in the metadata of safetensors that Paddle's own libraries write."""
+"""Values of `format` in the metadata of safetensors files that Paddle's libraries write."""
 
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 COUNTER = "num_batches_tracked"
 
 
-def decoder_name(ours: str) -> str:
-    """The name of a decoder's tensor: the same."""
-    return ours
+def decoder_name(name: str) -> str:
+    """The stored name of a decoder tensor: unchanged."""
+    return name
 
 
-def vision_name(ours: str) -> str | None:
-    """The name of a vision tokenizer's tensor.
+def vision_name(name: str) -> str | None:
+    """The stored name of a vision tokenizer tensor; None for batch counters.
 
-    None for the counters of batches, which Paddle does not have and no arithmetic reads: whoever
-    copies puts 0 there.
+    Paddle does not store the counters, and no computation reads them. They are loaded as 0.
     """
-    module, _, last = ours.rpartition(".")
+    module, _, last = name.rpartition(".")
     if last == COUNTER:
         return None
     return f"{module}.{STATISTICS.get(last, last)}"
 
 
-def is_transposed(ours: str) -> bool:
-    """Whether Paddle keeps this tensor transposed, as it does every linear layer of the decoder.
+def is_transposed(name: str) -> bool:
+    """Whether Paddle stores this tensor transposed, as it does every linear layer.
 
-    `proj_out` of the vision tokenizer is a convolution and stays as it is.
+    All of these are in the decoder: `proj_out` of the vision tokenizer is a convolution.
     """
-    return ours.endswith("_proj.weight") or ours == "lm_head.weight"
+    return name.endswith("_proj.weight") or name == "lm_head.weight"

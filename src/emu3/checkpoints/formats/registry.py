@@ -1,7 +1,7 @@
-"""Whose names and files a checkpoint folder uses: BAAI's, transformers' own, or Paddle's.
+"""The checkpoint formats: BAAI's, that of transformers ("hf"), and PaddlePaddle's.
 
-The house speaks BAAI's names. Another layout is one mapping from these to its own, and readers and
-writers of its small files.
+This package uses BAAI's tensor names. Another format is a mapping from these names to its own, plus
+readers and writers of its config files.
 """
 
 from __future__ import annotations
@@ -17,51 +17,54 @@ from emu3.errors import InputError
 from emu3.processing.tokenizer import TextTokenizer
 
 
-def _same(name: str) -> str:
+def _same_name(name: str) -> str:
     return name
 
 
-def _never(name: str) -> bool:
+def _not_transposed(name: str) -> bool:
     return False
 
 
-def _as_ours(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _same_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
 WriteFiles = Callable[
     [Path, DecoderConfig, TextTokenizer, VisionConfig, PreprocessorConfig, str], None
 ]
-"""Folder, what is to be described in it, and the name of the weights' dtype."""
+"""Writes all files but the weights. The last argument is the name of the weights' dtype."""
 
 
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """One way of laying a checkpoint out. Names go from ours to theirs."""
+    """Names, orientation and config files of a checkpoint format.
+
+    Functions that take a name take the one of this package, except `canonical_name`.
+    """
 
     name: str
     decoder_name: Callable[[str], str]
-    vision_name: Callable[[str], str | None]  # None: there is no such tensor, and ours is zero
+    vision_name: Callable[[str], str | None]  # None: not stored in this format, and zero
     decoder_config: Callable[[Path], DecoderConfig]
     vision_config: Callable[[Path], VisionConfig]
     preprocessor: Callable[[Path], PreprocessorConfig]
-    text: Callable[[Path], TextTokenizer]
-    canonical_name: Callable[[str], str] = _same  # older names of theirs to current ones
-    is_transposed: Callable[[str], bool] = _never  # whether ours lies there as [in, out]
-    shape: Callable[[str, tuple[int, ...]], tuple[int, ...]] = _as_ours  # of ours, there
-    write_files: WriteFiles | None = None  # all but the weights; None: as BAAI's
-    single_folder: bool = False  # decoder and vision tokenizer in one folder, one set of files
-    metadata_format: str = "pt"  # the mark in the weight files
+    text_tokenizer: Callable[[Path], TextTokenizer]
+    canonical_name: Callable[[str], str] = _same_name  # from names of older releases
+    is_transposed: Callable[[str], bool] = _not_transposed  # stored as [in, out]
+    shape: Callable[[str, tuple[int, ...]], tuple[int, ...]] = _same_shape  # stored shape
+    write_files: WriteFiles | None = None  # None: the same files as BAAI's
+    single_folder: bool = False  # decoder and vision tokenizer share one folder and its files
+    metadata_format: str = "pt"  # `format` in the metadata of the weight files
 
 
 BAAI = CheckpointFormat(
     name="baai",
-    decoder_name=_same,
-    vision_name=_same,
+    decoder_name=_same_name,
+    vision_name=_same_name,
     decoder_config=lambda folder: DecoderConfig.from_file(folder / "config.json"),
     vision_config=lambda folder: VisionConfig.from_file(folder / "config.json"),
     preprocessor=lambda folder: PreprocessorConfig.from_file(folder / "preprocessor_config.json"),
-    text=TextTokenizer.from_folder,
+    text_tokenizer=TextTokenizer.from_folder,
 )
 PADDLE = CheckpointFormat(
     name="paddle",
@@ -70,7 +73,7 @@ PADDLE = CheckpointFormat(
     decoder_config=BAAI.decoder_config,
     vision_config=BAAI.vision_config,
     preprocessor=BAAI.preprocessor,
-    text=BAAI.text,
+    text_tokenizer=BAAI.text_tokenizer,
     is_transposed=paddle.is_transposed,
     shape=lambda name, shape: shape[::-1] if paddle.is_transposed(name) else shape,
     metadata_format="np",
@@ -82,23 +85,25 @@ HF = CheckpointFormat(
     decoder_config=hf.decoder_config,
     vision_config=hf.vision_config,
     preprocessor=hf.preprocessor,
-    text=hf.text,
+    text_tokenizer=hf.text_tokenizer,
     canonical_name=hf.canonical_name,
-    shape=hf.shape,
+    shape=hf.stored_shape,
     write_files=hf.write_files,
     single_folder=True,
 )
-FORMATS = {layout.name: layout for layout in (BAAI, HF, PADDLE)}
+FORMATS = {each.name: each for each in (BAAI, HF, PADDLE)}
 
 
 def detect_format(folder: Path) -> CheckpointFormat:
-    """The layout of a folder: what its config says it is, and who saved its weights.
+    """The format of a folder, from `model_type` in its config and the metadata of its weights.
 
-    Raises InputError on a folder that is no Emu3 checkpoint.
+    Raises InputError if the folder is not an Emu3 checkpoint.
     """
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind == "emu3":
+    model_type = read_json(folder / "config.json").get("model_type")
+    if model_type == "emu3":
         return HF
-    if kind not in ("Emu3", "Emu3VisionVQ"):
-        raise InputError(f"{folder}: its config.json describes a {kind!r}, which is no Emu3")
+    if model_type not in ("Emu3", "Emu3VisionVQ"):
+        raise InputError(
+            f"{folder}: not an Emu3 checkpoint; its config.json has model_type {model_type!r}"
+        )
     return PADDLE if read_metadata(folder).get("format") in paddle.SAVED_BY_PADDLE else BAAI

@@ -1,4 +1,4 @@
-"""transformers' own layout: opened by transformers itself, and what it saves."""
+"""The transformers format against transformers itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from emu3.checkpoints.formats import hf
+from emu3.checkpoints.formats.hf import OLD_PREFIXES
 from emu3.checkpoints.formats.hf_config import TEXT_KEYS, VISION_KEYS
-from emu3.checkpoints.formats.hf_names import OLD
 from emu3.config import DecoderConfig, VisionConfig
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
 
-from .toys import DECODERS, NATURAL, write
+from .tiny_hf import DECODERS, NATURAL, write
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def transformers() -> Any:
     return pytest.importorskip("transformers", reason="needs pip install emu3[reference]")
 
 
-def whole(folder: Path, seed: int = 0, **changes: Any) -> tuple[Any, Any]:
-    """A folder of transformers with weights; our decoder and vision tokenizer, which it holds."""
+def write_checkpoint(folder: Path, seed: int = 0, **changes: Any) -> tuple[Any, Any]:
+    """Write a folder in the transformers format; returns its decoder and vision tokenizer."""
     decoder, vision = tiny_decoder(seed, **changes), tiny_vision(seed, attn_resolutions=(1, 2))
     for name, tensor in vision.state_dict().items():
         if tensor.is_floating_point() and ("running" in name or "norm" in name):
@@ -32,14 +32,14 @@ def whole(folder: Path, seed: int = 0, **changes: Any) -> tuple[Any, Any]:
     write(folder, decoder=decoder.config, vision=vision.config)
     state = {hf.decoder_name(name): tensor for name, tensor in decoder.state_dict().items()}
     for name, tensor in vision.state_dict().items():
-        there = hf.shape(name, tuple(tensor.shape))
+        there = hf.stored_shape(name, tuple(tensor.shape))
         state[hf.vision_name(name)] = tensor.reshape(there)
     state = {name: tensor.clone().contiguous() for name, tensor in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return decoder, vision
 
 
-def opened(transformers: Any, folder: Path) -> Any:
+def load_with_transformers(transformers: Any, folder: Path) -> Any:
     model, said = transformers.Emu3ForConditionalGeneration.from_pretrained(
         folder, local_files_only=True, output_loading_info=True
     )
@@ -50,7 +50,7 @@ def opened(transformers: Any, folder: Path) -> Any:
 
 
 @torch.no_grad()
-def same_numbers(decoder: Any, vision: Any, theirs: Any) -> None:
+def assert_same_outputs(decoder: Any, vision: Any, theirs: Any) -> None:
     ids = torch.randint(decoder.config.vocab_size, (2, 30))
     torch.testing.assert_close(decoder(ids), theirs(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
     pixels = torch.rand(2, 3, 12, 20) * 2 - 1
@@ -63,10 +63,10 @@ def same_numbers(decoder: Any, vision: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("changes", DECODERS)
-def test_names_are_exactly_theirs(
+def test_tensor_names_are_those_of_transformers(
     transformers: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    decoder, vision = whole(tmp_path, **changes)
+    decoder, vision = write_checkpoint(tmp_path, **changes)
     with torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(tmp_path, local_files_only=True)
         wanted = transformers.Emu3ForConditionalGeneration(config).state_dict()
@@ -77,18 +77,18 @@ def test_names_are_exactly_theirs(
 
 
 @pytest.mark.parametrize("changes", DECODERS)
-def test_a_folder_of_ours_is_opened_by_theirs(
+def test_transformers_loads_our_folder(
     transformers: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    decoder, vision = whole(tmp_path, **changes)
-    same_numbers(decoder, vision, opened(transformers, tmp_path))
+    decoder, vision = write_checkpoint(tmp_path, **changes)
+    assert_same_outputs(decoder, vision, load_with_transformers(transformers, tmp_path))
 
 
-def test_old_names_are_those_that_transformers_renames(transformers: Any, tmp_path: Path) -> None:
-    """Saved as the older repositories are, the folder is still opened by transformers."""
-    decoder, vision = whole(tmp_path)
-    old = {new: before for before, new in OLD}
-    tensors = opened(transformers, tmp_path).state_dict()
+def test_transformers_loads_old_names(transformers: Any, tmp_path: Path) -> None:
+    """transformers renames the tensors of older repositories as `canonical_name` does."""
+    decoder, vision = write_checkpoint(tmp_path)
+    old = {new: before for before, new in OLD_PREFIXES}
+    tensors = load_with_transformers(transformers, tmp_path).state_dict()
     renamed = {}
     for name, tensor in tensors.items():
         prefix = next(prefix for prefix in old if name.startswith(prefix))
@@ -96,13 +96,13 @@ def test_old_names_are_those_that_transformers_renames(transformers: Any, tmp_pa
         assert hf.canonical_name(before) == name
         renamed[before] = tensor.contiguous()
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    same_numbers(decoder, vision, opened(transformers, tmp_path))
+    assert_same_outputs(decoder, vision, load_with_transformers(transformers, tmp_path))
 
 
-def test_what_transformers_saves_is_read(transformers: Any, tmp_path: Path) -> None:
-    whole(tmp_path, image_area=512 * 512, rope_theta=1e4)
+def test_folder_saved_by_transformers_is_read(transformers: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, image_area=512 * 512, rope_theta=1e4)
     again = tmp_path / "again"
-    opened(transformers, tmp_path).save_pretrained(again)
+    load_with_transformers(transformers, tmp_path).save_pretrained(again)
     transformers.AutoProcessor.from_pretrained(tmp_path, local_files_only=True).save_pretrained(
         again
     )
@@ -110,12 +110,12 @@ def test_what_transformers_saves_is_read(transformers: Any, tmp_path: Path) -> N
     assert hf.vision_config(again) == hf.vision_config(tmp_path)
     before, after = hf.preprocessor(tmp_path).to_dict(), hf.preprocessor(again).to_dict()
     assert {**after, "size": None} == {**before, "size": None}
-    text = hf.text(again)
+    text = hf.text_tokenizer(again)
     assert (text.ranks, text.specials) == (byte_tokenizer().ranks, byte_tokenizer().specials)
 
 
-def test_their_processor_prompts_as_ours_ids_say(transformers: Any, tmp_path: Path) -> None:
-    whole(tmp_path, image_area=24 * 40)
+def test_processor_gives_our_prompt_ids(transformers: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, image_area=24 * 40)
     processor = transformers.Emu3Processor.from_pretrained(tmp_path, local_files_only=True)
     text, v = byte_tokenizer(), byte_tokenizer().vocabulary
     said = processor(text=["a cat"], return_for_image_generation=True, ratio="5:3")
@@ -132,8 +132,8 @@ def test_their_processor_prompts_as_ours_ids_say(transformers: Any, tmp_path: Pa
         assert loaded.padding_side == "left"
 
 
-def test_their_chats_read_as_in_published_folders(transformers: Any, tmp_path: Path) -> None:
-    whole(tmp_path)
+def test_chat_template_matches_published_folders(transformers: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
     processor = transformers.AutoProcessor.from_pretrained(tmp_path, local_files_only=True)
 
     def message(role: str, *parts: str) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def test_their_chats_read_as_in_published_folders(transformers: Any, tmp_path: P
     assert said == "You help. USER: <image>What is this? ASSISTANT: A cat. USER: Sure? ASSISTANT:"
 
 
-def test_defaults_are_theirs(transformers: Any) -> None:
-    """An absent key means transformers' default, so ours must be the same."""
+def test_defaults_are_those_of_transformers(transformers: Any) -> None:
+    """An absent key means transformers' default, so both defaults must be equal."""
     theirs, ours = transformers.Emu3TextConfig(), DecoderConfig()
     assert {k: getattr(theirs, k) for k in TEXT_KEYS} == {k: getattr(ours, k) for k in TEXT_KEYS}
     assert theirs.rope_parameters["rope_theta"] == ours.rope_theta

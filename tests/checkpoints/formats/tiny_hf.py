@@ -1,4 +1,4 @@
-"""Toy folders in the layout of transformers, and what goes into them."""
+"""Tiny folders in the transformers format, and their contents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NATURAL = (
 
 
 def trained_tokenizer(codebook_size: int = 64) -> TextTokenizer:
-    """Byte pairs as training finds them: whatever is most frequent in some sentences, 200 times."""
+    """A byte-pair vocabulary trained on a few sentences, with up to 200 merges."""
     words = "the theatre thaws, three hundred 300 thirsty cats – naïve Ωmega, isn't it?\n  it's\t"
     pieces = [[bytes([b]) for b in word.encode()] for word in (words * 2).split(" ")]
     ranks = {bytes([byte]): byte for byte in range(256)}
@@ -59,7 +59,7 @@ def decoder_over(text: TextTokenizer) -> DecoderConfig:
 
 
 def write(folder: Path, text: TextTokenizer | None = None, **changes: Any) -> Path:
-    """A folder without weights; `changes` are other configs than the toy ones."""
+    """Write a folder without weights; `changes` replace the tiny configs."""
     text = text or byte_tokenizer()
     configs: dict[str, Any] = {
         "decoder": decoder_over(text),
@@ -71,7 +71,7 @@ def write(folder: Path, text: TextTokenizer | None = None, **changes: Any) -> Pa
 
 
 def edit(path: Path, section: str | None = None, **changes: Any) -> None:
-    """Change keys of a JSON file, or of an object in it; None removes a key."""
+    """Change keys of a JSON file or of an object in it; None removes a key."""
     whole = json.loads(path.read_text(encoding="utf-8"))
     part = whole if section is None else whole[section]
     part.update(changes)
