@@ -10,7 +10,7 @@ EXTRAS := dev,docs,emoji,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow lint types format dist eval hooks clean help
+.PHONY: demo test slow lint types format docs dist eval hooks clean help
 .DELETE_ON_ERROR:
 
 demo: .venv/core ## generate an image of an apple, then ask what it shows
@@ -36,6 +36,9 @@ types: .venv/dev ## check types
 format: .venv/dev ## fix style where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/dev ## build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 dist: .venv/dev ## build the sdist and the wheel in dist/, and check what they contain
 	rm -rf dist

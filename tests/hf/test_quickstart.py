@@ -1,4 +1,4 @@
-"""The scripts of docs/transformers.md, run as they stand there but for paths and the GPU."""
+"""The scripts of docs/how-to/transformers.md, run as they stand there but for paths and the GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 pytest.importorskip("transformers", reason='needs pip install "emu3[hf]"')
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "transformers.md").read_text(encoding="utf-8")
 DRAW, ASK = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 # Golden ids are greedy and in float32; everything else of the scripts stays.
@@ -33,7 +33,7 @@ def run(script: str, reference: Path, **changes: str) -> dict[str, Any]:
         assert old in script or old in paths
         script = script.replace(old, new)
     names: dict[str, Any] = {}
-    exec(compile(script, "docs/transformers.md", "exec"), names)
+    exec(compile(script, "docs/how-to/transformers.md", "exec"), names)
     return names
 
 
