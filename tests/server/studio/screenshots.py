@@ -1,4 +1,4 @@
-"""Create the screenshots of docs/studio.md: `python -m tests.server.studio.screenshots`.
+"""Create the screenshots of docs/how-to/studio.md: `python -m tests.server.studio.screenshots`.
 
 Needs the extras `studio` and `dev` and a Chromium.
 """
