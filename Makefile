@@ -10,7 +10,7 @@ EXTRAS := dev,docs,emoji,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow lint types format docs dist eval hooks clean help
+.PHONY: demo test slow lint types format docs graph dist eval hooks clean help
 .DELETE_ON_ERROR:
 
 demo: .venv/core ## generate an image of an apple, then ask what it shows
@@ -39,6 +39,9 @@ format: .venv/dev ## fix style where a tool can
 
 docs: .venv/dev ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+graph: .venv/dev ## draw the package graph of docs/architecture.md
+	$(BIN)/python -m tools.package_graph
 
 dist: .venv/dev ## build the sdist and the wheel in dist/, and check what they contain
 	rm -rf dist

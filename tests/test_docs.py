@@ -19,6 +19,7 @@ from PIL import Image
 
 from emu3.cli.app import build
 from emu3.processing.video import video_writer
+from tools import package_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -203,3 +204,7 @@ def test_make_targets_exist(page: Path) -> None:
         called[1] for line in shell_lines(page) if (called := re.match(r"make ([a-z]+)\b", line))
     }
     assert named <= targets, f"{page_id(page)} names {named - targets}"
+
+
+def test_package_graph_is_current() -> None:
+    assert package_graph.TARGET.read_text("utf-8") == package_graph.svg(), "run: make graph"
