@@ -1,4 +1,4 @@
-"""Tiny models on disk, whole and broken, and a command line to try them with."""
+"""Tiny models on disk, valid and damaged, and fixtures that run the command line."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Emu3Command = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def kept_memory(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Commands share this process, which goes on giving memory back; who would not is noted."""
-    asked = list[bool]()
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: asked.append(True))
-    return asked
+    """Record calls of `keep_freed_memory` instead of changing the allocator of the test process."""
+    calls = list[bool]()
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: calls.append(True))
+    return calls
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Path:
-    """The folder of a whole model; not to be written to."""
+    """The folder of a tiny model; read-only."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     checkpoint.save(folder)
     return folder
@@ -41,13 +41,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Pa
 
 @pytest.fixture
 def broken(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the model, to be broken."""
+    """A copy of the model that a test may damage."""
     return shutil.copytree(tiny, tmp_path_factory.mktemp("broken") / "tiny")
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, which is also where the command runs."""
+    """An empty folder, the working directory of the command."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -63,7 +63,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def emu3() -> Emu3Command:
-    """`emu3 …` in this process."""
+    """Run `emu3 …` in this process."""
 
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(build(), [str(each) for each in arguments])
@@ -73,7 +73,7 @@ def emu3() -> Emu3Command:
 
 @pytest.fixture
 def refused(emu3: Emu3Command, here: Path) -> Callable[..., str]:
-    """Run what must fail with exit code 2, one line on stderr and no new file; give that line."""
+    """Run a command that must exit with 2, one line on stderr and no new file; returns the line."""
 
     def run(*arguments: object) -> str:
         before = sorted(here.rglob("*"))

@@ -1,4 +1,4 @@
-"""`emu3 encode` and `emu3 decode`: the pipeline's codes, in files."""
+"""`emu3 encode` and `emu3 decode` against `Emu3.encode` and `Emu3.decode`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Emu3Command = Callable[..., Result]
 Refused = Callable[..., str]
 
 
-def test_there_and_back_as_the_pipeline_does(
+def test_image_codes_equal_python_api(
     emu3: Emu3Command, tiny: Path, photo: Path, here: Path, checkpoint: Checkpoint
 ) -> None:
     options = ("--model", tiny, "--device", "cpu")
     done = emu3("encode", photo, "-o", "codes.npz", *options)
     assert (done.exit_code, done.stdout) == (0, "codes.npz\n"), done.output
     m = Emu3(checkpoint)
-    with Image.open(photo) as picture:
-        codes = m.encode(picture)
+    with Image.open(photo) as image:
+        codes = m.encode(image)
     with np.load(here / "codes.npz") as file:
         assert file["codes"].dtype == np.int64
         assert np.array_equal(file["codes"], codes.numpy())
@@ -39,19 +39,19 @@ def test_there_and_back_as_the_pipeline_does(
     for name in ("codes.npz", "codes.npy"):
         done = emu3("decode", name, "-o", "back.png", *options)
         assert (done.exit_code, done.stdout) == (0, "back.png\n"), done.output
-        with Image.open("back.png") as picture:
-            assert picture.convert("RGB").tobytes() == back.tobytes()
+        with Image.open("back.png") as image:
+            assert image.convert("RGB").tobytes() == back.tobytes()
 
 
-def test_codes_of_another_model_are_noted(emu3: Emu3Command, tiny: Path, here: Path) -> None:
+def test_note_on_codes_of_another_model(emu3: Emu3Command, tiny: Path, here: Path) -> None:
     np.savez("codes.npz", codes=np.zeros((2, 3), np.int64), model=np.array("another"))
     done = emu3("decode", "codes.npz", "-o", "back.png", "--model", tiny)
     assert done.exit_code == 0
-    assert "made by another" in done.stderr
+    assert "encoded by another" in done.stderr
 
 
-def moving(path: Path, count: int = 10, fps: float = 8) -> list[np.ndarray]:
-    """A clip file of so many frames, each of its own grey."""
+def write_video(path: Path, count: int = 10, fps: float = 8) -> list[np.ndarray]:
+    """Write a video whose frames have different greys."""
     pytest.importorskip("av")
     frames = [np.full((16, 24, 3), 20 * index, np.uint8) for index in range(count)]
     with video_writer(path, fps) as add:
@@ -61,11 +61,11 @@ def moving(path: Path, count: int = 10, fps: float = 8) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.webp"])
-def test_a_clip_there_and_back(
+def test_video_round_trip(
     emu3: Emu3Command, tiny: Path, here: Path, checkpoint: Checkpoint, name: str
 ) -> None:
-    """Ten frames are three groups and come back as ten, at the rate asked for."""
-    moving(Path(name))
+    """Ten frames are three groups and decode to ten frames at the same rate."""
+    write_video(Path(name))
     frames = list(read_frames(Path(name)))
     done = emu3("encode", name, "-o", "codes.npz", "--model", tiny, "--device", "cpu")
     assert (done.exit_code, done.stdout) == (0, "codes.npz\n"), done.output
@@ -79,17 +79,15 @@ def test_a_clip_there_and_back(
     assert (back.fps, len(list(back.frames))) == (8, 10)
 
 
-def test_a_clip_is_resampled_to_the_rate_asked_for(
-    emu3: Emu3Command, tiny: Path, here: Path
-) -> None:
-    moving(Path("clip.mp4"))
+def test_encode_resamples_to_fps(emu3: Emu3Command, tiny: Path, here: Path) -> None:
+    write_video(Path("clip.mp4"))
     done = emu3("encode", "clip.mp4", "-o", "codes.npz", "--model", tiny, "--fps", 4)
     assert done.exit_code == 0, done.output
     with np.load("codes.npz") as file:
         assert (len(file["codes"]), float(file["fps"]), int(file["frames"])) == (2, 4, 5)
 
 
-def test_what_clips_cannot_be(here: Path, tiny: Path, photo: Path, refused: Refused) -> None:
+def test_invalid_video_codes_raise(here: Path, tiny: Path, photo: Path, refused: Refused) -> None:
     pytest.importorskip("av")
     codes = np.zeros((2, 3, 4), np.int64)
     np.savez("codes.npz", codes=codes, fps=8, frames=4)
@@ -97,44 +95,46 @@ def test_what_clips_cannot_be(here: Path, tiny: Path, photo: Path, refused: Refu
     np.savez("good.npz", codes=codes, fps=8, frames=8)
     options = ("--model", tiny)
     assert "2 groups" in refused("decode", "codes.npz", "-o", "back.mp4", *options)
-    assert "fps is not one" in refused("decode", "odd.npz", "-o", "back.mp4", *options)
-    assert "end the name" in refused("decode", "good.npz", "-o", "back.png", *options)
-    assert "more than 0" in refused("decode", "good.npz", "-o", "a.mp4", "--fps", 0, *options)
+    assert "fps is not a single finite number" in refused(
+        "decode", "odd.npz", "-o", "back.mp4", *options
+    )
+    assert "must end in" in refused("decode", "good.npz", "-o", "back.png", *options)
+    assert "above 0" in refused("decode", "good.npz", "-o", "a.mp4", "--fps", 0, *options)
     assert "no frame rate" in refused("encode", photo, "-o", "c.npz", "--fps", 8, *options)
 
 
 CODES: dict[str, tuple[Any, str]] = {
-    "a clip without a rate": (np.zeros((2, 3, 4), np.int64), "does not say its frame rate"),
-    "a row": (np.zeros(4, np.int64), "height by width"),
-    "none": (np.zeros((0, 4), np.int64), "height by width"),
-    "fractions": (np.zeros((2, 2)), "expected integers"),
-    "truths": (np.zeros((2, 2), bool), "expected integers"),
-    "words": (np.array([["a", "b"]]), "expected integers"),
-    "below zero": (np.full((2, 2), -1), "integers in 0 to 63"),
-    "beyond the codebook": (np.full((2, 2), 64), "integers in 0 to 63"),
-    "beyond any codebook": (np.full((2, 2), 2**64 - 1, np.uint64), "no codebook"),
+    "a video without fps": (np.zeros((2, 3, 4), np.int64), "has no frame rate"),
+    "one axis": (np.zeros(4, np.int64), "height by width"),
+    "empty": (np.zeros((0, 4), np.int64), "height by width"),
+    "floats": (np.zeros((2, 2)), "expected integers"),
+    "booleans": (np.zeros((2, 2), bool), "expected integers"),
+    "strings": (np.array([["a", "b"]]), "expected integers"),
+    "negative": (np.full((2, 2), -1), "integers in 0 to 63"),
+    "outside the codebook": (np.full((2, 2), 64), "integers in 0 to 63"),
+    "outside any codebook": (np.full((2, 2), 2**64 - 1, np.uint64), "larger than any codebook"),
     "objects": (np.array([[{}]]), "not a readable"),
 }
 
 
 @pytest.mark.parametrize("case", CODES)
 @pytest.mark.parametrize("kind", ["npz", "npy"])
-def test_what_is_no_picture_in_codes(
+def test_invalid_codes_raise(
     case: str, kind: str, here: Path, tiny: Path, refused: Refused
 ) -> None:
-    codes, says = CODES[case]
+    codes, message = CODES[case]
     if kind == "npz":
         np.savez("codes.npz", codes=codes)
     else:
         np.save("codes.npy", codes)
-    assert says in refused("decode", f"codes.{kind}", "-o", "back.png", "--model", tiny)
+    assert message in refused("decode", f"codes.{kind}", "-o", "back.png", "--model", tiny)
 
 
 def no_codes(path: Path) -> None:
     np.savez(path, other=np.zeros(3))
 
 
-def half(path: Path) -> None:
+def truncated(path: Path) -> None:
     np.savez(path, codes=np.zeros((200, 200), np.int64))
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -152,14 +152,14 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("no codes"), "not a readable"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable"),
     "no zip": (lambda path: path.write_bytes(b"PK\x03\x04 and nothing"), "not a readable"),
-    "without codes": (no_codes, "no array named codes in it, but other"),
-    "cut short": (half, "not a readable"),
+    "without codes": (no_codes, "no array named codes; the file contains other"),
+    "truncated": (truncated, "not a readable"),
     "damaged": (damaged, "not a readable"),
 }
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_what_is_no_file_of_codes(case: str, here: Path, tiny: Path, refused: Refused) -> None:
-    make, says = FILES[case]
+def test_invalid_files_raise(case: str, here: Path, tiny: Path, refused: Refused) -> None:
+    make, message = FILES[case]
     make(here / "codes.npz")
-    assert says in refused("decode", "codes.npz", "-o", "back.png", "--model", tiny)
+    assert message in refused("decode", "codes.npz", "-o", "back.png", "--model", tiny)

@@ -1,4 +1,4 @@
-"""The command as a process of its own: how it starts, and how it stops."""
+"""The command as a separate process: start-up, imports and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"emu3 {emu3.__version__}\n")
 
 
-def test_help_does_not_wait_for_pytorch() -> None:
-    asks = "from emu3.cli.app import build; build()(['image', '--help'], standalone_mode=False)"
-    done = run("-c", f"import sys; {asks}; sys.exit('torch' in sys.modules)")
+def test_help_does_not_import_pytorch() -> None:
+    code = "from emu3.cli.app import build; build()(['image', '--help'], standalone_mode=False)"
+    done = run("-c", f"import sys; {code}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr
     assert "Examples" in done.stdout
 
@@ -62,7 +62,7 @@ def test_every_command_has_examples(command: str) -> None:
     assert f"emu3 {command}" in done.stdout
 
 
-def test_the_front_door_is_lazy_but_whole() -> None:
+def test_package_imports_lazily() -> None:
     done = run("-c", "import sys, emu3; assert 'torch' not in sys.modules; print(emu3.Emu3)")
     assert done.stdout == "<class 'emu3.api.Emu3'>\n", done.stderr
     assert set(emu3.__all__) <= set(dir(emu3))
@@ -74,45 +74,43 @@ def test_the_front_door_is_lazy_but_whole() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-def test_ctrl_c_while_drawing_leaves_nothing(
-    checkpoint: Checkpoint, tmp_path: Path, here: Path
-) -> None:
-    long = replace(checkpoint, decoder=tiny_decoder(max_position_embeddings=20_000))
-    long.save(tmp_path / "long")
-    arguments = ["image", "a fox", "-o", "fox.png", "--model", str(tmp_path / "long")]
-    ours, theirs = pty.openpty()
+def test_ctrl_c_leaves_no_file(checkpoint: Checkpoint, tmp_path: Path, here: Path) -> None:
+    slow = replace(checkpoint, decoder=tiny_decoder(max_position_embeddings=20_000))
+    slow.save(tmp_path / "slow")
+    arguments = ["image", "a fox", "-o", "fox.png", "--model", str(tmp_path / "slow")]
+    parent, child = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "emu3", *arguments, "--area", "160000", "--device", "cpu"],
         env={**ENVIRONMENT, "TERM": "xterm"},
         stdout=subprocess.PIPE,
-        stderr=theirs,
-        preexec_fn=heed_ctrl_c,
+        stderr=child,
+        preexec_fn=restore_sigint,
     )
-    os.close(theirs)
-    said = read_until(ours, "▀")  # the picture has begun to grow
+    os.close(child)
+    output = read_until(parent, "▀")  # the preview has appeared
     process.send_signal(signal.SIGINT)
-    said += read_until(ours, None)
-    os.close(ours)
+    output += read_until(parent, None)
+    os.close(parent)
     stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    assert process.returncode == 130, output
     assert stdout == b""
-    assert said.rstrip().endswith("interrupted; nothing written")
-    assert "codes/s" in said
-    assert "Traceback" not in said
+    assert output.rstrip().endswith("interrupted; nothing written")
+    assert "codes/s" in output
+    assert "Traceback" not in output
     assert list(here.iterdir()) == []
 
 
-def heed_ctrl_c() -> None:
-    """A shell's background job ignores Ctrl-C, and so would its children."""
+def restore_sigint() -> None:
+    """Background jobs of a shell ignore SIGINT, and their children inherit it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def read_until(terminal: int, words: str | None) -> str:
-    """What appears in a terminal, up to some words or its end."""
-    said = b""
-    while words is None or words.encode() not in said:
+def read_until(terminal: int, text: str | None) -> str:
+    """Output of a terminal up to a text, or to its end."""
+    output = b""
+    while text is None or text.encode() not in output:
         try:
-            said += os.read(terminal, 4096)
+            output += os.read(terminal, 4096)
         except OSError:  # the other end is closed
             break
-    return said.decode(errors="replace")
+    return output.decode(errors="replace")

@@ -197,7 +197,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"a caption, not an image\n", b"\x89PNG\r\n\x1a\n"])
 def test_other_files_raise(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InputError, match=r"image: (not an image|broken)"):
+    with pytest.raises(InputError, match=r"image: (not an image|damaged)"):
         opened(content, tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_other_files_raise(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.9])
 def test_truncated_file_raises(tmp_path: Path, kind: str, kept: float) -> None:
     whole = encoded(photo(), kind)
-    with pytest.raises(InputError, match="broken or cut short"):
+    with pytest.raises(InputError, match="damaged or truncated"):
         opened(whole[: int(len(whole) * kept)], tmp_path)
 
 

@@ -1,6 +1,6 @@
-"""What can be said of a checkpoint from its small files and the headers of its weights.
+"""A summary of a checkpoint from its config files and the headers of its weight files.
 
-No weight is read: the sizes come from the configs, and the headers are held against them.
+Weights are not read: sizes follow from the configs and are checked against the headers.
 """
 
 from __future__ import annotations
@@ -30,63 +30,62 @@ from emu3.processing.image import size_in_codes
 from emu3.processing.prompts import PromptTemplates
 from emu3.processing.tokenizer import TextTokenizer
 
-HUB_SNAPSHOTS = "snapshots"  # the folder of the hub's cache that a model's files lie in
+HUB_SNAPSHOTS = "snapshots"  # folder of the hub cache that contains a model's files
 
 
 @dataclass(frozen=True)
-class Part:
-    """One network of a checkpoint: how many parameters, and bytes of its weight files."""
+class NetworkSummary:
+    """One network of a checkpoint: its config, parameters, and bytes of its weight files."""
 
     config: dict[str, Any]
     parameters: int
-    on_disk: int  # 0 where it is not known
+    on_disk: int  # 0 if unknown
 
 
 @dataclass(frozen=True)
-class Facts:
-    """All that `emu3 info` says."""
+class CheckpointSummary:
+    """Everything that `emu3 info` prints."""
 
     name: str
     folder: Path
     vision_folder: Path
     defaults: GenerationDefaults
-    decoder: Part
-    vision: Part
+    decoder: NetworkSummary
+    vision: NetworkSummary
     vocabulary: dict[str, int]
     context: int
-    picture: dict[str, Any]
+    image: dict[str, Any]
     weight_bytes: dict[str, int]
-    cache: dict[str, int]
+    kv_cache: dict[str, int]
 
     @classmethod
-    def of(cls, model: str, vision: str | None) -> Facts:
-        """Read a model's small files; raises InputError on whatever is wrong with them."""
+    def read(cls, model: str, vision: str | None) -> CheckpointSummary:
+        """Read the small files of a model; raises InputError if they are missing or invalid."""
         folder = find_model(model, weights=False)
-        text, config = load_text_tokenizer(folder)
+        tokenizer, config = load_text_tokenizer(folder)
         vision_folder = find_vision_tokenizer(folder, vision, model, weights=False)
-        vision_layout = detect_format(vision_folder)
-        vision_config = vision_layout.vision_config(vision_folder)
-        vision_layout.preprocessor(vision_folder)
-        card = GenerationDefaults.from_folder(folder, model)
-        picture = _picture(text, config, card, vision_config.spatial_factor)
-        decoder = _part(folder, config)
+        vision_format = detect_format(vision_folder)
+        vision_config = vision_format.vision_config(vision_folder)
+        vision_format.preprocessor(vision_folder)
+        defaults = GenerationDefaults.from_folder(folder, model)
+        image = _image(tokenizer, config, defaults, vision_config.spatial_factor)
         return cls(
             name=model,
             folder=folder,
             vision_folder=vision_folder,
-            defaults=card,
-            decoder=decoder,
-            vision=_part(vision_folder, vision_config),
-            vocabulary=_vocabulary(text),
+            defaults=defaults,
+            decoder=_network_summary(folder, config),
+            vision=_network_summary(vision_folder, vision_config),
+            vocabulary=_vocabulary(tokenizer),
             context=config.max_position_embeddings,
-            picture=picture,
+            image=image,
             weight_bytes=_weight_bytes(config),
-            cache=_cache(config, picture["ids"] + picture["prompt_ids"]),
+            kv_cache=_kv_cache(config, image["tokens"] + image["prompt_tokens"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as what JSON can hold; sizes in bytes."""
-        parts = {"decoder": self.decoder, "vision": self.vision}
+        """The JSON output of `emu3 info --json`; sizes are in bytes."""
+        networks = {"decoder": self.decoder, "vision": self.vision}
         return {
             "name": self.name,
             "folder": str(self.folder.resolve()),
@@ -94,93 +93,97 @@ class Facts:
             "license": self.defaults.license,
             "tasks": list(self.defaults.tasks),
             "description": self.defaults.description,
-            **{k: {**p.config, "parameters": p.parameters} for k, p in parts.items()},
+            **{key: {**n.config, "parameters": n.parameters} for key, n in networks.items()},
             "vocabulary": self.vocabulary,
             "context": self.context,
-            "picture": self.picture,
+            "image": self.image,
             "memory": {
                 "decoder": self.weight_bytes,
-                "vision": {"fp32": 4 * self.vision.parameters},  # it always runs so
-                "cache_of_a_guided_picture": self.cache,
+                "vision": {"fp32": 4 * self.vision.parameters},  # it always runs in fp32
+                "kv_cache": self.kv_cache,
             },
-            "on_disk": {k: p.on_disk for k, p in parts.items()},
+            "on_disk": {key: n.on_disk for key, n in networks.items()},
         }
 
 
-def _picture(
-    text: TextTokenizer, config: DecoderConfig, card: GenerationDefaults, factor: int
+def _image(
+    tokenizer: TextTokenizer, config: DecoderConfig, defaults: GenerationDefaults, factor: int
 ) -> dict[str, Any]:
-    """A square picture of the model's area: its codes, its ids, and the ids before it."""
+    """Sizes of a square image of the model's default area, in pixels, codes and tokens.
+
+    `prompt_tokens` counts BOS and the longer of the default suffix and negative prompt.
+    """
     height, width = size_in_codes("1:1", config.image_area, factor)
-    prompts = PromptTemplates.from_tokenizer(text)
+    prompts = PromptTemplates.from_tokenizer(tokenizer)
     header = len(prompts.document_format.header(height, width))
-    before = max(
-        len(prompts.image(words, (height, width))) - header
-        for words in (card.suffix, card.negative_prompt)
+    prompt_tokens = max(
+        len(prompts.image(text, (height, width))) - header
+        for text in (defaults.suffix, defaults.negative_prompt)
     )
     return {
         "area": config.image_area,
         "grid": [height, width],
         "pixels": [height * factor, width * factor],
-        "ids": header + prompts.document_format.num_tokens(height, width),
-        "prompt_ids": before,  # BOS, and the longer of suffix and negative prompt
+        "tokens": header + prompts.document_format.num_tokens(height, width),
+        "prompt_tokens": prompt_tokens,
     }
 
 
-def _cache(config: DecoderConfig, ids: int) -> dict[str, int]:
-    """Bytes of keys and values of a guided picture, with the number of ids they are for."""
-    return {"ids": ids, **{to.name: kv_cache_bytes(config, ids, to) for to in (FP32, BF16)}}
+def _kv_cache(config: DecoderConfig, tokens: int) -> dict[str, int]:
+    """Bytes of the KV cache of one image with guidance, per precision, and its `tokens`."""
+    sizes = {each.name: kv_cache_bytes(config, tokens, each) for each in (FP32, BF16)}
+    return {"tokens": tokens, **sizes}
 
 
-def _vocabulary(text: TextTokenizer) -> dict[str, int]:
-    v = text.vocabulary
+def _vocabulary(tokenizer: TextTokenizer) -> dict[str, int]:
+    v = tokenizer.vocabulary
     control = v.visual_start - v.text_size
     return {"text": v.text_size, "control": control, "visual": v.codebook_size, "total": v.size}
 
 
-def _part(folder: Path, config: DecoderConfig | VisionConfig) -> Part:
-    """Count a network's parameters, and hold its weight files against it, where they are here.
+def _network_summary(folder: Path, config: DecoderConfig | VisionConfig) -> NetworkSummary:
+    """Count a network's parameters and check its weight files, if present, against the config.
 
-    Of a model on the hub only the small files are fetched; the index says how large the rest is.
+    For a model on the hub only the small files are downloaded; the weight index gives the size.
     """
-    model = _empty(config)
+    model = _without_weights(config)
     parameters = sum(each.numel() for each in model.parameters())
-    if HUB_SNAPSHOTS in folder.parts and not _complete(folder):
+    if HUB_SNAPSHOTS in folder.parts and not _has_all_weights(folder):
         index = folder / INDEX_FILE
-        said = read_json(index).get("metadata", {}) if index.exists() else {}
-        return Part(config.to_dict(), parameters, int(said.get("total_size", 0)))
+        metadata = read_json(index).get("metadata", {}) if index.exists() else {}
+        return NetworkSummary(config.to_dict(), parameters, int(metadata.get("total_size", 0)))
     with SafetensorsReader(folder) as reader:
-        source = NetworkWeights(
+        weights = NetworkWeights(
             reader, detect_format(folder), decoder=isinstance(config, DecoderConfig)
         )
         if isinstance(model, Transformer):
             precision = stored_precision(model.config)
             if precision is not None:
                 install_quantized_modules(model, precision)
-        source.check_matches(model)
-        files = {reader.locations[name].path for name in source.names.values()}
+        weights.check_matches(model)
+        files = {reader.locations[name].path for name in weights.names.values()}
         on_disk = sum(path.stat().st_size for path in files)
-        return Part(
-            config.to_dict(), parameters, source.nbytes if source.single_folder else on_disk
-        )
+        # In a single folder, files contain both networks: count the tensors of this one.
+        size = weights.nbytes if weights.single_folder else on_disk
+        return NetworkSummary(config.to_dict(), parameters, size)
 
 
-def _complete(folder: Path) -> bool:
-    """Whether all weight files of a folder are there."""
+def _has_all_weights(folder: Path) -> bool:
+    """Whether all weight files of a folder are present."""
     return any(folder.glob("*.safetensors")) and all(map(Path.exists, weight_files(folder)))
 
 
-def _empty(config: DecoderConfig | VisionConfig) -> nn.Module:
-    """The network on the meta device: shapes without numbers."""
+def _without_weights(config: DecoderConfig | VisionConfig) -> nn.Module:
+    """The network on the meta device, which has shapes but no data."""
     with torch.device("meta"):
         return Transformer(config) if isinstance(config, DecoderConfig) else VisionTokenizer(config)
 
 
 def _weight_bytes(config: DecoderConfig) -> dict[str, int]:
-    """Bytes of a decoder in each precision that it can be held in."""
+    """Bytes of a decoder's weights in each precision that it can have."""
     sizes: dict[str, int] = {}
     stored = stored_precision(config)
-    for to in PRECISIONS if stored is None else (stored,):
-        with suppress(InputError):  # its widths do not divide into groups
-            sizes[to.name] = weight_bytes(config, to)
+    for precision in PRECISIONS if stored is None else (stored,):
+        with suppress(InputError):  # its matrix widths are no multiple of the group size
+            sizes[precision.name] = weight_bytes(config, precision)
     return sizes

@@ -1,4 +1,4 @@
-"""How commands fail: one line on stderr and an exit code; only a bug shows a traceback."""
+"""Exit codes and messages: expected errors end in one line, bugs show their traceback."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ from typer.core import TyperGroup
 
 from emu3.errors import InputError
 
-BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 
-OUTSIDE = frozenset({errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
-"""Errors of the file system that are nobody's bug: no room, no right, too long a name."""
+ENVIRONMENT_ERRNOS = frozenset(
+    {errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS}
+)
+"""File-system errors that are not bugs: permissions, quota, disk space, name length."""
 
-NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-"""How PyTorch says it in a plain RuntimeError."""
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+"""Texts of the RuntimeErrors by which PyTorch reports that memory is exhausted."""
 
 
 class CommandGroup(TyperGroup):
-    """A group of commands that fail in one line."""
+    """A Typer group that reports expected errors in one line on stderr."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command asked for; what a person can put right ends in one line."""
+        """Run the command. Exits with 2 on an expected error and with 130 on Ctrl-C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            # Whoever catches a Ctrl-C after something was written says so and raises it again.
-            told = str(interrupt) or "nothing written"
-            _say(f"interrupted; {told}")
-            raise typer.Exit(INTERRUPTED) from None
+            # A command that had already written files raises it again with a message.
+            _print_line(f"interrupted; {str(interrupt) or 'nothing written'}")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         except Exception as error:
-            message = explanation(error)
+            message = error_message(error)
             if message is None:
                 raise
-            _say(f"error: {message}")
-            raise typer.Exit(BAD_INPUT) from None
+            _print_line(f"error: {message}")
+            raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
-def explanation(error: Exception) -> str | None:
-    """What to tell a person about an error that is no bug; None for one that is."""
+def error_message(error: Exception) -> str | None:
+    """The message for an expected error; None for a bug."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in OUTSIDE:
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRNOS:
         return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
-    said = str(error).lower()
-    full = isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY)
-    if full or isinstance(error, MemoryError):
-        return "not enough memory; use fewer pictures at a time, a smaller area or --dtype bf16"
+    text = str(error).lower()
+    exhausted = isinstance(error, RuntimeError) and any(each in text for each in OUT_OF_MEMORY)
+    if exhausted or isinstance(error, MemoryError):
+        return "not enough memory; use fewer images at a time, a smaller area or --dtype bf16"
     return None
 
 
-def _say(message: str) -> None:
+def _print_line(message: str) -> None:
     typer.echo(" ".join(message.split()), err=True)

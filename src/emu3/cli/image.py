@@ -1,4 +1,4 @@
-"""`emu3 image`: words to picture files."""
+"""`emu3 image`: generate image files from text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from emu3.inference.images import OnRow
     from emu3.outputs import ImageOutput
 
-AT_ONCE = 16  # pictures drawn at a time and then written: a long run that is ended keeps them
+BATCH_SIZE = 16  # images are written after each batch, so that an interrupted run keeps them
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -49,16 +49,17 @@ emu3 image "a fox" "an owl" -n 2 -o zoo.png      [dim]zoo-1.png to zoo-4.png[/di
 
 emu3 image "a lighthouse at dusk" --model BAAI/Emu3-Gen --ratio 16:9 --seed 7 -o light.jpg
 
-The file remembers prompt, seed and settings: the same again draws the same picture.
+The file stores prompt, seed and settings, from which the same image can be generated again.
 
-Many are drawn sixteen at a time and then written: whoever ends a long run keeps these.
+More than sixteen images are generated and written in batches of sixteen; Ctrl-C keeps those
+already written.
 """
 
 Prompts = Annotated[
-    list[str], typer.Argument(metavar="PROMPT", help="What to draw; one picture for each.")
+    list[str], typer.Argument(metavar="PROMPT", help="One or more texts, each an image.")
 ]
-NumImages = Annotated[int, typer.Option("-n", "--num-images", help="For each prompt.")]
-Preview = Annotated[bool, typer.Option(help="The picture growing in the terminal.")]
+NumImages = Annotated[int, typer.Option("-n", "--num-images", help="Images per prompt.")]
+Preview = Annotated[bool, typer.Option(help="Show the first image in the terminal as it grows.")]
 
 
 def image(
@@ -81,15 +82,15 @@ def image(
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
-    """Draw pictures from words."""
+    """Generate images from text."""
     check_utf8(*prompts, negative_prompt, suffix)
-    paths = names(output, len(prompts) * num_images)
+    paths = output_paths(output, len(prompts) * num_images)
     seed = seed_or_random(seed)
-    _check(paths, ratio, top_k, top_p, temperature, seed)
+    _check_arguments(paths, ratio, top_k, top_p, temperature, seed)
     m = open_model(model, vision, device, dtype, quiet=quiet)
     start = perf_counter()
     terminal, written = None if quiet else terminal_on_stderr(), list[Path]()
-    how = {
+    settings = {
         "ratio": ratio,
         "area": area,
         "negative_prompt": negative_prompt,
@@ -99,23 +100,23 @@ def image(
         "top_p": top_p,
         "temperature": temperature,
     }
-    each = [prompt for prompt in prompts for _ in range(num_images)]
+    repeated = [prompt for prompt in prompts for _ in range(num_images)]
     try:
         with image_progress(terminal, len(paths), m.decode if preview else None) as on_row:
-            out = _draw(m, each, paths, seed, how, on_row, written.append)
+            out = _generate(m, repeated, paths, seed, settings, on_row, written.append)
     except KeyboardInterrupt:
         if not written:
             raise
-        raise KeyboardInterrupt(f"{len(written)} of {len(paths)} pictures written") from None
-    finally:  # not while the bar is there
+        raise KeyboardInterrupt(f"{len(written)} of {len(paths)} images written") from None
+    finally:  # after the progress bar has gone
         for path in written:
             typer.echo(path)
     if not quiet:
         typer.echo(summary(out, perf_counter() - start), err=True)
 
 
-def names(output: Path, count: int) -> list[Path]:
-    """The files of so many pictures: the name itself for one, else numbered from 1."""
+def output_paths(output: Path, count: int) -> list[Path]:
+    """The files of `count` images: `output` itself for one, else numbered from 1."""
     if count < 1:
         raise InputError("--num-images must be at least 1")
     if count == 1:
@@ -124,16 +125,18 @@ def names(output: Path, count: int) -> list[Path]:
 
 
 def summary(out: ImageOutput, seconds: float) -> str:
-    """What was drawn, in one line."""
-    picture, first, last = out.images[0], out.settings[0].seed, out.settings[-1].seed
+    """One line about the generated images."""
+    image, first, last = out.images[0], out.settings[0].seed, out.settings[-1].seed
     codes = sum(each.numel() for each in out.codes)
-    size = f"{picture.width}x{picture.height} px"
+    size = f"{image.width}x{image.height} px"
     seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
-    many = "" if len(out.images) == 1 else f"{len(out.images)} pictures of "
-    return f"{many}{size}, {seeds}: {codes} codes in {seconds:.1f} s, {codes / seconds:.0f} codes/s"
+    count = "" if len(out.images) == 1 else f"{len(out.images)} images of "
+    return (
+        f"{count}{size}, {seeds}: {codes} codes in {seconds:.1f} s, {codes / seconds:.0f} codes/s"
+    )
 
 
-def _check(
+def _check_arguments(
     paths: list[Path],
     ratio: str,
     top_k: int | None,
@@ -141,7 +144,7 @@ def _check(
     temperature: float | None,
     seed: int,
 ) -> None:
-    """Whatever can be known to be wrong before a large model is read."""
+    """Raise InputError on invalid arguments before the model, which may be large, is loaded."""
     from emu3.inference.sampling import SamplingParams
     from emu3.inference.validation import check_seed
     from emu3.outputs import check_image_path
@@ -154,29 +157,29 @@ def _check(
     SamplingParams(top_k or 0, top_p, 1.0 if temperature is None else temperature)
 
 
-def _draw(
+def _generate(
     m: Emu3,
     prompts: list[str],
     paths: list[Path],
     seed: int,
-    how: dict[str, Any],
+    settings: dict[str, Any],
     on_row: OnRow | None,
     on_file: Callable[[Path], None],
 ) -> ImageOutput:
-    """Draw a picture for each prompt and write it, `AT_ONCE` at a time; all of them are given back.
+    """Generate one image per prompt and write it, `BATCH_SIZE` at a time.
 
-    Picture i has seed `seed + i`, as if all were drawn at once.
+    Image i has seed `seed + i`, independent of the batches. Returns all images.
     """
     from emu3.outputs import ImageOutput
 
-    parts = list[ImageOutput]()
-    for start in range(0, len(paths), AT_ONCE):
-        some = prompts[start : start + AT_ONCE]
-        parts.append(m.image(some, seed=seed + start, on_row=on_row, **how))
-        for index, path in enumerate(paths[start : start + AT_ONCE]):
-            on_file(parts[-1].save(path, index))
+    batches = list[ImageOutput]()
+    for start in range(0, len(paths), BATCH_SIZE):
+        batch = prompts[start : start + BATCH_SIZE]
+        batches.append(m.image(batch, seed=seed + start, on_row=on_row, **settings))
+        for index, path in enumerate(paths[start : start + BATCH_SIZE]):
+            on_file(batches[-1].save(path, index))
     return ImageOutput(
-        [each for part in parts for each in part.images],
-        [each for part in parts for each in part.codes],
-        [each for part in parts for each in part.settings],
+        [each for batch in batches for each in batch.images],
+        [each for batch in batches for each in batch.codes],
+        [each for batch in batches for each in batch.settings],
     )

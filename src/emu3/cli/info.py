@@ -1,4 +1,4 @@
-"""`emu3 info`: how large a checkpoint is, and what it takes to run it."""
+"""`emu3 info`: the sizes and memory needs of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from emu3.cli.options import Vision
 
 if TYPE_CHECKING:
-    from emu3.cli.checkpoint_summary import Facts
+    from emu3.cli.checkpoint_summary import CheckpointSummary
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -22,87 +22,91 @@ emu3 info nano
 
 emu3 info ./Emu3-Gen --vision ./Emu3-VisionTokenizer --json
 
-Reads the configs and the headers of the weight files, no weights.
+Reads config files and the headers of weight files, not the weights. For a model on the hub, only
+these are downloaded.
 """
 
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="nano, a folder, or a hub id.")
+        str, typer.Argument(metavar="MODEL", help="nano, a checkpoint folder, or a hub id.")
     ] = "nano",
     vision: Vision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs; sizes in bytes.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with sizes in bytes.")
+    ] = False,
 ) -> None:
-    """Say what a checkpoint is and what it needs."""
-    from emu3.cli.checkpoint_summary import Facts
+    """Print the sizes and memory needs of a checkpoint."""
+    from emu3.cli.checkpoint_summary import CheckpointSummary
 
-    facts = Facts.of(model, vision)
+    checkpoint = CheckpointSummary.read(model, vision)
     if as_json:
-        typer.echo(json.dumps(facts.to_dict(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(checkpoint.to_dict(), indent=2, ensure_ascii=False))
         return
-    Console().print(table(facts))
+    Console().print(table(checkpoint))
 
 
-def table(facts: Facts) -> Table:
-    """One row a fact, in groups."""
-    rows = Table(title=Text(facts.name), show_header=False, title_justify="left")
-    for group in (_what(facts), _sizes(facts), _needs(facts)):
-        for name, value in group.items():
+def table(checkpoint: CheckpointSummary) -> Table:
+    """The summary as a table with one row per property."""
+    rows = Table(title=Text(checkpoint.name), show_header=False, title_justify="left")
+    for section in (_general(checkpoint), _sizes(checkpoint), _memory(checkpoint)):
+        for name, value in section.items():
             rows.add_row(Text(name), Text(value))
         rows.add_section()
     return rows
 
 
-def _what(facts: Facts) -> dict[str, str]:
-    about = {"about": facts.defaults.description} if facts.defaults.description else {}
+def _general(checkpoint: CheckpointSummary) -> dict[str, str]:
+    defaults = checkpoint.defaults
     return {
-        **about,
-        "tasks": ", ".join(facts.defaults.tasks),
-        "licence": facts.defaults.license,
-        "decoder in": str(facts.folder),
-        "vision tokenizer in": str(facts.vision_folder),
+        **({"description": defaults.description} if defaults.description else {}),
+        "tasks": ", ".join(defaults.tasks),
+        "license": defaults.license,
+        "decoder folder": str(checkpoint.folder),
+        "vision tokenizer folder": str(checkpoint.vision_folder),
     }
 
 
-def _sizes(facts: Facts) -> dict[str, str]:
-    d, v = facts.decoder.config, facts.vision.config
-    words, picture = facts.vocabulary, facts.picture
-    heads = f"{d['num_attention_heads']} heads on {d['num_key_value_heads']} of keys and values"
+def _sizes(checkpoint: CheckpointSummary) -> dict[str, str]:
+    d, v = checkpoint.decoder.config, checkpoint.vision.config
+    vocabulary, image = checkpoint.vocabulary, checkpoint.image
     factor = 2 ** (len(v["ch_mult"]) - 1)
-    height, width = picture["grid"]
+    height, width = image["grid"]
     return {
-        "decoder": f"{facts.decoder.parameters:,} parameters",
-        "  blocks": f"{d['num_hidden_layers']} of {d['hidden_size']} channels, {heads}",
+        "decoder": f"{checkpoint.decoder.parameters:,} parameters",
+        "  layers": f"{d['num_hidden_layers']} of {d['hidden_size']} channels",
+        "  attention heads": f"{d['num_attention_heads']} query, {d['num_key_value_heads']} key/value",
         "  MLP": f"{d['intermediate_size']} channels",
-        "  context": f"{facts.context:,} ids",
-        "vision tokenizer": f"{facts.vision.parameters:,} parameters",
-        "  codes": f"{v['codebook_size']:,} of {v['embed_dim']} channels",
-        "  a code stands for": f"{factor}x{factor} px, {v['temporal_downsample_factor']} frames",
+        "  context": f"{checkpoint.context:,} tokens",
+        "vision tokenizer": f"{checkpoint.vision.parameters:,} parameters",
+        "  codebook": f"{v['codebook_size']:,} codes of {v['embed_dim']} channels",
+        "  pixels per code": f"{factor}x{factor}, {v['temporal_downsample_factor']} frames",
         "  channels": f"{v['ch']} times {', '.join(map(str, v['ch_mult']))}",
-        "vocabulary": f"{words['total']:,} ids",
-        "  of which": f"{words['text']:,} text, {words['control']:,} control, "
-        f"{words['visual']:,} visual",
-        "picture": f"{picture['pixels'][1]}x{picture['pixels'][0]} px",
-        "  in codes": f"{height}x{width}, {picture['ids']:,} ids in all",
+        "vocabulary": f"{vocabulary['total']:,} tokens",
+        "  of which": f"{vocabulary['text']:,} text, {vocabulary['control']:,} control, "
+        f"{vocabulary['visual']:,} visual",
+        "default image": f"{image['pixels'][1]}x{image['pixels'][0]} px",
+        "  codes": f"{height}x{width}, {image['tokens']:,} tokens in all",
     }
 
 
-def _needs(facts: Facts) -> dict[str, str]:
-    weights = {f"decoder in {name}": amount(size) for name, size in facts.weight_bytes.items()}
-    ids = f"a guided picture of {facts.cache['ids']:,} ids"
-    caches = {k: amount(size) for k, size in facts.cache.items() if k != "ids"}
+def _memory(checkpoint: CheckpointSummary) -> dict[str, str]:
+    weights = {
+        f"decoder in {name}": format_bytes(size) for name, size in checkpoint.weight_bytes.items()
+    }
+    sizes = {k: format_bytes(size) for k, size in checkpoint.kv_cache.items() if k != "tokens"}
     return {
         **weights,
-        "vision tokenizer, fp32 always": amount(4 * facts.vision.parameters),
-        "cache of": ids,
-        **{f"  in {name}": size for name, size in caches.items()},
-        "weight files": f"{amount(facts.decoder.on_disk)} decoder, "
-        f"{amount(facts.vision.on_disk)} vision tokenizer",
+        "vision tokenizer, always fp32": format_bytes(4 * checkpoint.vision.parameters),
+        "KV cache": f"of one image with guidance, {checkpoint.kv_cache['tokens']:,} tokens",
+        **{f"  in {name}": size for name, size in sizes.items()},
+        "weight files": f"{format_bytes(checkpoint.decoder.on_disk)} decoder, "
+        f"{format_bytes(checkpoint.vision.on_disk)} vision tokenizer",
     }
 
 
-def amount(size: int) -> str:
-    """Bytes for people, in powers of 1000 as disks and hubs count."""
+def format_bytes(size: int) -> str:
+    """A size with a decimal unit (powers of 1000), as disks and hubs use."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= unit:
             return f"{size / unit:.2f} {name}"

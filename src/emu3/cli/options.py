@@ -1,4 +1,4 @@
-"""Options that several commands share, and opening the model that they name."""
+"""Options shared by several commands, and opening the model that they name."""
 
 from __future__ import annotations
 
@@ -19,65 +19,87 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Option(
-        help="nano, a folder, or a hub id such as BAAI/Emu3-Gen.", rich_help_panel="Model"
+        help="nano, a checkpoint folder, or a hub id such as BAAI/Emu3-Gen.",
+        rich_help_panel="Model",
     ),
 ]
 Vision = Annotated[
     str | None,
-    typer.Option(help="The vision tokenizer, where it is not found.", rich_help_panel="Model"),
+    typer.Option(
+        help="Vision tokenizer: a folder or a hub id.",
+        show_default="found beside the model or on the hub",
+        rich_help_panel="Model",
+    ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu or cuda.", show_default="cuda if any", rich_help_panel="Model"),
+    typer.Option(help="cpu or cuda.", show_default="cuda if available", rich_help_panel="Model"),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option(
         help="Precision of the decoder: fp32, bf16, int8 or int4.",
-        show_default="the widest that fits, bf16 at most on cuda",
+        show_default="the widest that fits into memory, at most bf16 on cuda",
         rich_help_panel="Model",
     ),
 ]
 
 
-def _sampling(said: str, *, shown: bool | str = True) -> Any:
-    return typer.Option(help=said, rich_help_panel="Sampling", show_default=shown)
+def _sampling_option(text: str, *, default: bool | str = True) -> Any:
+    return typer.Option(help=text, rich_help_panel="Sampling", show_default=default)
 
 
-_TOP_K = "Draw from the k likeliest; 1 is greedy, 0 all."
-_TEMPERATURE = "Above 1 bolder, below 1 safer."
-_CARD = "the model's"  # where nothing is said, the model's card says it
+_TOP_K = "Sample from the k most likely tokens; 1 is greedy, 0 is all."
+_TEMPERATURE = "Sampling temperature; below 1 is more conservative."
+_CHECKPOINT_DEFAULT = "the checkpoint's"
 
-TopK = Annotated[int, _sampling(_TOP_K)]
-OptionalTopK = Annotated[int | None, _sampling(_TOP_K, shown=_CARD)]
-TopP = Annotated[float, _sampling("Draw from the likeliest that sum to p.")]
-Temperature = Annotated[float, _sampling(_TEMPERATURE)]
-OptionalTemperature = Annotated[float | None, _sampling(_TEMPERATURE, shown=_CARD)]
-Ratio = Annotated[str, typer.Option(help="Width to height, up to 5:1.")]
-Area = Annotated[int | None, typer.Option(help="About how many pixels.", show_default=_CARD)]
+TopK = Annotated[int, _sampling_option(_TOP_K)]
+OptionalTopK = Annotated[int | None, _sampling_option(_TOP_K, default=_CHECKPOINT_DEFAULT)]
+TopP = Annotated[
+    float, _sampling_option("Sample from the most likely tokens whose probabilities sum to p.")
+]
+Temperature = Annotated[float, _sampling_option(_TEMPERATURE)]
+OptionalTemperature = Annotated[
+    float | None, _sampling_option(_TEMPERATURE, default=_CHECKPOINT_DEFAULT)
+]
+Ratio = Annotated[str, typer.Option(help="Aspect ratio, width:height, at most 5:1.")]
+Area = Annotated[
+    int | None,
+    typer.Option(help="Approximate number of pixels.", show_default=_CHECKPOINT_DEFAULT),
+]
 Seed = Annotated[
-    int | None, typer.Option(help="The same draws the same.", show_default="by chance")
+    int | None,
+    typer.Option(help="The same seed gives the same output.", show_default="random"),
 ]
 NegativePrompt = Annotated[
-    str | None, typer.Option(help="What to keep away from.", show_default=_CARD)
+    str | None,
+    typer.Option(help="What guidance steers away from.", show_default=_CHECKPOINT_DEFAULT),
 ]
-Suffix = Annotated[str | None, typer.Option(help="Added to each prompt.", show_default=_CARD)]
-_GUIDANCE = "How closely to follow the prompt; 1 is no guidance."
-GuidanceScale = Annotated[float | None, typer.Option(help=_GUIDANCE, show_default=_CARD)]
+Suffix = Annotated[
+    str | None, typer.Option(help="Text added to each prompt.", show_default=_CHECKPOINT_DEFAULT)
+]
+_GUIDANCE_SCALE = "Strength of classifier-free guidance; 1 turns it off."
+GuidanceScale = Annotated[
+    float | None, typer.Option(help=_GUIDANCE_SCALE, show_default=_CHECKPOINT_DEFAULT)
+]
 ExtendGuidanceScale = Annotated[
-    float | None, typer.Option(help=_GUIDANCE, show_default=f"{_CARD}; 1 without prompts")
+    float | None,
+    typer.Option(help=_GUIDANCE_SCALE, show_default=f"{_CHECKPOINT_DEFAULT}; 1 without any prompt"),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Output file.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors to stderr.")]
 
-FEW_BITS = ("int8", "int4")
-SEEDS = 2**31  # a seed by chance is short enough to be typed again
+QUANTIZED = ("int8", "int4")
+RANDOM_SEEDS = 2**31  # random seeds are below this, short enough to be typed again
 
 
 def open_model(
     model: str, vision: str | None, device: str | None, dtype: str | None, *, quiet: bool = False
 ) -> Emu3:
-    """Open what `--model`, `--vision`, `--device` and `--dtype` name; raises InputError."""
+    """Open the model named by `--model`, `--vision`, `--device` and `--dtype`.
+
+    Raises InputError if it is missing, damaged or not supported.
+    """
     from huggingface_hub.utils import disable_progress_bars
 
     from emu3.api import Emu3
@@ -85,40 +107,39 @@ def open_model(
 
     if quiet:
         disable_progress_bars()  # those of downloads
-    with transfer_progress(f"opening {model}", quiet=quiet) as on_bytes:
+    with transfer_progress(f"loading {model}", quiet=quiet) as on_bytes:
         opened = Emu3.from_pretrained(
             model, vision=vision, device=device, dtype=dtype, on_bytes=on_bytes
         )
-    chosen = opened.checkpoint.precision
-    if (
-        dtype is None
-        and chosen in FEW_BITS
-        and stored_precision(opened.config) is None
-        and not quiet
-    ):
-        said = f"note: opened as {chosen}, the widest that fits into memory; --dtype says otherwise"
-        typer.echo(said, err=True)
+    precision = opened.checkpoint.precision
+    chosen_here = dtype is None and stored_precision(opened.config) is None
+    if chosen_here and precision in QUANTIZED and not quiet:
+        typer.echo(
+            f"note: loaded as {precision}, the widest precision that fits into memory; "
+            "choose another with --dtype",
+            err=True,
+        )
     return opened
 
 
 def seed_or_random(seed: int | None) -> int:
-    """The seed asked for, or one by chance."""
-    return secrets.randbelow(SEEDS) if seed is None else seed
+    """The given seed, or a random one."""
+    return secrets.randbelow(RANDOM_SEEDS) if seed is None else seed
 
 
 def terminal_on_stderr() -> Console | None:
-    """A console on stderr where a person looks at it and lines can be redrawn; None elsewhere."""
+    """A console on stderr if it is a terminal that can redraw lines; else None."""
     console = Console(stderr=True)
-    # Rich alone would let FORCE_COLOR turn a log file into a terminal.
+    # isatty: Rich alone would treat a log file as a terminal if FORCE_COLOR is set.
     return console if sys.stderr.isatty() and not console.is_dumb_terminal else None
 
 
 def check_utf8(*texts: str | None) -> None:
-    """Raise InputError on bytes of the command line that are no UTF-8, which no file could hold."""
+    """Raise InputError on command-line text that is not UTF-8 and so cannot be written to a file."""
     for text in texts:
-        if text is not None and not text.isprintable() and any(map(_stray, text)):
+        if text is not None and not text.isprintable() and any(map(_is_surrogate, text)):
             raise InputError(f"{text!a}: not valid UTF-8")
 
 
-def _stray(character: str) -> bool:
+def _is_surrogate(character: str) -> bool:
     return "\ud800" <= character <= "\udfff"

@@ -1,6 +1,4 @@
-"""A drawing as it is seen in the terminal: a bar with its speed, and the picture growing below, or
-the newest frame of a video.
-"""
+"""Progress bars of image and video generation, with a preview in half-block characters."""
 
 from __future__ import annotations
 
@@ -30,42 +28,42 @@ if TYPE_CHECKING:
 
     from emu3.inference.video import VideoProgress
 
-PREVIEW_PAUSE = 0.3  # seconds at least from one preview to the next
-PREVIEW_SHARE = 0.2  # of the time at most goes into previews
-PREVIEW_COLUMNS = 64
-BAR_LINES = 3  # the bar, and a prompt line above and below the picture
+PREVIEW_INTERVAL = 0.3  # minimum seconds between previews
+PREVIEW_SHARE = 0.2  # maximum share of the time spent on decoding previews
+PREVIEW_COLUMNS = 64  # maximum width in characters
+RESERVED_LINES = 3  # the bar, and a shell prompt above and below the preview
 
 
 class CodesRate(ProgressColumn):
-    """Codes a second, once there is something to measure."""
+    """Visual codes per second."""
 
     def render(self, task: Task) -> Text:
-        """The text of the column."""
+        """Text of the column; empty before the first code."""
         codes, seconds = task.fields.get("codes", 0), task.elapsed
         return Text(f"{codes / seconds:.0f} codes/s" if codes and seconds else "")
 
 
 class Preview:
-    """The first picture as far as it is drawn, in half blocks; empty until a row is finished."""
+    """The first image of a batch as far as it is generated; empty before the first row."""
 
     def __init__(self, console: Console, decode: Callable[[Tensor], Image.Image | Tensor]) -> None:
         self.console, self.decode = console, decode
-        self.picture: Text = Text()
-        self.next = 0.0
+        self.text: Text = Text()
+        self.next_update = 0.0
 
-    def grow(self, codes: Tensor, height: int, last: bool) -> None:
-        """Show codes [r, w], r > 0, of a picture `height` codes high.
+    def update(self, codes: Tensor, height: int, last: bool) -> None:
+        """Show the finished rows, codes [r, w] with r > 0, of an image `height` codes high.
 
-        Skipped where the one before is too recent, unless this is the last.
+        Skipped if the previous update was too recent, except for the last one.
         """
         start = monotonic()
-        if start < self.next and not last:
+        if start < self.next_update and not last:
             return
         decoded = self.decode(codes)
         columns = preview_columns(codes.shape[1], height, self.console.width, self.console.height)
-        self.picture = half_blocks(decoded, columns)  # type: ignore[arg-type]  # codes are [h, w]
+        self.text = half_blocks(decoded, columns)  # type: ignore[arg-type]  # codes are [h, w]
         cost = monotonic() - start
-        self.next = monotonic() + max(PREVIEW_PAUSE, cost / PREVIEW_SHARE)
+        self.next_update = monotonic() + max(PREVIEW_INTERVAL, cost / PREVIEW_SHARE)
 
 
 @contextmanager
@@ -74,34 +72,36 @@ def image_progress(
     count: int,
     decode: Callable[[Tensor], Image.Image | Tensor] | None,
 ) -> Iterator[Callable[[int, int, Sequence[Tensor]], None] | None]:
-    """Give what `Emu3.image` takes as `on_row`; without `decode` there is a bar only.
+    """Progress bar for `count` images of one height, generated in any number of batches.
 
-    It is for `count` pictures of one height, in as many calls of `image` as it takes.
+    Yields the `on_row` callback for `Emu3.image`, or None without a console. `decode` turns codes
+    [h, w] into an image for the preview; without it there is no preview.
     """
     if console is None:
         yield None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), CodesRate())
-    bar = Progress(TextColumn("drawing"), *columns, TimeRemainingColumn(), console=console)
-    task = bar.add_task("drawing", total=None)
+    bar = Progress(TextColumn("generating"), *columns, TimeRemainingColumn(), console=console)
+    task = bar.add_task("generating", total=None)
     preview = None if decode is None else Preview(console, decode)
 
-    def shown() -> Group:
-        return Group(bar) if preview is None else Group(bar, preview.picture)
+    def renderable() -> Group:
+        return Group(bar) if preview is None else Group(bar, preview.text)
 
-    rows_before = codes_before = 0
+    previous_rows = previous_codes = 0  # of finished batches
 
     def on_row(done: int, total: int, codes: Sequence[Tensor]) -> None:
-        nonlocal rows_before, codes_before
-        height, drawn = total // len(codes), sum(each.numel() for each in codes)
-        rows, all_codes = rows_before + done, codes_before + drawn
-        bar.update(task, completed=rows, total=count * height, codes=all_codes)
+        nonlocal previous_rows, previous_codes
+        height = total // len(codes)
+        rows = previous_rows + done
+        num_codes = previous_codes + sum(each.numel() for each in codes)
+        bar.update(task, completed=rows, total=count * height, codes=num_codes)
         if preview is not None and len(codes[0]):
-            preview.grow(codes[0], height, done == total)
+            preview.update(codes[0], height, done == total)
         if done == total:
-            rows_before, codes_before = rows, all_codes
+            previous_rows, previous_codes = rows, num_codes
 
-    with Live(get_renderable=shown, console=console, refresh_per_second=8):
+    with Live(get_renderable=renderable, console=console, refresh_per_second=8):
         yield on_row
 
 
@@ -109,51 +109,54 @@ def image_progress(
 def video_progress(
     console: Console | None, *, preview: bool
 ) -> Iterator[Callable[[VideoProgress], None]]:
-    """Give what `Emu3.video` takes as `on_group`; without `preview` there is a bar only."""
+    """Progress bar for one video; `preview` adds the newest frame.
+
+    Yields the `on_group` callback for `Emu3.video`.
+    """
     if console is None:
-        yield lambda news: None
+        yield lambda progress: None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("groups of frames"))
-    bar = Progress(TextColumn("drawing"), *columns, TimeRemainingColumn(), console=console)
-    task, newest = bar.add_task("drawing", total=None), Text()
+    bar = Progress(TextColumn("generating"), *columns, TimeRemainingColumn(), console=console)
+    task, newest = bar.add_task("generating", total=None), Text()
 
-    def on_group(news: VideoProgress) -> None:
+    def on_group(progress: VideoProgress) -> None:
         nonlocal newest
-        bar.update(task, completed=news.done, total=news.total)
+        bar.update(task, completed=progress.done, total=progress.total)
         if preview:
-            frame = news.frames[-1]
+            frame = progress.frames[-1]
             columns = preview_columns(frame.shape[1], frame.shape[0], console.width, console.height)
-            newest = half_blocks(to_image(frame), columns)
+            newest = half_blocks(_to_image(frame), columns)
 
     with Live(get_renderable=lambda: Group(bar, newest), console=console, refresh_per_second=8):
         yield on_group
 
 
-def to_image(frame: Tensor) -> Image.Image:
-    """A frame [H, W, 3] uint8 as a picture."""
+def _to_image(frame: Tensor) -> Image.Image:
+    """A frame [H, W, 3] uint8 as an image."""
     from PIL import Image
 
     return Image.fromarray(frame.numpy())
 
 
 def preview_columns(width: int, height: int, columns: int, lines: int) -> int:
-    """How many columns a picture of this shape may take on a screen of columns × lines."""
-    # A column is one pixel wide, a line two high; what is left of the lines bounds the width.
-    tall = 2 * max(lines - BAR_LINES, 1) * width // height
-    return max(1, min(columns, PREVIEW_COLUMNS, tall))
+    """Columns for the preview of a width x height image on a terminal of columns x lines."""
+    # A character is one pixel wide and two pixels high, so the free lines limit the columns.
+    by_height = 2 * max(lines - RESERVED_LINES, 1) * width // height
+    return max(1, min(columns, PREVIEW_COLUMNS, by_height))
 
 
-def half_blocks(picture: Image.Image, columns: int) -> Text:
-    """A picture in so many columns, two pixels to a character."""
-    lines = max(1, round(picture.height * columns / picture.width))
-    small = picture.convert("RGB").resize((columns, lines))
+def half_blocks(image: Image.Image, columns: int) -> Text:
+    """An image as text of `columns` characters per line, two pixels per character."""
+    rows = max(1, round(image.height * columns / image.width))
+    small = image.convert("RGB").resize((columns, rows))
     pixels = small.load()
     assert pixels is not None
     text = Text(no_wrap=True)
-    for y in range(0, lines, 2):
+    for y in range(0, rows, 2):
         for x in range(columns):
-            below = Color.from_rgb(*pixels[x, y + 1]) if y + 1 < lines else None  # type: ignore[misc]
-            above = Color.from_rgb(*pixels[x, y])  # type: ignore[misc]
-            text.append("▀", Style.from_color(above, below))
+            lower = Color.from_rgb(*pixels[x, y + 1]) if y + 1 < rows else None  # type: ignore[misc]
+            upper = Color.from_rgb(*pixels[x, y])  # type: ignore[misc]
+            text.append("▀", Style.from_color(upper, lower))
         text.append("\n")
     return text

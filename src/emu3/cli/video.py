@@ -1,4 +1,4 @@
-"""`emu3 video` and `emu3 extend`: words to clips, and clips to longer ones."""
+"""`emu3 video` and `emu3 extend`: generate videos from text, and continue videos."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ emu3 video "a fox looks up" -o fox.gif --seconds 4 --fps 8 --seed 7
 
 emu3 video "it starts to rain" --image street.png -o rain.webm
 
-MP4 and WebM remember prompt, seed and settings: the same again draws the same clip.
+MP4 and WebM files store prompt, seed and settings, from which the same video can be generated
+again.
 """
 
 EXTEND_EPILOG = """
@@ -60,21 +61,24 @@ emu3 extend clip.mp4 -o longer.mp4 --seconds 2
 
 emu3 extend clip.mp4 -o longer.mp4 --seconds 30 --prompt "a red car drives by"
 
-The new clip begins with the old one, as the vision tokenizer sees it.
-A model that can talk about clips first says what it sees, and goes on with that;
---prompt "" keeps it silent.
-A last group of fewer than four frames is drawn anew.
+The output begins with the old video, reconstructed by the vision tokenizer. Frames are coded in
+groups of four; an incomplete last group is generated anew.
+
+Without --prompt, a model trained on videos first captions the video and uses the caption as the
+prompt; --prompt "" turns this off.
 """
 
-Seconds = Annotated[float, typer.Option(help="How long.")]
-More = Annotated[float, typer.Option(help="How much longer.")]
-Fps = Annotated[float, typer.Option(help="Frames a second.")]
-First = Annotated[Path | None, typer.Option(help="A picture to begin with; it decides the size.")]
-Preview = Annotated[bool, typer.Option(help="The newest frame in the terminal.")]
+Seconds = Annotated[float, typer.Option(help="Length in seconds.")]
+MoreSeconds = Annotated[float, typer.Option(help="Seconds to add.")]
+Fps = Annotated[float, typer.Option(help="Frames per second.")]
+FirstImage = Annotated[
+    Path | None, typer.Option(help="Image to begin with; also determines the size.")
+]
+Preview = Annotated[bool, typer.Option(help="Show the newest frame in the terminal.")]
 
 
 def video(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What happens.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What happens in the video.")],
     output: Output,
     model: Model = "nano",
     vision: Vision = None,
@@ -82,7 +86,7 @@ def video(
     dtype: Dtype = None,
     seconds: Seconds = 2.0,
     fps: Fps = 8.0,
-    image: First = None,
+    image: FirstImage = None,
     ratio: Ratio = "1:1",
     area: Area = None,
     seed: Seed = None,
@@ -95,16 +99,16 @@ def video(
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a clip from words."""
+    """Generate a video from text."""
     from emu3.processing.image import open_image, parse_ratio
 
     check_utf8(prompt, negative_prompt, suffix)
-    _check(output, seconds, fps, top_k, top_p, temperature)
+    _check_arguments(output, seconds, fps, top_k, top_p, temperature)
     parse_ratio(ratio)
     first = None if image is None else open_image(image)
     m = open_model(model, vision, device, dtype, quiet=quiet)
-    with _making(m, output, preview=preview, quiet=quiet) as film:
-        film.out = m.video(
+    with _video_file(m, output, preview=preview, quiet=quiet) as file:
+        file.result = m.video(
             prompt,
             ratio=ratio,
             area=area,
@@ -118,21 +122,24 @@ def video(
             top_p=top_p,
             temperature=temperature,
             seed=seed_or_random(seed),
-            on_group=film.take,
+            on_group=file.write_group,
         )
 
 
 def extend(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="The clip to go on with.")],
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="The video to continue.")],
     output: Output,
     model: Model = "nano",
     vision: Vision = None,
     device: Device = None,
     dtype: Dtype = None,
-    seconds: More = 2.0,
-    fps: Annotated[float, typer.Option(help="Frames a second, of the old clip too.")] = 8.0,
+    seconds: MoreSeconds = 2.0,
+    fps: Annotated[
+        float, typer.Option(help="Frames per second; the old video is resampled to it.")
+    ] = 8.0,
     prompt: Annotated[
-        str | None, typer.Option(help="What happens; left out, the model may say so itself.")
+        str | None,
+        typer.Option(help="What happens in the video.", show_default="a caption by the model"),
     ] = None,
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
@@ -144,15 +151,15 @@ def extend(
     preview: Preview = True,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a clip."""
+    """Continue a video."""
     from emu3.processing.video import open_clip
 
     check_utf8(prompt, negative_prompt, suffix)
-    _check(output, seconds, fps, top_k, top_p, temperature)
+    _check_arguments(output, seconds, fps, top_k, top_p, temperature)
     opened = open_clip(clip, fps)
     m = open_model(model, vision, device, dtype, quiet=quiet)
-    with _making(m, output, preview=preview, quiet=quiet) as film:
-        film.out = m.extend(
+    with _video_file(m, output, preview=preview, quiet=quiet) as file:
+        file.result = m.extend(
             opened.frames,
             seconds=seconds,
             fps=fps,
@@ -164,13 +171,13 @@ def extend(
             top_p=top_p,
             temperature=temperature,
             seed=seed_or_random(seed),
-            on_group=film.take,
+            on_group=file.write_group,
         )
-    if prompt is None and film.out is not None and film.out.settings.prompt and not quiet:
-        typer.echo(f"it sees: {film.out.settings.prompt}", err=True)
+    if prompt is None and file.result is not None and file.result.settings.prompt and not quiet:
+        typer.echo(f"caption: {file.result.settings.prompt}", err=True)
 
 
-def _check(
+def _check_arguments(
     output: Path,
     seconds: float,
     fps: float,
@@ -178,7 +185,7 @@ def _check(
     top_p: float,
     temperature: float | None,
 ) -> None:
-    """Whatever can be known to be wrong before a large model is read."""
+    """Raise InputError on invalid arguments before the model, which may be large, is loaded."""
     from emu3.inference.sampling import SamplingParams
     from emu3.inference.video import num_frames
     from emu3.processing.video import check_clip_path, check_fps
@@ -190,46 +197,50 @@ def _check(
 
 
 @dataclass
-class _Film:
-    """A clip on its way into its file, group by group."""
+class _VideoFile:
+    """A video file that is written group by group while the video is generated."""
 
-    output: Path
-    seen: Callable[[VideoProgress], None]
-    file: ExitStack
-    add: Callable[[Frame], None] | None = None
-    out: VideoOutput | None = None
+    path: Path
+    on_progress: Callable[[VideoProgress], None]
+    stack: ExitStack
+    add_frame: Callable[[Frame], None] | None = None
+    result: VideoOutput | None = None
 
-    def take(self, news: VideoProgress) -> None:
-        """Write the next frames, and show them."""
+    def write_group(self, progress: VideoProgress) -> None:
+        """Append the new frames. The first call opens the file, with the settings it stores."""
         from emu3.processing.video import video_writer
 
-        if self.add is None:
-            settings, fps = asdict(news.settings), news.settings.fps
-            self.add = self.file.enter_context(video_writer(self.output, fps, settings))
-        for frame in news.frames.numpy():
-            self.add(frame)
-        self.seen(news)
+        if self.add_frame is None:
+            settings = progress.settings
+            writer = video_writer(self.path, settings.fps, asdict(settings))
+            self.add_frame = self.stack.enter_context(writer)
+        for frame in progress.frames.numpy():
+            self.add_frame(frame)
+        self.on_progress(progress)
 
 
 @contextmanager
-def _making(m: Emu3, output: Path, *, preview: bool, quiet: bool) -> Iterator[_Film]:
-    """The file of a clip, named on stdout once it is there; whole or not at all."""
+def _video_file(m: Emu3, output: Path, *, preview: bool, quiet: bool) -> Iterator[_VideoFile]:
+    """Write a video with a progress bar; prints its path once the file is complete.
+
+    An error or interruption inside the block leaves no file.
+    """
     if not quiet and "video" not in m.checkpoint.defaults.tasks:
         typer.echo(f"note: {m.checkpoint.name} was not trained on videos", err=True)
     start, terminal = perf_counter(), None if quiet else terminal_on_stderr()
-    with video_progress(terminal, preview=preview) as seen, ExitStack() as file:
-        film = _Film(output, seen, file)
-        yield film
+    with video_progress(terminal, preview=preview) as on_progress, ExitStack() as stack:
+        file = _VideoFile(output, on_progress, stack)
+        yield file
     typer.echo(output)
-    if not quiet and film.out is not None:
-        typer.echo(summary(film.out, perf_counter() - start), err=True)
+    if not quiet and file.result is not None:
+        typer.echo(summary(file.result, perf_counter() - start), err=True)
 
 
 def summary(out: VideoOutput, seconds: float) -> str:
-    """What was drawn, in one line."""
-    count, height, width, _ = out.frames.shape
+    """One line about the generated video."""
+    frames, height, width, _ = out.frames.shape
     codes = out.codes[out.settings.given :].numel()
     return (
-        f"{width}x{height} px, {count} frames, {out.fps:g} a second, seed {out.settings.seed}: "
+        f"{width}x{height} px, {frames} frames, {out.fps:g} fps, seed {out.settings.seed}: "
         f"{codes} codes in {seconds:.1f} s, {codes / seconds:.0f} codes/s"
     )

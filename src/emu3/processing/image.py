@@ -52,7 +52,7 @@ def open_image(path: Path, data: bytes | None = None) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: broken or cut short ({error})") from None
+        raise InputError(f"{path}: damaged or truncated ({error})") from None
 
 
 def parse_ratio(ratio: str) -> tuple[int, int]:
