@@ -17,11 +17,11 @@ import numpy as np
 from emu3.data.packing import BUFFER_SIZE, DocumentSpan, efficiency, pack_rows, split_document
 from emu3.processing.document_format import DocumentFormat
 from emu3.processing.image import size_in_codes
-from emu3.training.presets import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Stage
+from emu3.training.presets import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Preset
 
 FACTOR = 8  # pixels of a code's side
 FRAMED = 4  # ids before and behind: BOS, EOS, and what a template has
-MIXTURES: tuple[tuple[Stage, dict[str, float]], ...] = (
+MIXTURES: tuple[tuple[Preset, dict[str, float]], ...] = (
     (PRETRAINING_1, {"text": 0.5, "picture": 0.5}),
     (PRETRAINING_2, {"text": 0.4, "picture": 0.4, "clip": 0.2}),
     (QUALITY, {"picture": 1.0}),
@@ -29,20 +29,20 @@ MIXTURES: tuple[tuple[Stage, dict[str, float]], ...] = (
 )
 
 
-def text(random: np.random.Generator, stage: Stage) -> int:
+def text(random: np.random.Generator, stage: Preset) -> int:
     """Ids of a page of text."""
     return int(np.clip(random.lognormal(np.log(600), 1.2), 1, 20_000)) + FRAMED
 
 
-def picture(random: np.random.Generator, stage: Stage) -> int:
+def picture(random: np.random.Generator, stage: Preset) -> int:
     """Ids of a picture in the stage's areas, and of what is said about it."""
-    wide, area = 2 ** random.uniform(-1, 1), random.uniform(*stage.areas)
+    wide, area = 2 ** random.uniform(-1, 1), random.uniform(*stage.image_areas)
     height, width = size_in_codes(f"{round(100 * wide)}:100", int(area), FACTOR)
     said = random.integers(10, 400) if stage is INSTRUCTION else random.integers(20, 150)
     return DocumentFormat.num_tokens(height, width) + int(said) + FRAMED
 
 
-def clip(random: np.random.Generator, stage: Stage) -> int:
+def clip(random: np.random.Generator, stage: Preset) -> int:
     """Ids of a clip and its caption."""
     return DocumentFormat.num_tokens(32, 32, int(random.integers(8, 41))) + int(
         random.integers(20, 150)
@@ -52,15 +52,15 @@ def clip(random: np.random.Generator, stage: Stage) -> int:
 KINDS = {"text": text, "picture": picture, "clip": clip}
 
 
-def pieces(stage: Stage, shares: dict[str, float], count: int) -> tuple[list[DocumentSpan], int]:
+def pieces(stage: Preset, shares: dict[str, float], count: int) -> tuple[list[DocumentSpan], int]:
     """So many documents as what is to be packed, and how many of them fit no row."""
     random, made, left_out = np.random.default_rng(0), list[DocumentSpan](), 0
     for number in range(count):
         kind = str(random.choice(list(shares), p=list(shares.values())))
         length = KINDS[kind](random, stage)
         if kind == "text":
-            made += split_document(0, number, length, stage.context)
-        elif length <= stage.context:
+            made += split_document(0, number, length, stage.context_length)
+        elif length <= stage.context_length:
             made.append(DocumentSpan(1, number, 0, length))
         else:
             left_out += 1
@@ -74,15 +74,15 @@ def main() -> None:
     count = parser.parse_args().documents
     for stage, shares in MIXTURES:
         waiting, left_out = pieces(stage, shares, count)
-        rows = list(pack_rows(waiting, stage.context))
+        rows = list(pack_rows(waiting, stage.context_length))
         told = {
             "stage": stage.name,
-            "context": stage.context,
+            "context": stage.context_length,
             "documents": shares,
             "left_out": left_out,
             "rows": len(rows),
-            "packed": round(efficiency(rows, stage.context), 4),
-            "alone": round(efficiency([(piece,) for piece in waiting], stage.context), 4),
+            "packed": round(efficiency(rows, stage.context_length), 4),
+            "alone": round(efficiency([(piece,) for piece in waiting], stage.context_length), 4),
             "waiting": BUFFER_SIZE,
         }
         print(json.dumps(told), flush=True)

@@ -59,9 +59,9 @@ def rows(config: DecoderConfig, asked: argparse.Namespace) -> Tensor:
     return torch.randint(config.vocab_size, shape, generator=generator)
 
 
-def fresh(config: DecoderConfig) -> Transformer:
+def init_decoder(config: DecoderConfig) -> Transformer:
     """The same random weights for all."""
-    from emu3.training.decoder import fresh as made
+    from emu3.training.decoder import init_decoder as made
 
     return made(config, seed=0)
 
@@ -86,9 +86,9 @@ def compiled(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]
 
 def recomputed(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     """This package's step with blocks computed again for their gradients."""
-    from emu3.training.distributed import recompute_blocks
+    from emu3.training.distributed import apply_activation_checkpointing
 
-    return ours(config, asked, (asked.context,), recompute_blocks)
+    return ours(config, asked, (asked.context,), apply_activation_checkpointing)
 
 
 def ours(
@@ -98,31 +98,33 @@ def ours(
     change: Callable[[Transformer], None] = lambda model: None,
 ) -> dict[str, Any]:
     """This package's step, of a model that is changed before."""
-    from emu3.training.adamw import PlainAdamW
     from emu3.training.allocator import keep_freed_memory
-    from emu3.training.flops import ceiling, flops_per_id
-    from emu3.training.lm_loss import Document, accumulate
+    from emu3.training.flops import flops_per_token, measure_peak_flops
+    from emu3.training.lm_loss import TrainingSequence, accumulate_gradients
+    from emu3.training.optimizers import build_adamw
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as `emu3 train` does
-    model = fresh(config).to(device).train()
+    model = init_decoder(config).to(device).train()
     change(model)
-    optimizer = PlainAdamW(model.parameters(), DECAY)
+    optimizer = build_adamw(model.parameters(), DECAY)
     seconds, losses = [], []
     for number, batch in enumerate(rows(config, asked)):
-        documents = [Document(ids, torch.ones(len(ids)), parts) for ids in batch]
+        documents = [TrainingSequence(ids, torch.ones(len(ids)), parts) for ids in batch]
         start = time.perf_counter()
         with profiled(asked.profile and number == asked.steps - 1):
-            means = accumulate(model, documents, slice(0, 0), 1, bf16=True, multiple=asked.context)
+            means = accumulate_gradients(
+                model, documents, slice(0, 0), 1, bf16=True, multiple=asked.context
+            )
             torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
             optimizer.step(LEARNING_RATE)
             wait()
         seconds.append(time.perf_counter() - start)
         losses.append(means["loss"])
-    flops = asked.rows * sum(n * flops_per_id(config, n) for n in parts)
+    flops = asked.rows * sum(n * flops_per_token(config, n) for n in parts)
     said = told(seconds, losses, asked)  # before the ceiling is measured, which takes memory
-    share = flops / mean(seconds) / ceiling(device, bf16=True)
+    share = flops / mean(seconds) / measure_peak_flops(device, bf16=True)
     return {**said, "share_of_ceiling": round(share, 3)}
 
 
@@ -150,7 +152,7 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
 
     import transformers
 
-    from emu3.training.adamw import BETAS, EPS
+    from emu3.training.optimizers import BETAS, EPS
 
     shared = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"]
     shared += ["num_attention_heads", "num_key_value_heads", "rms_norm_eps"]
@@ -163,7 +165,7 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         )
     )
-    model.load_state_dict(fresh(config).state_dict(), strict=True)
+    model.load_state_dict(init_decoder(config).state_dict(), strict=True)
     marks: list[float] = []
 
     class Watch(transformers.TrainerCallback):

@@ -26,15 +26,20 @@ from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
 from emu3.files import atomic_write
 from emu3.models.precision import FP32
 from emu3.training.dpo import (
-    Pair,
-    Preference,
-    PreferenceTraining,
-    train_preferences,
-    with_reference,
+    DPOLossConfig,
+    DPOTrainingConfig,
+    PreferencePair,
+    add_reference_log_probs,
+    train_dpo,
 )
-from emu3.training.export import Provenance, export
-from emu3.training.preference_data import Request, Sampler, draw, mean_of
-from emu3.training.presets import NANO_PREFERENCES
+from emu3.training.export import ModelCardData, export_model
+from emu3.training.preference_data import (
+    CandidateSampling,
+    ImagePrompt,
+    mean_score,
+    sample_candidates,
+)
+from emu3.training.presets import NANO_DPO
 from recipes.nano.emoji_world import (
     BACKGROUNDS,
     RATIOS,
@@ -54,8 +59,8 @@ from recipes.nano.evaluation.accuracy import (
 )
 from recipes.nano.evaluation.icon_classifier import REFERENCE_BACKGROUNDS, Judge
 
-STAGE = NANO_PREFERENCES
-PREFERENCE = Preference(beta=0.1, next_token=1.0)
+STAGE = NANO_DPO
+PREFERENCE = DPOLossConfig(beta=0.1, next_token_weight=1.0)
 MARGIN = 0.2  # a right object counts 0.25 at least, a background 0.5: closer calls are noise
 
 DATA = (
@@ -77,7 +82,7 @@ class Size:
     backgrounds: tuple[str, ...] = REFERENCE_BACKGROUNDS  # of the judge
 
 
-FULL = Size(seeds=5, requests=240, pictures=8, steps=STAGE.steps, batch=STAGE.batch, drawn=120)
+FULL = Size(seeds=5, requests=240, pictures=8, steps=STAGE.steps, batch=STAGE.batch_size, drawn=120)
 QUICK = Size(seeds=2, requests=3, pictures=4, steps=2, batch=2, drawn=2, backgrounds=("white",))
 
 
@@ -93,32 +98,34 @@ def asked(pairs: np.ndarray, count: int, rng: np.random.Generator) -> list[Wante
 
 def pairs_of(
     checkpoint: Checkpoint, judge: Judge, folder: Path, size: Size, seed: int
-) -> list[Pair]:
+) -> list[PreferencePair]:
     """Draw, score and choose, with the reference's log-probabilities."""
     wanted = asked(seen_pairs(), size.requests, np.random.default_rng((seed, 0)))
     known = {each.words: each for each in wanted}
-    voter = mean_of(object_voter(known, judge), background_voter(known))
-    requests = [Request(each.words, grid(RATIOS[0])) for each in wanted]
-    sampler = Sampler(pictures=size.pictures, seed=1_000_000 * (seed + 1))
-    drawn = draw(checkpoint, requests, voter, folder / "drawn.jsonl", sampler)
+    voter = mean_score(object_voter(known, judge), background_voter(known))
+    requests = [ImagePrompt(each.words, grid(RATIOS[0])) for each in wanted]
+    sampler = CandidateSampling(images_per_prompt=size.pictures, seed=1_000_000 * (seed + 1))
+    drawn = sample_candidates(checkpoint, requests, voter, folder / "drawn.jsonl", sampler)
     chosen = [pair for one in drawn if (pair := one.pair(MARGIN)) is not None]
-    return with_reference(checkpoint.decoder, chosen, checkpoint.text_tokenizer.vocabulary.visual)
+    return add_reference_log_probs(
+        checkpoint.decoder, chosen, checkpoint.text_tokenizer.vocabulary.visual
+    )
 
 
-def run_for(size: Size, seed: int) -> PreferenceTraining:
-    return PreferenceTraining(
+def run_for(size: Size, seed: int) -> DPOTrainingConfig:
+    return DPOTrainingConfig(
         steps=size.steps,
         learning_rate=STAGE.learning_rate,
-        final_rate=STAGE.final_rate,
+        final_learning_rate=STAGE.final_learning_rate,
         schedule=STAGE.schedule,
-        warmup=min(STAGE.warmup, size.steps),
-        clip=STAGE.clip,
-        decay=STAGE.decay,
+        warmup_steps=min(STAGE.warmup_steps, size.steps),
+        max_grad_norm=STAGE.max_grad_norm,
+        weight_decay=STAGE.weight_decay,
         betas=STAGE.betas,
         eps=STAGE.eps,
-        preference=PREFERENCE,
-        batch=size.batch,
-        micro_batch=8,
+        loss=PREFERENCE,
+        batch_size=size.batch,
+        micro_batch_size=8,
         bf16=False,  # the margin is a small difference of large numbers
         report_every=1,
         save_every=50,
@@ -134,14 +141,16 @@ def one_seed(judge: Judge, folder: Path, size: Size, seed: int) -> dict[str, Any
     pairs = pairs_of(checkpoint, judge, folder, size, seed)
     visual, run = checkpoint.text_tokenizer.vocabulary.visual, run_for(size, seed)
     decoder = checkpoint.decoder.requires_grad_(True)  # it was opened to be used
-    train_preferences(decoder, run, pairs, visual, folder)
+    train_dpo(decoder, run, pairs, visual, folder)
     after = accuracy(Emu3(checkpoint), wanted, judge, seed=1000 * seed)
     shares = {name: {"before": before[name].value, "after": after[name].value} for name in before}
     if seed == 0:
-        stage = replace(STAGE, steps=size.steps, batch=size.batch)
+        stage = replace(STAGE, steps=size.steps, batch_size=size.batch)
         figures = {name: f"{before[name]} before, {after[name]} after" for name in before}
-        provenance = Provenance(DATA, "CPU; see the journal.", stage, folder / "log.jsonl", figures)
-        export(replace(checkpoint, name="nano-dpo"), provenance, folder.parent / "model")
+        provenance = ModelCardData(
+            DATA, "CPU; see the journal.", stage, folder / "log.jsonl", figures
+        )
+        export_model(replace(checkpoint, name="nano-dpo"), provenance, folder.parent / "model")
     return {"pairs": len(pairs), **shares}
 
 

@@ -30,9 +30,9 @@ from emu3.data.workers import TokenizerConfig
 from emu3.files import atomic_write
 from emu3.models.precision import FP32
 from emu3.progress import count_progress
-from emu3.training.mixed_precision import has_bf16
+from emu3.training.mixed_precision import has_fast_bf16
 from emu3.training.presets import NANO_INSTRUCTION
-from emu3.training.run import Settings, train_stage
+from emu3.training.run import RunOptions, run_preset
 from recipes.nano.augmented_images import varied
 from recipes.nano.emoji_world import (
     OBJECTS,
@@ -127,10 +127,12 @@ def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
     checkpoint = load_checkpoint("nano", None, device)
     before = measured(checkpoint, size.pairs)
     store = TokenDataset.open(stored(folder, size, workers=2), checkpoint.text_tokenizer)
-    warmup = min(NANO_INSTRUCTION.warmup, size.steps)
-    stage = NANO_INSTRUCTION.changed(starts_from=checkpoint.name, steps=size.steps, warmup=warmup)
-    settings = Settings(seed=SEED, bf16=has_bf16("cpu"))
-    model = train_stage(stage, checkpoint, [(store, 1.0)], folder / "run", settings)
+    warmup = min(NANO_INSTRUCTION.warmup_steps, size.steps)
+    stage = NANO_INSTRUCTION.override(
+        starts_from=checkpoint.name, steps=size.steps, warmup_steps=warmup
+    )
+    settings = RunOptions(seed=SEED, bf16=has_fast_bf16("cpu"))
+    model = run_preset(stage, checkpoint, [(store, 1.0)], folder / "run", settings)
     after = measured(load_checkpoint(model / "baai", None, device), size.pairs)
     report = {"before": before, "after": after}
     with atomic_write(folder / "figures.json") as temporary:

@@ -21,12 +21,12 @@ from emu3 import Emu3
 from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
 from emu3.files import atomic_write
 from emu3.models.precision import FP32
-from emu3.training.decoder import DecoderTraining, train_decoder
-from emu3.training.export import Provenance, export
-from emu3.training.lm_loss import Document
-from emu3.training.lora import Lora, adapt
-from emu3.training.mixed_precision import has_bf16
-from emu3.training.presets import NANO_QUALITY, Stage
+from emu3.training.decoder import DecoderTrainingConfig, train_decoder
+from emu3.training.export import ModelCardData, export_model
+from emu3.training.lm_loss import TrainingSequence
+from emu3.training.lora import LoraConfig, add_adapter
+from emu3.training.mixed_precision import has_fast_bf16
+from emu3.training.presets import NANO_QUALITY, Preset
 from recipes.fourth_style import NUMBER, PACKAGE, FourthStyle, caption
 from recipes.nano.emoji_world import (
     BACKGROUNDS,
@@ -43,7 +43,7 @@ from recipes.nano.scene_codes import CodesOfScenes
 
 COLOURS = list(BACKGROUNDS)
 
-LORA = Lora(rank=16, alpha=32.0)
+LORA = LoraConfig(rank=16, alpha=32.0)
 
 STAGE = replace(
     NANO_QUALITY,
@@ -52,10 +52,10 @@ STAGE = replace(
     optimizer="adamw",
     learning_rate=2e-3,
     steps=300,
-    batch=24,
-    dropped_captions=0.08,
-    paper=(),  # weights and schedule are those of quality tuning, but to take them is our choice
-    script=(),
+    batch_size=24,
+    caption_dropout=0.08,
+    from_paper=(),  # weights and schedule are those of quality tuning, but to take them is our choice
+    from_script=(),
 )
 
 DATA = (
@@ -82,7 +82,7 @@ class Lessons:
     """The documents of a step: pictures of the new style, and some of the old ones."""
 
     def __init__(
-        self, checkpoint: Checkpoint, style: FourthStyle, icons: Icons, size: Size, stage: Stage
+        self, checkpoint: Checkpoint, style: FourthStyle, icons: Icons, size: Size, stage: Preset
     ) -> None:
         self.checkpoint, self.size, self.stage = checkpoint, size, stage
         self.codes_of = CodesOfScenes(checkpoint.vision_processor.vision, icons)
@@ -91,8 +91,8 @@ class Lessons:
         self.codes = CodesOfScenes(checkpoint.vision_processor.vision, style.icons)(scenes)
         self.pairs = seen_pairs()
 
-    def __call__(self, rng: np.random.Generator) -> list[Document]:
-        chosen = rng.permutation(len(self.codes))[: self.stage.batch - self.size.replayed]
+    def __call__(self, rng: np.random.Generator) -> list[TrainingSequence]:
+        chosen = rng.permutation(len(self.codes))[: self.stage.batch_size - self.size.replayed]
         said = [(self.captions[index], self.codes[index]) for index in chosen]
         pairs = self.pairs[rng.integers(len(self.pairs), size=self.size.replayed)]
         scenes = [
@@ -102,13 +102,15 @@ class Lessons:
         said += zip(map(full_caption, scenes), self.codes_of(scenes), strict=True)
         return [self.document(words, each, rng) for words, each in said]
 
-    def document(self, words: str, codes: torch.Tensor, rng: np.random.Generator) -> Document:
-        words = "" if rng.random() < self.stage.dropped_captions else words
+    def document(
+        self, words: str, codes: torch.Tensor, rng: np.random.Generator
+    ) -> TrainingSequence:
+        words = "" if rng.random() < self.stage.caption_dropout else words
         ids = self.checkpoint.prompts.document(words, codes)
         visual = self.checkpoint.text_tokenizer.vocabulary.visual
         is_visual = (ids >= visual.start) & (ids < visual.stop)
-        weights = self.stage.weights
-        return Document(ids, torch.where(is_visual, weights.vision, weights.text))
+        weights = self.stage.loss_weights
+        return TrainingSequence(ids, torch.where(is_visual, weights.vision, weights.text))
 
 
 def questions(style: FourthStyle, most: int) -> dict[str, list[Wanted]]:
@@ -135,10 +137,10 @@ def measure(
     return {name: accuracy(model, wanted, judge, seed=1000) for name, wanted in asked.items()}
 
 
-def run_for(size: Size) -> DecoderTraining:
-    stage = replace(STAGE, steps=size.steps, warmup=min(STAGE.warmup, size.steps))
-    return stage.training(
-        micro_batch=24, bf16=has_bf16("cpu"), report_every=1, save_every=50, seed=0
+def run_for(size: Size) -> DecoderTrainingConfig:
+    stage = replace(STAGE, steps=size.steps, warmup_steps=min(STAGE.warmup_steps, size.steps))
+    return stage.training_config(
+        micro_batch_size=24, bf16=has_fast_bf16("cpu"), report_every=1, save_every=50, seed=0
     )
 
 
@@ -150,7 +152,7 @@ def main(folder: Path, size: Size = FULL) -> dict[str, object]:
     judge = style.taught_to(known, size.backgrounds)
     asked = questions(style, size.drawn)
     before = measure(checkpoint, asked, judge)
-    adapted = adapt(checkpoint.decoder, LORA)
+    adapted = add_adapter(checkpoint.decoder, LORA)
     lessons = Lessons(checkpoint, style, icons, size, STAGE)
     start = time.perf_counter()
     train_decoder(
@@ -172,8 +174,8 @@ def main(folder: Path, size: Size = FULL) -> dict[str, object]:
     }
     stage = replace(STAGE, steps=size.steps)
     journal = folder / "log.jsonl"
-    provenance = Provenance(DATA, "CPU; see the journal.", stage, journal, figures)
-    export(replace(checkpoint, name="nano-fxemoji"), provenance, folder / "model")
+    provenance = ModelCardData(DATA, "CPU; see the journal.", stage, journal, figures)
+    export_model(replace(checkpoint, name="nano-fxemoji"), provenance, folder / "model")
     with atomic_write(folder / "figures.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for name, said in figures.items():

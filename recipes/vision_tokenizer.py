@@ -10,7 +10,7 @@ this size wants a GPU. `--quick` is the same in small, minutes on a CPU, to see 
 `--start` goes on from a tokenizer in BAAI's layout and of the same size, codebook and all.
 
 Pictures only, no clips: the paper's tokenizer saw both. Training takes clips as well
-(`emu3.training.vq_training.Batch`); what is missing here is a reader of video files.
+(`emu3.training.vq.trainer.Batch`); what is missing here is a reader of video files.
 
 Kill it whenever you like: the same command goes on from the last checkpoint. At the end the folder
 holds `Emu3-VisionTokenizer/` in BAAI's layout, and a sheet of held-out pictures for every save.
@@ -35,8 +35,8 @@ from emu3.files import atomic_write
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.processing.image import open_image
 from emu3.processing.vision_processor import VisionProcessor
-from emu3.training.vq_training import VisionTraining, train_vision
-from emu3.training.vq_warm_start import warm_start
+from emu3.training.vq.trainer import VQTrainingConfig, train_vq
+from emu3.training.vq.warm_start import warm_start
 from recipes.nano.train_vision import as_pixels, save_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -51,26 +51,26 @@ class Size:
 
     config: VisionConfig
     crop: int  # pixels of a side
-    run: VisionTraining
+    run: VQTrainingConfig
 
 
 PAPER = Size(
     VisionConfig(),
     crop=256,
-    run=VisionTraining(
+    run=VQTrainingConfig(
         steps=200_000,
-        batch=8,
+        batch_size=8,
         learning_rate=5e-4,
-        warmup=1000,
-        unquantised=500,
-        l1=0.0,
-        commitment=1.0,
-        consistency=0.0,
-        perceptual=0.1,  # MoVQGAN's
-        perceptual_net="vgg",
-        adversarial=0.1,  # MoVQGAN's number; here it multiplies the adaptive weight
-        adversarial_from=20_000,
-        clip=1.0,
+        warmup_steps=1000,
+        unquantized_steps=500,
+        l1_weight=0.0,
+        commitment_weight=1.0,
+        consistency_weight=0.0,
+        perceptual_weight=0.1,  # MoVQGAN's
+        perceptual_backbone="vgg",
+        adversarial_weight=0.1,  # MoVQGAN's number; here it multiplies the adaptive weight
+        adversarial_start_step=20_000,
+        max_grad_norm=1.0,
         bf16=True,
         report_every=100,
         save_every=2000,
@@ -84,13 +84,13 @@ QUICK = Size(
     run=replace(
         PAPER.run,
         steps=120,
-        batch=4,
+        batch_size=4,
         learning_rate=2e-3,
-        warmup=10,
-        unquantised=30,
-        perceptual_net="alex",
-        adversarial_from=80,
-        adversarial_width=16,
+        warmup_steps=10,
+        unquantized_steps=30,
+        perceptual_backbone="alex",
+        adversarial_start_step=80,
+        discriminator_width=16,
         bf16=False,
         report_every=10,
         save_every=40,
@@ -204,9 +204,9 @@ def main(pictures: Path, folder: Path, size: Size, start: Path | None = None) ->
         print(f"step {step}: held out {psnr:.2f} dB")
 
     beginning = begin_from(start, size) if start else None
-    run = replace(size.run, unquantised=0) if start else size.run
+    run = replace(size.run, unquantized_steps=0) if start else size.run
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = train_vision(size.config, run, drawn.batch, folder, sheet, beginning, device).cpu()
+    model = train_vq(size.config, run, drawn.batch, folder, sheet, beginning, device).cpu()
     export(model, folder / OUT)
     return model
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.processing.prompts import PromptTemplates
 from emu3.processing.tokenizer import TextTokenizer
-from emu3.training.lm_loss import Document, weigh
-from emu3.training.token_noise import corrupt
-from emu3.training.visual_embedding_init import nearest_entries
+from emu3.training.lm_loss import TrainingSequence, modality_loss_weights
+from emu3.training.token_noise import replace_visual_tokens
+from emu3.training.visual_embedding_init import nearest_codes
 from recipes.nano.emoji_world import (
     QUESTIONS,
     Icons,
@@ -78,10 +78,10 @@ class Lessons:
         self.codes_of = CodesOfScenes(vision, icons)
         self.prompts = PromptTemplates.from_tokenizer(text)
         self.visual = text.vocabulary.visual
-        self.alike = nearest_entries(vision.quantize.embedding.weight.detach(), NEAREST)
+        self.alike = nearest_codes(vision.quantize.embedding.weight.detach(), NEAREST)
         self.pairs = seen_pairs() if pairs is None else pairs
 
-    def __call__(self, rng: np.random.Generator) -> list[Document]:
+    def __call__(self, rng: np.random.Generator) -> list[TrainingSequence]:
         """As many documents of each kind as the mix says."""
         scenes = [self.scene(rng, usual=USUAL) for _ in range(self.mix.drawn)]
         scenes += [self.by_another(rng) for _ in range(self.mix.others)]
@@ -111,19 +111,22 @@ class Lessons:
         thing, hand = self.others[rng.integers(len(self.others))]
         return random_scene(rng, int(thing), int(hand), usual=USUAL)
 
-    def codes_in(self, documents: list[Document]) -> torch.Tensor:
+    def codes_in(self, documents: list[TrainingSequence]) -> torch.Tensor:
         """Every visual id of these documents [N]."""
-        ids, visual = torch.cat([each.ids for each in documents]), self.visual
+        ids, visual = torch.cat([each.token_ids for each in documents]), self.visual
         return ids[(ids >= visual.start) & (ids < visual.stop)]
 
     def corrupted(
-        self, document: Document, most: float, pool: torch.Tensor, rng: np.random.Generator
-    ) -> Document:
+        self, document: TrainingSequence, most: float, pool: torch.Tensor, rng: np.random.Generator
+    ) -> TrainingSequence:
         """Some documents with up to that share of their codes wrong, the others as they are."""
         if rng.random() >= CORRUPTED:
             return document
         share = float(rng.uniform(0, most))
-        return replace(document, read=corrupt(document.ids, self.visual, share, pool, rng))
+        return replace(
+            document,
+            input_ids=replace_visual_tokens(document.token_ids, self.visual, share, pool, rng),
+        )
 
     def much_alike(self, codes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Most pictures with up to a share of their codes [h, w] replaced by near ones."""
@@ -133,20 +136,22 @@ class Lessons:
         others = self.alike[codes, torch.from_numpy(rng.integers(NEAREST, size=codes.shape))]
         return torch.where(chosen, others, codes)
 
-    def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> Document:
+    def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> TrainingSequence:
         """Caption, picture; the caption is dropped now and then."""
         words = "" if rng.random() < DROPPED_CAPTIONS else self.say(scene, rng)
         return self.picture(words, codes)
 
-    def picture(self, words: str, codes: torch.Tensor) -> Document:
+    def picture(self, words: str, codes: torch.Tensor) -> TrainingSequence:
         """A caption and codes [h, w]; of both every id counts."""
         ids = self.prompts.document(words, codes)
-        return Document(ids, weigh(ids, self.visual, CAPTION_WEIGHT, VISION_WEIGHT))
+        return TrainingSequence(
+            ids, modality_loss_weights(ids, self.visual, CAPTION_WEIGHT, VISION_WEIGHT)
+        )
 
-    def answer(self, codes: torch.Tensor, turns: list[tuple[str, str]]) -> Document:
+    def answer(self, codes: torch.Tensor, turns: list[tuple[str, str]]) -> TrainingSequence:
         """Picture, questions, answers; all but these is only context, as in the paper's Chat."""
         ids, said = self.prompts.chat_document(codes, turns)
-        return Document(ids, said * ANSWER_WEIGHT)
+        return TrainingSequence(ids, said * ANSWER_WEIGHT)
 
     def variation(self, rng: np.random.Generator) -> tuple[str, torch.Tensor]:
         """An object as no style draws it: its name and codes [h, w]."""
@@ -155,7 +160,7 @@ class Lessons:
         made = source[scene.ratio][scene.object]
         return answer(scene, "object"), made[rng.integers(len(made))].long()
 
-    def named(self, rng: np.random.Generator) -> Document:
+    def named(self, rng: np.random.Generator) -> TrainingSequence:
         """Such a drawing, and what it shows."""
         name, codes = self.variation(rng)
         question = QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))]

@@ -35,13 +35,13 @@ from emu3.models.precision import FP32
 from emu3.models.transformer import Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.processing.tokenizer import RANKS_FILE, TextTokenizer
-from emu3.training.bpe_training import train_text
-from emu3.training.checkpoints import load_state, save_state
-from emu3.training.compilation import MULTIPLE, compile_blocks
-from emu3.training.decoder import DecoderTraining, fresh, train_decoder
-from emu3.training.lm_loss import Document
-from emu3.training.mixed_precision import has_bf16
-from emu3.training.visual_embedding_init import start_alike
+from emu3.training.bpe_training import train_bpe
+from emu3.training.checkpointing import load_state, save_state
+from emu3.training.compilation import PAD_MULTIPLE, compile_blocks
+from emu3.training.decoder import DecoderTrainingConfig, init_decoder, train_decoder
+from emu3.training.lm_loss import TrainingSequence
+from emu3.training.mixed_precision import has_fast_bf16
+from emu3.training.visual_embedding_init import init_visual_embeddings
 from recipes.nano.augmented_images import BY_OTHERS, EACH, by_others, variations
 from recipes.nano.emoji_world import (
     Hands,
@@ -85,7 +85,7 @@ class Phase:
     """One stage of the recipe."""
 
     name: str
-    run: DecoderTraining
+    run: DecoderTrainingConfig
     images: Mix
     videos: ClipMix | None = None
     extra_objects: int = 0  # documents per step that draw one of the additional objects
@@ -95,17 +95,17 @@ class Phase:
     average: float = 1.0  # weight of the result in its mean with the weights it started from
 
 
-RUN = DecoderTraining(
+RUN = DecoderTrainingConfig(
     steps=16_500,
-    micro_batch=30,
+    micro_batch_size=30,
     learning_rate=4e-3,
-    warmup=60,
-    hold=4_000,
+    warmup_steps=60,
+    hold_steps=4_000,
     schedule="linear",
-    decay=0.01,
-    clip=1.0,
-    bf16=has_bf16("cpu"),
-    multiple=2 * MULTIPLE,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    bf16=has_fast_bf16("cpu"),
+    pad_to_multiple_of=2 * PAD_MULTIPLE,
     report_every=10,
     save_every=100,
     seed=0,
@@ -114,11 +114,12 @@ RUN = DecoderTraining(
 VIDEO_RUN = replace(
     RUN,
     steps=5_600,
-    micro_batch=8,
+    micro_batch_size=8,
     learning_rate=2e-3,
-    warmup=40,
-    hold=3_000,
-    multiple=4 * MULTIPLE,  # documents differ in length, and every length is compiled separately
+    warmup_steps=40,
+    hold_steps=3_000,
+    pad_to_multiple_of=4
+    * PAD_MULTIPLE,  # documents differ in length, and every length is compiled separately
     seed=1,
 )
 
@@ -134,7 +135,7 @@ PHASES = (
     ),
     Phase(
         "refine-1",
-        replace(VIDEO_RUN, steps=1000, hold=450, seed=2),
+        replace(VIDEO_RUN, steps=1000, hold_steps=450, seed=2),
         Mix(drawn=14, asked=2, named=60, others=6),
         ClipMix(drawn=4, longer=2, asked=5, which_way=3),
         image_weight=2.0,
@@ -143,7 +144,7 @@ PHASES = (
     ),
     Phase(
         "refine-2",
-        replace(VIDEO_RUN, steps=1000, hold=450, seed=3),
+        replace(VIDEO_RUN, steps=1000, hold_steps=450, seed=3),
         Mix(drawn=20, asked=2, named=34, others=6),
         ClipMix(drawn=4, longer=2, asked=5, which_way=3),
         extra_objects=20,
@@ -153,7 +154,7 @@ PHASES = (
     ),
     Phase(
         "refine-3",
-        replace(VIDEO_RUN, steps=140, learning_rate=1e-3, warmup=10, hold=20, seed=4),
+        replace(VIDEO_RUN, steps=140, learning_rate=1e-3, warmup_steps=10, hold_steps=20, seed=4),
         Mix(drawn=14, asked=2, named=50, others=4),
         ClipMix(drawn=4, longer=2, asked=5, which_way=3),
         extra_objects=12,
@@ -187,10 +188,10 @@ class StepDocuments:
     curriculum: Mapping[int, int]
     step: int = 0
 
-    def __call__(self, rng: np.random.Generator) -> list[Document]:
+    def __call__(self, rng: np.random.Generator) -> list[TrainingSequence]:
         """The documents of the next step."""
         images = [
-            replace(each, weights=self.phase.image_weight * each.weights)
+            replace(each, loss_weights=self.phase.image_weight * each.loss_weights)
             for source in self.sources
             for each in source(rng)
         ]
@@ -257,7 +258,7 @@ def insert_block(
 ) -> Transformer:
     """The decoder with one block more, whose heads attend to the same place one frame earlier."""
     videos = ClipLessons.of(vision, text, hands.icons)
-    rows = [each.ids for each in videos(np.random.default_rng(8), SAMPLE)]
+    rows = [each.token_ids for each in videos(np.random.default_rng(8), SAMPLE)]
     # A code is predicted at the id before it, hence one less than a frame.
     distances = [GROUP - 1] * decoder.config.num_attention_heads
     return deeper(decoder, INSERTED_AT, distances, rows, text.vocabulary.visual)
@@ -350,7 +351,7 @@ def main(
     if start is not None:
         start.text_tokenizer.save(folder)
     elif not (folder / RANKS_FILE).exists():
-        train_text(corpus(), RANKS, vision.config.codebook_size).save(folder)
+        train_bpe(corpus(), RANKS, vision.config.codebook_size).save(folder)
     text = TextTokenizer.from_folder(folder)
     decoder = None if start is None else start.decoder
     for phase in phases:
@@ -359,8 +360,10 @@ def main(
             decoder = done
             continue
         if decoder is None:
-            decoder = fresh(config_for(text, **size), phase.run.seed)
-            start_alike(decoder, text.vocabulary.visual, vision.quantize.embedding.weight)
+            decoder = init_decoder(config_for(text, **size), phase.run.seed)
+            init_visual_embeddings(
+                decoder, text.vocabulary.visual, vision.quantize.embedding.weight
+            )
         elif phase.curriculum:
             decoder = insert_block(decoder, vision, text, hands)
         decoder = train_phase(phase, decoder, vision, text, hands, folder / phase.name)

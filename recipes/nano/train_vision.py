@@ -19,36 +19,36 @@ from PIL import Image
 from torch import Tensor
 
 from emu3.models.vq.tokenizer import VisionTokenizer
-from emu3.training.checkpoints import load_state, save_state
-from emu3.training.mixed_precision import has_bf16
-from emu3.training.vq_codebook import spread
-from emu3.training.vq_decoder_finetuning import PictureTraining, train_picture
-from emu3.training.vq_training import VisionTraining, train_vision
+from emu3.training.checkpointing import load_state, save_state
+from emu3.training.mixed_precision import has_fast_bf16
+from emu3.training.vq.codebook import reassign_duplicates
+from emu3.training.vq.decoder_finetuning import VQDecoderTrainingConfig, finetune_vq_decoder
+from emu3.training.vq.trainer import VQTrainingConfig, train_vq
 from recipes.nano.emoji_world import Icons, Scene, compose, held_out_pairs, random_scene, seen_pairs
 from recipes.nano.model import VISION_CONFIG
 
-RUN = VisionTraining(
+RUN = VQTrainingConfig(
     steps=3600,
-    batch=16,
+    batch_size=16,
     learning_rate=2e-3,
-    warmup=20,
-    unquantised=200,
-    l1=0.2,
-    commitment=0.25,
-    consistency=4.0,
-    clip=1.0,
-    bf16=has_bf16("cpu"),
+    warmup_steps=20,
+    unquantized_steps=200,
+    l1_weight=0.2,
+    commitment_weight=0.25,
+    consistency_weight=4.0,
+    max_grad_norm=1.0,
+    bf16=has_fast_bf16("cpu"),
     report_every=20,
     save_every=200,
     seed=0,
 )
 
-PICTURE = PictureTraining(
+PICTURE = VQDecoderTrainingConfig(
     steps=1200,
     learning_rate=1e-3,
-    warmup=20,
-    clip=1.0,
-    bf16=has_bf16("cpu"),
+    warmup_steps=20,
+    max_grad_norm=1.0,
+    bf16=has_fast_bf16("cpu"),
     report_every=20,
     save_every=100,
     seed=1,
@@ -117,13 +117,15 @@ def settle(folder: Path, icons: Icons) -> VisionTokenizer:
         psnr = save_sheet(model, shown, folder / f"sheet-{step:06d}.png")
         print(f"step {step}: held out {psnr:.2f} dB")
 
-    model = train_vision(VISION_CONFIG, RUN, batch, folder, on_save=sheet)
+    model = train_vq(VISION_CONFIG, RUN, batch, folder, on_save=sheet)
     rng = np.random.default_rng(2)
     scenes = [anywhere(rng, *map(int, seen[rng.integers(len(seen))])) for _ in range(2000)]
     with torch.no_grad():
         latents = [model.encode_latent(pixels_of([scene], icons)) for scene in scenes]
     rows = torch.cat([latent.movedim(1, -1).flatten(0, -2) for latent in latents])
-    print(f"{spread(model.quantize, rows, RADIUS)} entries doubled another and were moved")
+    print(
+        f"{reassign_duplicates(model.quantize, rows, RADIUS)} entries doubled another and were moved"
+    )
     return model
 
 
@@ -147,9 +149,9 @@ def main(folder: Path) -> VisionTokenizer:
     seen, held_out = seen_pairs(), held_out_pairs()
 
     def pictures(rng: np.random.Generator) -> Tensor:
-        return pixels_of(scenes_of_one_ratio(rng, seen, RUN.batch), icons)
+        return pixels_of(scenes_of_one_ratio(rng, seen, RUN.batch_size), icons)
 
-    train_picture(model, PICTURE, pictures, folder / "picture")
+    finetune_vq_decoder(model, PICTURE, pictures, folder / "picture")
     save_state(folder / MODEL, model.state_dict())
     shown = pixels_of(scenes_of_one_ratio(np.random.default_rng(1), held_out, 16), icons)
     print(f"held out {save_sheet(model, shown, folder / 'sheet-final.png'):.2f} dB")

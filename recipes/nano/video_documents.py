@@ -26,7 +26,7 @@ from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.processing.document_format import VideoCodes
 from emu3.processing.prompts import PromptTemplates
 from emu3.processing.tokenizer import TextTokenizer
-from emu3.training.lm_loss import Document, weigh
+from emu3.training.lm_loss import TrainingSequence, modality_loss_weights
 from recipes.nano.emoji_world import (
     CODE,
     MOTIONS,
@@ -87,7 +87,7 @@ Within an answer all count alike: what counts for more is expected where it does
 """
 
 Say = Callable[[MovingScene, np.random.Generator], str]
-Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], Document]
+Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], TrainingSequence]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ClipLessons:
             PromptTemplates.from_tokenizer(text), CodesOfClips(vision, icons), seen_pairs(), say
         )
 
-    def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[Document]:
+    def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[TrainingSequence]:
         """As many documents of each kind as the mix says."""
         lessons = [
             *((self.scene(rng, DRAWN), self.draw) for _ in range(mix.drawn)),
@@ -128,13 +128,13 @@ class ClipLessons:
         ]
         return self._documents(lessons, rng)
 
-    def followed(self, rng: np.random.Generator, count: int, ways: int) -> list[Document]:
+    def followed(self, rng: np.random.Generator, count: int, ways: int) -> list[TrainingSequence]:
         """Captioned clips in which the first so many of the eight directions are moved in."""
         return self._documents([(self.slide(rng, ways), self.follow) for _ in range(count)], rng)
 
     def _documents(
         self, lessons: Sequence[tuple[MovingScene, Maker]], rng: np.random.Generator
-    ) -> list[Document]:
+    ) -> list[TrainingSequence]:
         """Each scene as its maker has it; all are encoded together."""
         codes = self.codes_of([scene for scene, _ in lessons])
         return [
@@ -164,13 +164,17 @@ class ClipLessons:
         frames, known = FOLLOWED[ways > 0], scene.motion in WAYS[:ways]
         return replace(scene, fps=8, frames=frames, still=0 if known else frames)
 
-    def draw(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
+    def draw(
+        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    ) -> TrainingSequence:
         """Caption, clip; the caption is dropped now and then, so that guidance has its branch."""
         if rng.random() < DROPPED_CAPTIONS:
             return self._clip("", video, CAPTION_WEIGHT, known=2)
         return self._clip(self.say(scene, rng), video, CAPTION_WEIGHT, known=1)
 
-    def go_on(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
+    def go_on(
+        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    ) -> TrainingSequence:
         """Caption, clip, or a clip alone, whose second group is the first to say how it moves.
 
         Only what follows the first group counts: clips that are drawn begin in the middle.
@@ -179,31 +183,39 @@ class ClipLessons:
             return self._behind_the_first(self._clip("", video, 0.0, known=2), video)
         return self.follow(scene, video, rng)
 
-    def follow(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
+    def follow(
+        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    ) -> TrainingSequence:
         """Caption, clip; only codes behind those of the first group count."""
         document = self._clip(self.say(scene, rng), video, 0.0, known=1)
         return self._behind_the_first(document, video)
 
-    def _behind_the_first(self, document: Document, video: VideoCodes) -> Document:
+    def _behind_the_first(self, document: TrainingSequence, video: VideoCodes) -> TrainingSequence:
         """The document, with the codes of the first group only to be read."""
-        document.weights[self._codes(document.ids).nonzero()[: video.codes[0].numel(), 0]] = 0.0
+        document.loss_weights[
+            self._codes(document.token_ids).nonzero()[: video.codes[0].numel(), 0]
+        ] = 0.0
         return document
 
-    def answer(self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator) -> Document:
+    def answer(
+        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    ) -> TrainingSequence:
         """Clip, question, answer, or two of each; all but the answers is only context."""
         kinds = ASKED[int(rng.integers(len(ASKED)))]
         turns = [(clip_question(kind, scene, rng), clip_answer(scene, kind)) for kind in kinds]
         ids, said = self.prompts.chat_document(video, turns)
         begins = said & ~said.roll(1)  # no document begins with an answer
         turn = (begins.cumsum(0) - 1).clamp(min=0)
-        return Document(ids, said * torch.tensor([COUNTS[kind] for kind in kinds])[turn])
+        return TrainingSequence(ids, said * torch.tensor([COUNTS[kind] for kind in kinds])[turn])
 
-    def _clip(self, words: str, video: VideoCodes, caption: float, known: int) -> Document:
+    def _clip(self, words: str, video: VideoCodes, caption: float, known: int) -> TrainingSequence:
         """A caption and a clip, of which it is known how it goes on after so many groups."""
         ids = self.prompts.document(words, video)
-        weights = weigh(ids, self.prompts.tokenizer.vocabulary.visual, caption, VISION_WEIGHT)
+        weights = modality_loss_weights(
+            ids, self.prompts.tokenizer.vocabulary.visual, caption, VISION_WEIGHT
+        )
         weights[self._codes(ids)] = weights_of(video.codes, known).flatten()
-        return Document(ids, weights)
+        return TrainingSequence(ids, weights)
 
     def _codes(self, ids: Tensor) -> Tensor:
         """Which ids are codes."""

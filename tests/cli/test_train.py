@@ -15,7 +15,7 @@ import torch
 from typer.testing import Result
 
 from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
-from emu3.training.presets import BY_NAME
+from emu3.training.presets import PRESETS_BY_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -83,7 +83,7 @@ def test_weights_of_data_new_weights_and_an_adapter(
     request = json.loads((here / "run" / "request.json").read_text())
     assert [request["data"][number]["weight"] for number in ("1", "2")] == [3.0, 1.0]
     assert request["stage"]["learning_rate"] == 0.01
-    assert request["stage"]["warmup"] == 0
+    assert request["stage"]["warmup_steps"] == 0
     assert request["stage"]["starts_from"] == ""
     assert (request["lora"]["rank"], request["lora"]["alpha"]) == (2, 4.0)
     assert "| optimizer | adamw | ours |" in (here / "run" / "model" / "README.md").read_text()
@@ -118,7 +118,7 @@ def test_another_request_is_refused(data: Path, tiny: Path, emu3: Emu3Command) -
 
 def test_help_names_every_stage(emu3: Emu3Command) -> None:
     said = emu3("train", "--help").stdout
-    assert all(name in said for name in BY_NAME)
+    assert all(name in said for name in PRESETS_BY_NAME)
 
 
 def trained(

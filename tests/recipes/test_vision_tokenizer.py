@@ -34,7 +34,13 @@ TINY = replace(
     ),
     crop=24,
     run=replace(
-        QUICK.run, steps=3, batch=2, unquantised=1, perceptual=0.0, adversarial_from=2, save_every=2
+        QUICK.run,
+        steps=3,
+        batch_size=2,
+        unquantized_steps=1,
+        perceptual_weight=0.0,
+        adversarial_start_step=2,
+        save_every=2,
     ),
 )
 

@@ -18,7 +18,7 @@ from emu3.checkpoints.generation_defaults import QUALITY_SUFFIX
 from emu3.processing.prompts import PromptTemplates
 from emu3.processing.tokenizer import TextTokenizer
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.training.lm_loss import Document, accumulate, weigh
+from emu3.training.lm_loss import TrainingSequence, accumulate_gradients, modality_loss_weights
 
 pytest.importorskip("transformers", reason="needs pip install emu3[reference]")
 
@@ -40,8 +40,10 @@ def test_loss_and_every_gradient_are_theirs() -> None:
     ours = tiny_decoder(attention_dropout=0.0)
     theirs = their_decoder(ours)  # in eval mode: dropout is all that differs
     rows = samples()
-    documents = [Document(ids, weigh(ids, V.visual, 0.0, 1.0)) for ids in rows]
-    loss = accumulate(ours.train(), documents, V.visual, micro_batch=2)["loss"]
+    documents = [
+        TrainingSequence(ids, modality_loss_weights(ids, V.visual, 0.0, 1.0)) for ids in rows
+    ]
+    loss = accumulate_gradients(ours.train(), documents, V.visual, micro_batch=2)["loss"]
 
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=V.pad)
     visual = (ids >= V.visual.start) & (ids < V.visual.stop)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emu3.errors import MissingExtraError
-from emu3.training.bpe_training import train_text
+from emu3.training.bpe_training import train_bpe
 from recipes.nano.emoji_world import BACKGROUNDS, OBJECTS
 from recipes.nano.emoji_world.objects import with_article
 
@@ -55,7 +55,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_our_ids_are_those_of_the_library(learned: list[Any]) -> None:
     """On captions seen and unseen, and on text that is nothing like them."""
     known = captions(1000)
-    ours = train_text(known[:500], 600, 8)
+    ours = train_bpe(known[:500], 600, 8)
     (theirs,) = learned
     texts = [
         *known,
@@ -71,7 +71,7 @@ def test_our_ids_are_those_of_the_library(learned: list[Any]) -> None:
 
 
 def test_every_byte_has_a_rank_and_codes_follow() -> None:
-    tokenizer = train_text(captions(50), 300, 8)
+    tokenizer = train_bpe(captions(50), 300, 8)
     assert {bytes([byte]) for byte in range(256)} <= set(tokenizer.ranks)
     assert sorted(tokenizer.ranks.values()) == list(range(300))
     assert tokenizer.vocabulary.text_size == 300
@@ -79,7 +79,7 @@ def test_every_byte_has_a_rank_and_codes_follow() -> None:
 
 
 def test_the_same_texts_teach_the_same() -> None:
-    first, second = (train_text(captions(100), 400, 8) for _ in range(2))
+    first, second = (train_bpe(captions(100), 400, 8) for _ in range(2))
     assert first.ranks == second.ranks
     assert first.specials == second.specials
 
@@ -87,4 +87,4 @@ def test_the_same_texts_teach_the_same() -> None:
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtraError, match=r"emu3\[train\]"):
-        train_text(["a"], 300, 8)
+        train_bpe(["a"], 300, 8)

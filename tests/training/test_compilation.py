@@ -7,24 +7,29 @@ import torch
 
 from emu3.models.transformer import Transformer
 from emu3.testing import tiny_decoder
-from emu3.training.compilation import MULTIPLE, compile_blocks
-from emu3.training.distributed import recompute_blocks
-from emu3.training.lm_loss import Document, accumulate
+from emu3.training.compilation import PAD_MULTIPLE, compile_blocks
+from emu3.training.distributed import apply_activation_checkpointing
+from emu3.training.lm_loss import TrainingSequence, accumulate_gradients
 from tests.training.test_lm_loss import VISUAL, documents
 
 
-def gradients(model: Transformer, batch: list[Document], multiple: int = 1) -> list[torch.Tensor]:
+def gradients(
+    model: Transformer, batch: list[TrainingSequence], multiple: int = 1
+) -> list[torch.Tensor]:
     """Of a step, the loss before them."""
     model.zero_grad()
-    loss = accumulate(model, batch, VISUAL, 2, multiple=multiple)["loss"]
+    loss = accumulate_gradients(model, batch, VISUAL, 2, multiple=multiple)["loss"]
     found = [parameter.grad for parameter in model.parameters()]
     return [torch.tensor(loss), *(each.clone() for each in found if each is not None)]
 
 
-def packed(lengths: list[tuple[int, ...]]) -> list[Document]:
+def packed(lengths: list[tuple[int, ...]]) -> list[TrainingSequence]:
     """Rows that are packed from documents of these lengths."""
     rows = documents([sum(parts) for parts in lengths])
-    return [Document(row.ids, row.weights, parts) for row, parts in zip(rows, lengths, strict=True)]
+    return [
+        TrainingSequence(row.token_ids, row.loss_weights, parts)
+        for row, parts in zip(rows, lengths, strict=True)
+    ]
 
 
 BATCHES = {
@@ -35,14 +40,14 @@ BATCHES = {
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["", "recomputed"])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_compiled_is_written(batch: list[Document], recompute: bool) -> None:
+def test_compiled_is_written(batch: list[TrainingSequence], recompute: bool) -> None:
     """The same loss and gradients, in rows of one length that are compiled once."""
     model = tiny_decoder()
     expected = gradients(model, batch)
     compile_blocks(model)
     if recompute:
-        recompute_blocks(model)
-    for found, wanted in zip(gradients(model, batch, 3 * MULTIPLE), expected, strict=True):
+        apply_activation_checkpointing(model)
+    for found, wanted in zip(gradients(model, batch, 3 * PAD_MULTIPLE), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
 

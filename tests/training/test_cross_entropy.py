@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emu3.training.cross_entropy import weighted_entropy
+from emu3.training.cross_entropy import weighted_cross_entropy
 
 
 def plain(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def test_value_and_gradients_are_the_plain_ones(tokens: int, entries: int, at_on
     for scale in (1.0, -0.3):  # whatever the sum goes into afterwards
         expected, entropy = plain(hidden, head, targets, weights)
         wanted = torch.autograd.grad(expected * scale, [hidden, head])
-        total, each = weighted_entropy(hidden, head, targets, weights, at_once)
+        total, each = weighted_cross_entropy(hidden, head, targets, weights, at_once)
         found = torch.autograd.grad(total * scale, [hidden, head])
         torch.testing.assert_close(total, expected)
         torch.testing.assert_close(each, entropy)
@@ -42,7 +42,7 @@ def test_value_and_gradients_are_the_plain_ones(tokens: int, entries: int, at_on
 
 
 def test_gradients_are_taken_once() -> None:
-    total, _ = weighted_entropy(*batch(3, 4, 5))
+    total, _ = weighted_cross_entropy(*batch(3, 4, 5))
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="compute it again"):
         total.backward()
@@ -52,7 +52,7 @@ def test_bfloat16_is_as_near_as_the_plain_way() -> None:
     exact = batch(40, 16, 60)
     rounded = [part.detach().bfloat16().requires_grad_() for part in exact[:2]]
     wanted = torch.autograd.grad(plain(*exact)[0], exact[:2])
-    found = torch.autograd.grad(weighted_entropy(*rounded, *exact[2:], 16)[0], rounded)
+    found = torch.autograd.grad(weighted_cross_entropy(*rounded, *exact[2:], 16)[0], rounded)
     theirs = torch.autograd.grad(plain(*rounded, *exact[2:])[0], rounded)
     for ours, other, true in zip(found, theirs, wanted, strict=True):
         assert (ours.float() - true).norm() < 1.2 * (other.float() - true).norm() + 1e-3
@@ -61,7 +61,7 @@ def test_bfloat16_is_as_near_as_the_plain_way() -> None:
 def test_a_frozen_head_gets_no_gradient() -> None:
     hidden, head, targets, weights = batch(9, 4, 8)
     head = head.detach()
-    total, _ = weighted_entropy(hidden, head, targets, weights, 4)
+    total, _ = weighted_cross_entropy(hidden, head, targets, weights, 4)
     total.backward()
     expected = torch.autograd.grad(plain(hidden, head, targets, weights)[0], hidden)
     assert head.grad is None
@@ -71,7 +71,7 @@ def test_a_frozen_head_gets_no_gradient() -> None:
 def test_without_gradients_it_is_the_same_number() -> None:
     parts = batch(9, 4, 8)
     with torch.no_grad():
-        total, _ = weighted_entropy(*parts, 4)
+        total, _ = weighted_cross_entropy(*parts, 4)
     torch.testing.assert_close(total, plain(*parts)[0].detach())
 
 
@@ -94,7 +94,7 @@ def test_all_logits_are_never_held() -> None:
     tokens, width, entries, at_once = 600, 4, 500, 20
     parts = batch(tokens, width, entries)
     with Largest() as seen:
-        weighted_entropy(*parts, at_once)[0].backward()
+        weighted_cross_entropy(*parts, at_once)[0].backward()
     assert seen.numbers <= max(at_once * entries, tokens * width, entries * width)
     with Largest() as plainly:
         plain(*parts)[0].backward()

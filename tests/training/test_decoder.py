@@ -16,22 +16,27 @@ from emu3.errors import InputError
 from emu3.models.transformer import Transformer
 from emu3.processing.prompts import PromptTemplates
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.training.checkpoints import load_state
-from emu3.training.decoder import DecoderTraining, Documents, fresh, train_decoder
+from emu3.training.checkpointing import load_state
+from emu3.training.decoder import BatchFn, DecoderTrainingConfig, init_decoder, train_decoder
 from emu3.training.errors import TrainingError
-from emu3.training.lm_loss import Document, accumulate, losses, weigh
+from emu3.training.lm_loss import (
+    TrainingSequence,
+    accumulate_gradients,
+    lm_losses,
+    modality_loss_weights,
+)
 from tests.training.toy import flat, same_run
 
 PROMPTS = PromptTemplates.from_tokenizer(byte_tokenizer())
 VISUAL = PROMPTS.tokenizer.vocabulary.visual
 CONFIG = replace(tiny_decoder().config, num_hidden_layers=1)  # with the dropout of the real one
-RUN = DecoderTraining(
+RUN = DecoderTrainingConfig(
     steps=9,
-    micro_batch=2,
+    micro_batch_size=2,
     learning_rate=3e-3,
-    warmup=2,
-    decay=0.1,
-    clip=1.0,
+    warmup_steps=2,
+    weight_decay=0.1,
+    max_grad_norm=1.0,
     bf16=False,
     report_every=1,
     save_every=3,
@@ -39,20 +44,22 @@ RUN = DecoderTraining(
 )
 
 
-def document(rng: np.random.Generator, height: int, width: int) -> Document:
+def document(rng: np.random.Generator, height: int, width: int) -> TrainingSequence:
     codes = torch.from_numpy(rng.integers(0, 64, (height, width)))
     ids = PROMPTS.document("ab" * int(rng.integers(1, 4)), codes)
-    return Document(ids, weigh(ids, VISUAL, text_weight=1.0, vision_weight=0.5))
+    return TrainingSequence(
+        ids, modality_loss_weights(ids, VISUAL, text_weight=1.0, vision_weight=0.5)
+    )
 
 
-def documents(rng: np.random.Generator) -> Sequence[Document]:
+def documents(rng: np.random.Generator) -> Sequence[TrainingSequence]:
     return [document(rng, 2, int(rng.integers(1, 4))) for _ in range(3)]
 
 
 def test_weights_go_by_modality() -> None:
     codes = torch.zeros(1, 2, dtype=torch.long)
     ids = PROMPTS.document("a", codes)  # BOS a | SOV 1*2 SOT | code code EOL | EOF EOV | EOS
-    weights = weigh(ids, VISUAL, text_weight=1.0, vision_weight=0.5)
+    weights = modality_loss_weights(ids, VISUAL, text_weight=1.0, vision_weight=0.5)
     assert weights.tolist() == [1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 1, 1, 1, 1]
 
 
@@ -62,15 +69,15 @@ def test_the_loss_is_the_weighted_mean_over_all_tokens() -> None:
     model = tiny_decoder()
     rng = np.random.default_rng(0)
     batch = [document(rng, 3, 3), document(rng, 1, 2), document(rng, 2, 1)]
-    batch[1].weights[:3] = 0.0  # a prefix that is only context
+    batch[1].loss_weights[:3] = 0.0  # a prefix that is only context
     entropies: list[tuple[float, float, bool]] = []
     for each in batch:
-        predicted = model(each.ids[None])[0].log_softmax(-1)
-        for at in range(1, len(each.ids)):
-            token = int(each.ids[at])
+        predicted = model(each.token_ids[None])[0].log_softmax(-1)
+        for at in range(1, len(each.token_ids)):
+            token = int(each.token_ids[at])
             entropy = -predicted[at - 1, token].item()
-            entropies.append((entropy, each.weights[at].item(), token >= VISUAL.start))
-    values = losses(model, batch, VISUAL)
+            entropies.append((entropy, each.loss_weights[at].item(), token >= VISUAL.start))
+    values = lm_losses(model, batch, VISUAL)
     total = sum(weight for _, weight, _ in entropies)
     expected = sum(entropy * weight for entropy, weight, _ in entropies) / total
     assert values["loss"].item() == pytest.approx(expected, rel=1e-5)
@@ -84,13 +91,13 @@ def test_many_small_passes_are_one_large_one() -> None:
     model = tiny_decoder()
     rng = np.random.default_rng(0)
     batch = [document(rng, int(rng.integers(1, 4)), int(rng.integers(1, 5))) for _ in range(5)]
-    whole = losses(model, batch, VISUAL)
+    whole = lm_losses(model, batch, VISUAL)
     whole["loss"].backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert len(wanted) == len(list(model.parameters()))
     for portion in (1, 2, 5, 9):
         model.zero_grad()
-        means = accumulate(model, batch, VISUAL, portion)
+        means = accumulate_gradients(model, batch, VISUAL, portion)
         assert means["loss"] == pytest.approx(whole["loss"].item(), rel=1e-5)
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-6, rtol=1e-4)
@@ -100,7 +107,7 @@ def test_padding_changes_nothing() -> None:
     model = tiny_decoder()
     rng = np.random.default_rng(0)
     batch = [document(rng, int(rng.integers(1, 4)), int(rng.integers(1, 5))) for _ in range(5)]
-    plain, padded = (losses(model, batch, VISUAL, multiple=multiple) for multiple in (1, 16))
+    plain, padded = (lm_losses(model, batch, VISUAL, multiple=multiple) for multiple in (1, 16))
     for name, value in plain.items():
         torch.testing.assert_close(padded[name], value)
 
@@ -110,7 +117,7 @@ def test_the_loss_goes_down_on_what_is_seen_again(tmp_path: Path) -> None:
     saved: list[tuple[int, bool]] = []
     run = replace(RUN, steps=40, save_every=15, learning_rate=1e-2)
     model = train_decoder(
-        fresh(replace(CONFIG, attention_dropout=0.0), run.seed),
+        init_decoder(replace(CONFIG, attention_dropout=0.0), run.seed),
         run,
         lambda rng: fixed,
         VISUAL,
@@ -125,11 +132,11 @@ def test_the_loss_goes_down_on_what_is_seen_again(tmp_path: Path) -> None:
     assert saved == [(15, False), (30, False), (40, False)]
 
 
-def killed_at(step: int) -> Documents:
+def killed_at(step: int) -> BatchFn:
     """Documents that end the run after so many steps."""
     left = iter(range(step))
 
-    def until(rng: np.random.Generator) -> Sequence[Document]:
+    def until(rng: np.random.Generator) -> Sequence[TrainingSequence]:
         if next(left, None) is None:
             raise KeyboardInterrupt
         return documents(rng)
@@ -140,7 +147,7 @@ def killed_at(step: int) -> Documents:
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    train_decoder(fresh(CONFIG, RUN.seed), RUN, documents, VISUAL, folder)
+    train_decoder(init_decoder(CONFIG, RUN.seed), RUN, documents, VISUAL, folder)
     return folder
 
 
@@ -151,23 +158,23 @@ def test_killed_and_resumed_is_never_killed(
     """Before the first checkpoint, right after one, between two, and again and again."""
     for step in kills:
         with pytest.raises(KeyboardInterrupt):
-            train_decoder(fresh(CONFIG, RUN.seed), RUN, killed_at(step), VISUAL, tmp_path)
-    train_decoder(fresh(CONFIG, RUN.seed), RUN, documents, VISUAL, tmp_path)
+            train_decoder(init_decoder(CONFIG, RUN.seed), RUN, killed_at(step), VISUAL, tmp_path)
+    train_decoder(init_decoder(CONFIG, RUN.seed), RUN, documents, VISUAL, tmp_path)
     assert same_run(tmp_path, never_killed)
 
 
 def test_another_seed_is_another_run(tmp_path: Path, never_killed: Path) -> None:
-    train_decoder(fresh(CONFIG, 6), replace(RUN, seed=6), documents, VISUAL, tmp_path)
+    train_decoder(init_decoder(CONFIG, 6), replace(RUN, seed=6), documents, VISUAL, tmp_path)
     assert not same_run(tmp_path, never_killed)
 
 
 def test_a_finished_run_is_not_run_again(never_killed: Path) -> None:
-    def refuse(rng: np.random.Generator) -> Sequence[Document]:
+    def refuse(rng: np.random.Generator) -> Sequence[TrainingSequence]:
         raise AssertionError("asked for documents")
 
     state = load_state(never_killed / "state.pt")
     assert state is not None
-    model = train_decoder(fresh(CONFIG, RUN.seed), RUN, refuse, VISUAL, never_killed)
+    model = train_decoder(init_decoder(CONFIG, RUN.seed), RUN, refuse, VISUAL, never_killed)
     assert isinstance(model, Transformer)
     assert flat(model.state_dict()) == flat(state["model"])
 
@@ -178,7 +185,7 @@ class Deck:
     def __init__(self, most: int = 99) -> None:
         self.place, self.most = 0, most
 
-    def __call__(self, rng: np.random.Generator) -> Sequence[Document]:
+    def __call__(self, rng: np.random.Generator) -> Sequence[TrainingSequence]:
         if self.place == self.most:
             raise KeyboardInterrupt
         self.place += 1
@@ -194,13 +201,13 @@ class Deck:
 def test_the_place_in_the_documents_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     for most in (5, 99):
         with suppress(KeyboardInterrupt):
-            train_decoder(fresh(CONFIG, 0), RUN, Deck(most), VISUAL, tmp_path / "killed")
-    train_decoder(fresh(CONFIG, 0), RUN, Deck(), VISUAL, tmp_path / "whole")
+            train_decoder(init_decoder(CONFIG, 0), RUN, Deck(most), VISUAL, tmp_path / "killed")
+    train_decoder(init_decoder(CONFIG, 0), RUN, Deck(), VISUAL, tmp_path / "whole")
     assert same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_only_what_requires_a_gradient_moves(tmp_path: Path) -> None:
-    model = fresh(CONFIG, 0).requires_grad_(False)
+    model = init_decoder(CONFIG, 0).requires_grad_(False)
     run = replace(RUN, optimizer="adamw")
     with pytest.raises(InputError, match="nothing to train"):
         train_decoder(model, run, documents, VISUAL, tmp_path)
@@ -212,9 +219,12 @@ def test_only_what_requires_a_gradient_moves(tmp_path: Path) -> None:
 
 
 def test_a_bad_batch_is_named_by_its_documents(tmp_path: Path) -> None:
-    def bad(rng: np.random.Generator) -> Sequence[Document]:
-        return [Document(each.ids, each.weights * float("nan")) for each in documents(rng)]
+    def bad(rng: np.random.Generator) -> Sequence[TrainingSequence]:
+        return [
+            TrainingSequence(each.token_ids, each.loss_weights * float("nan"))
+            for each in documents(rng)
+        ]
 
     words = r"step 1: the loss is nan; batch: seed 5, step 0, 3 documents of \d+ to \d+ ids, "
     with pytest.raises(TrainingError, match=words):
-        train_decoder(fresh(CONFIG, 0), RUN, bad, VISUAL, tmp_path)
+        train_decoder(init_decoder(CONFIG, 0), RUN, bad, VISUAL, tmp_path)

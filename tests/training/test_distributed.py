@@ -14,19 +14,23 @@ import torch
 
 from emu3.models.transformer import Transformer
 from emu3.testing import tiny_decoder
-from emu3.training.distributed import World, recompute_blocks, shard_model
-from emu3.training.lm_loss import Document, accumulate
+from emu3.training.distributed import (
+    DistributedContext,
+    apply_activation_checkpointing,
+    shard_model,
+)
+from emu3.training.lm_loss import TrainingSequence, accumulate_gradients
 
 SCRIPT = """
 import json
 import torch
 from emu3.training.distributed import World, shard_model
 from emu3.testing import tiny_decoder
-from emu3.training.adamw import PlainAdamW
+from emu3.training.optimizers import build_adamw
 from emu3.training.compilation import compile_blocks
 from emu3.training.lm_loss import Document, accumulate
 from emu3.training.dpo import Pair, Preference, accumulate_pairs, with_reference
-from emu3.training.optim import MuonAndAdamW
+from emu3.training.optimizers import build_muon_and_adamw
 
 VISUAL = slice(270, 300)
 
@@ -42,9 +46,9 @@ def learn(world, muon=False, compiled=False, **how):
     if compiled:
         compile_blocks(model)
     shard_model(model, world, **how)
-    optimizer = PlainAdamW(model.parameters(), decay=0.1)
+    optimizer = build_adamw(model.parameters(), decay=0.1)
     if muon:
-        optimizer = MuonAndAdamW(model.named_parameters(), 0.1, ("embed_tokens", "lm_head"))
+        optimizer = build_muon_and_adamw(model.named_parameters(), 0.1, ("embed_tokens", "lm_head"))
     steps = []
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
@@ -67,7 +71,7 @@ def prefer(world):
     pairs = [Pair(ids(n, 0, 256), ids(n + 1, 270, 300), ids(4, 270, 300)) for n in (3, 7, 2, 4, 5)]
     pairs = with_reference(tiny_decoder(1), pairs, VISUAL)
     model = shard_model(tiny_decoder(), world)
-    optimizer = PlainAdamW(model.parameters())
+    optimizer = build_adamw(model.parameters())
     steps = []
     for step in range(3):
         mine = world.share(pairs)
@@ -148,31 +152,33 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 
 def gradients(model: Transformer, bf16: bool) -> dict[str, torch.Tensor]:
-    documents = [Document(torch.arange(12), torch.ones(12), parts) for parts in ((12,), (5, 7))]
+    documents = [
+        TrainingSequence(torch.arange(12), torch.ones(12), parts) for parts in ((12,), (5, 7))
+    ]
     torch.manual_seed(1)  # of dropout
-    accumulate(model.train(), documents, slice(270, 300), 2, bf16)
+    accumulate_gradients(model.train(), documents, slice(270, 300), 2, bf16)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_computing_again_changes_nothing(bf16: bool) -> None:
     plain, model = tiny_decoder(), tiny_decoder()
-    recompute_blocks(model)
+    apply_activation_checkpointing(model)
     assert list(model.state_dict()) == list(plain.state_dict())
     torch.testing.assert_close(gradients(model, bf16), gradients(plain, bf16), atol=0, rtol=0)
 
 
 def test_alone_nothing_is_cut_and_nothing_is_sent() -> None:
-    world = World.alone()
+    world = DistributedContext.single_process()
     model = shard_model(tiny_decoder(), world)
-    assert world.first
-    assert world.share([1, 2, 3]) == [1, 2, 3]
-    assert world.total(2.5) == world.most(2.5) == 2.5
+    assert world.is_main
+    assert world.shard([1, 2, 3]) == [1, 2, 3]
+    assert world.sum(2.5) == world.max(2.5) == 2.5
     assert not world.any(False)
     assert all(type(p) is torch.nn.Parameter for p in model.parameters())
 
 
 def test_without_torchrun_one_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    world = World.from_environment()
+    world = DistributedContext.from_environment()
     assert (world.rank, world.size, world.mesh) == (0, 1, None)

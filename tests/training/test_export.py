@@ -13,16 +13,16 @@ from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
 from emu3.errors import InputError
 from emu3.testing import tiny_checkpoint
 from emu3.training import export as room
-from emu3.training.export import Provenance, export, model_card, read_journal
-from emu3.training.lora import Lora, adapt
-from emu3.training.presets import NANO_PREFERENCES, PRETRAINING_1
+from emu3.training.export import ModelCardData, export_model, model_card, read_metrics_log
+from emu3.training.lora import LoraConfig, add_adapter
+from emu3.training.presets import NANO_DPO, PRETRAINING_1
 
 CPU = DeviceConfig(torch.device("cpu"), None)
-PROVENANCE = Provenance(
+PROVENANCE = ModelCardData(
     data="Squares and circles.",
-    machine="Two cores.",
-    stage=PRETRAINING_1,
-    figures={"drawing": 0.123456, "pairs": 1200},
+    hardware="Two cores.",
+    preset=PRETRAINING_1,
+    evaluation={"drawing": 0.123456, "pairs": 1200},
 )
 
 
@@ -41,7 +41,7 @@ def journal(tmp_path: Path) -> Path:
 @torch.no_grad()
 def test_both_layouts_compute_what_the_model_does(tmp_path: Path, inner: str) -> None:
     checkpoint, ids = tiny_checkpoint(), torch.randint(0, 500, (1, 9))
-    export(checkpoint, PROVENANCE, tmp_path / "out")
+    export_model(checkpoint, PROVENANCE, tmp_path / "out")
     again = load_checkpoint(tmp_path / "out" / inner, None, CPU)
     assert torch.equal(again.decoder(ids), checkpoint.decoder(ids))
     pixels = torch.rand(1, 3, 16, 16)
@@ -53,14 +53,14 @@ def test_both_layouts_compute_what_the_model_does(tmp_path: Path, inner: str) ->
 
 
 def test_the_card_tells_data_stage_compute_and_figures(journal: Path) -> None:
-    card = model_card(tiny_checkpoint(), replace(PROVENANCE, journal=journal))
+    card = model_card(tiny_checkpoint(), replace(PROVENANCE, metrics_log=journal))
     for said in (
         "license: apache-2.0",
         "# tiny: pre-training, text and pictures",
         "Squares and circles.",
         "Two cores.",
         "| learning rate | 5e-05 | paper |",
-        "| weights | text 1, vision 0.5, answer 1, context 0 | paper |",
+        "| loss weights | text 1, vision 0.5, answer 1, context 0 | paper |",
         "| betas | 0.9 to 0.95 | script |",
         "| steps | 200,000 | ours |",
         "| starts from | from scratch | paper |",
@@ -76,21 +76,21 @@ def test_the_card_tells_data_stage_compute_and_figures(journal: Path) -> None:
 
 
 def test_it_replaces_what_was_there_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    for stage in (PRETRAINING_1, NANO_PREFERENCES):
-        export(tiny_checkpoint(), replace(PROVENANCE, stage=stage), tmp_path / "out")
+    for stage in (PRETRAINING_1, NANO_DPO):
+        export_model(tiny_checkpoint(), replace(PROVENANCE, preset=stage), tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert NANO_PREFERENCES.name in (tmp_path / "out" / "README.md").read_text()
+    assert NANO_DPO.name in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export(tiny_checkpoint(), PROVENANCE, tmp_path / "out")
+    export_model(tiny_checkpoint(), PROVENANCE, tmp_path / "out")
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(room, "convert", full)
     with pytest.raises(OSError, match="No space"):
-        export(tiny_checkpoint(1), PROVENANCE, tmp_path / "out")
+        export_model(tiny_checkpoint(1), PROVENANCE, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     again = load_checkpoint(tmp_path / "out" / "baai", None, CPU)
     assert torch.equal(again.decoder.lm_head.weight, tiny_checkpoint().decoder.lm_head.weight)
@@ -98,13 +98,13 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="journal"):
-        read_journal(tmp_path / "log.jsonl")
+        read_metrics_log(tmp_path / "log.jsonl")
     (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"log\.jsonl"):
-        read_journal(tmp_path / "log.jsonl")
+        read_metrics_log(tmp_path / "log.jsonl")
     pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
     checkpoint = tiny_checkpoint()
-    adapt(checkpoint.decoder, Lora())
+    add_adapter(checkpoint.decoder, LoraConfig())
     with pytest.raises(InputError, match="merge"):
-        export(checkpoint, PROVENANCE, tmp_path / "out")
+        export_model(checkpoint, PROVENANCE, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -12,16 +12,16 @@ from emu3.errors import InputError
 from emu3.models.attention import PackedDocuments, attention_bias, rotary_tables
 from emu3.models.transformer import Transformer
 from emu3.testing import tiny_decoder
-from emu3.training.lm_loss import Document, accumulate, losses
+from emu3.training.lm_loss import TrainingSequence, accumulate_gradients, lm_losses
 
 VISUAL = slice(270, 300)
 
 
-def documents(lengths: Sequence[int], seed: int = 0) -> list[Document]:
+def documents(lengths: Sequence[int], seed: int = 0) -> list[TrainingSequence]:
     generator = torch.Generator().manual_seed(seed)
     top = tiny_decoder().config.vocab_size
     return [
-        Document(
+        TrainingSequence(
             torch.randint(top, (n,), generator=generator),
             torch.rand(n, generator=generator).round(decimals=1),
         )
@@ -29,20 +29,22 @@ def documents(lengths: Sequence[int], seed: int = 0) -> list[Document]:
     ]
 
 
-def packed(rows: Sequence[Sequence[Document]]) -> list[Document]:
+def packed(rows: Sequence[Sequence[TrainingSequence]]) -> list[TrainingSequence]:
     return [
-        Document(
-            torch.cat([d.ids for d in row]),
-            torch.cat([d.weights for d in row]),
-            tuple(len(d.ids) for d in row),
+        TrainingSequence(
+            torch.cat([d.token_ids for d in row]),
+            torch.cat([d.loss_weights for d in row]),
+            tuple(len(d.token_ids) for d in row),
         )
         for row in rows
     ]
 
 
-def gradients(model: Transformer, batch: Sequence[Document], micro_batch: int) -> list[Tensor]:
+def gradients(
+    model: Transformer, batch: Sequence[TrainingSequence], micro_batch: int
+) -> list[Tensor]:
     model.zero_grad()
-    accumulate(model, batch, VISUAL, micro_batch)
+    accumulate_gradients(model, batch, VISUAL, micro_batch)
     return [
         parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None
     ]
@@ -53,8 +55,8 @@ def test_packed_is_alone(micro_batch: int) -> None:
     model = tiny_decoder()
     alone = documents([5, 1, 9, 3, 2, 7])
     rows = packed([alone[:3], alone[3:5], alone[5:]])
-    expected = accumulate(model, alone, VISUAL, 6)
-    found = accumulate(model, rows, VISUAL, micro_batch)
+    expected = accumulate_gradients(model, alone, VISUAL, 6)
+    found = accumulate_gradients(model, rows, VISUAL, micro_batch)
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     wanted = gradients(model, alone, 6)
     for ours, theirs in zip(gradients(model, rows, micro_batch), wanted, strict=True):
@@ -82,13 +84,13 @@ def test_nobody_foresees_the_first_id_of_the_next_document() -> None:
     model = tiny_decoder()
     first, second = documents([4, 5])
     (row,) = packed([[first, second]])
-    other = Document(row.ids.clone(), row.weights.clone(), row.parts)
-    other.weights[4] = 9.0
-    values = [losses(model, [each], VISUAL)["loss"].item() for each in (row, other)]
+    other = TrainingSequence(row.token_ids.clone(), row.loss_weights.clone(), row.document_lengths)
+    other.loss_weights[4] = 9.0
+    values = [lm_losses(model, [each], VISUAL)["loss"].item() for each in (row, other)]
     assert values[0] == pytest.approx(values[1])
 
 
 @pytest.mark.parametrize("parts", [(3, 3), (8,), (7, 0), (9, -2)])
 def test_parts_must_fill_the_row(parts: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="do not fill a row of 7"):
-        Document(torch.zeros(7, dtype=torch.long), torch.ones(7), parts)
+        TrainingSequence(torch.zeros(7, dtype=torch.long), torch.ones(7), parts)

@@ -14,12 +14,12 @@ from emu3.errors import InputError, MissingExtraError
 from emu3.inference.optimize import optimize_for_inference
 from emu3.models.transformer import Transformer
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.training.lora import EMBEDDING, LINEAR, Lora, adapt, is_adapted, load_adapter
+from emu3.training.lora import EMBEDDING, LINEAR, LoraConfig, add_adapter, has_adapter, load_adapter
 
 pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
 
 VISUAL = byte_tokenizer().vocabulary.visual
-EVERYWHERE = Lora(rank=3, layers=(*LINEAR, EMBEDDING))
+EVERYWHERE = LoraConfig(rank=3, target_modules=(*LINEAR, EMBEDDING))
 
 
 @pytest.fixture
@@ -41,25 +41,27 @@ def learn(model: Transformer, ids: Tensor, steps: int = 5) -> None:
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("lora", [Lora(), Lora(layers=("q_proj", "v_proj")), EVERYWHERE])
-def test_a_fresh_adapter_changes_nothing(ids: Tensor, lora: Lora) -> None:
+@pytest.mark.parametrize(
+    "lora", [LoraConfig(), LoraConfig(target_modules=("q_proj", "v_proj")), EVERYWHERE]
+)
+def test_a_fresh_adapter_changes_nothing(ids: Tensor, lora: LoraConfig) -> None:
     model = tiny_decoder()
     before = logits(model, ids)
-    adapted = adapt(model, lora)
+    adapted = add_adapter(model, lora)
     assert adapted.model is model
     assert torch.equal(logits(model, ids), before)
     learns = [name for name, p in model.named_parameters() if p.requires_grad]
-    tables = 1 if EMBEDDING in lora.layers else 0
-    linear = len([name for name in lora.layers if name != EMBEDDING])
+    tables = 1 if EMBEDDING in lora.target_modules else 0
+    linear = len([name for name in lora.target_modules if name != EMBEDDING])
     assert len(learns) == 2 * (linear * 2 + tables)  # A and B of each, in two layers
     assert all("lora_" in name for name in learns)
 
 
-@pytest.mark.parametrize("lora", [Lora(), EVERYWHERE])
-def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: Lora) -> None:
+@pytest.mark.parametrize("lora", [LoraConfig(), EVERYWHERE])
+def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: LoraConfig) -> None:
     model = tiny_decoder()
     plain = {name: p.clone() for name, p in model.state_dict().items()}
-    adapted = adapt(model, lora)
+    adapted = add_adapter(model, lora)
     learn(model, ids)
     for name, weight in model.state_dict().items():
         if "lora_" not in name:
@@ -69,7 +71,7 @@ def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: Lora) 
     merged = adapted.merge()
     assert merged is model
     assert list(merged.state_dict()) == list(plain)
-    assert not is_adapted(merged)
+    assert not has_adapter(merged)
     assert all(p.requires_grad for p in merged.parameters())
     torch.testing.assert_close(logits(merged, ids), after, atol=1e-4, rtol=1e-4)
 
@@ -77,7 +79,7 @@ def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: Lora) 
 def test_a_cache_and_some_rows_of_the_head_see_the_adapter(ids: Tensor) -> None:
     """The passes that drawing makes: one id at a time, codes only."""
     model = tiny_decoder()
-    adapt(model, Lora())
+    add_adapter(model, LoraConfig())
     learn(model, ids)
     whole, cache = logits(model, ids), model.new_cache(2, 12)
     with torch.no_grad():
@@ -86,10 +88,10 @@ def test_a_cache_and_some_rows_of_the_head_see_the_adapter(ids: Tensor) -> None:
             torch.testing.assert_close(step[:, 0], whole[:, at, VISUAL], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("lora", [Lora(), EVERYWHERE])
-def test_saved_and_loaded_it_is_the_same(ids: Tensor, tmp_path: Path, lora: Lora) -> None:
+@pytest.mark.parametrize("lora", [LoraConfig(), EVERYWHERE])
+def test_saved_and_loaded_it_is_the_same(ids: Tensor, tmp_path: Path, lora: LoraConfig) -> None:
     model = tiny_decoder()
-    adapted = adapt(model, lora)
+    adapted = add_adapter(model, lora)
     learn(model, ids)
     adapted.save(tmp_path / "adapter")
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
@@ -106,16 +108,16 @@ def test_saved_and_loaded_it_is_the_same(ids: Tensor, tmp_path: Path, lora: Lora
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
-    adapted = adapt(tiny_decoder(), Lora())
+    adapted = add_adapter(tiny_decoder(), LoraConfig())
     adapted.save(tmp_path / "adapter")
     with pytest.raises(InputError, match="merge it first"):
-        adapt(adapted.model, Lora())
+        add_adapter(adapted.model, LoraConfig())
     with pytest.raises(InputError, match="lm_head"):
-        Lora(layers=("lm_head",))
+        LoraConfig(target_modules=("lm_head",))
     with pytest.raises(InputError, match="layers"):
-        Lora(layers=("attention",))
+        LoraConfig(target_modules=("attention",))
     with pytest.raises(InputError, match="rank"):
-        Lora(rank=0)
+        LoraConfig(rank=0)
     with pytest.raises(InputError, match="adapter_config"):
         load_adapter(tiny_decoder(), tmp_path)
     with pytest.raises(InputError, match="no adapter for this model"):
@@ -123,10 +125,10 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     model = tiny_decoder()
     optimize_for_inference(model, VISUAL)
     with pytest.raises(InputError, match="open_checkpoint"):
-        adapt(model, Lora())
+        add_adapter(model, LoraConfig())
 
 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"emu3\[train\]"):
-        adapt(tiny_decoder(), Lora())
+        add_adapter(tiny_decoder(), LoraConfig())

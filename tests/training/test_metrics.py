@@ -12,8 +12,8 @@ from torch import nn
 
 from emu3.errors import InputError
 from emu3.testing import tiny_decoder
-from emu3.training.flops import ceiling, flops_per_id, matmul_parameters
-from emu3.training.metrics import Log, peak_memory, tensorboard, weights_and_biases
+from emu3.training.flops import flops_per_token, matmul_parameters, measure_peak_flops
+from emu3.training.metrics import MetricsLogger, peak_memory, tensorboard_sink, wandb_sink
 
 
 def silent(line: str) -> None:
@@ -22,7 +22,7 @@ def silent(line: str) -> None:
 
 def test_the_log_holds_means_of_what_it_was_told(tmp_path: Path) -> None:
     printed: list[str] = []
-    log = Log(tmp_path / "run" / "log.jsonl", 3, printed.append)
+    log = MetricsLogger(tmp_path / "run" / "log.jsonl", 3, printed.append)
     for step in range(7):
         log.add(step, 4, {"loss": float(step), "rate": 0.5})
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
@@ -37,16 +37,16 @@ def test_the_log_holds_means_of_what_it_was_told(tmp_path: Path) -> None:
 def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     for step in range(5):
-        Log(path, 1, silent).add(step, 1, {"loss": 1.0})
+        MetricsLogger(path, 1, silent).add(step, 1, {"loss": 1.0})
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # a kill
-    Log(path, 1, silent, done=3).add(3, 1, {"loss": 2.0})
+    MetricsLogger(path, 1, silent, done=3).add(3, 1, {"loss": 2.0})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 1), (3, 1), (4, 2)]
 
 
 def test_the_share_of_the_ceiling_is_work_by_time_by_ceiling(tmp_path: Path) -> None:
-    log = Log(tmp_path / "log.jsonl", 2, silent, ceiling=lambda: 1e6)
+    log = MetricsLogger(tmp_path / "log.jsonl", 2, silent, peak_flops=lambda: 1e6)
     for step in range(2):
         log.add(step, 1, {"loss": 1.0}, ids=500, flops=1000.0 * 500)
     line = json.loads((tmp_path / "log.jsonl").read_text())
@@ -69,13 +69,13 @@ def test_every_matrix_but_the_embeddings_is_counted() -> None:
     looks = model.config.num_attention_heads * model.config.head_dim * 100 / 2
     layers = 2 * model.config.num_hidden_layers
     expected = 6 * (sum(matrices) + layers * looks)
-    assert flops_per_id(model.config, 100) == pytest.approx(expected)
+    assert flops_per_token(model.config, 100) == pytest.approx(expected)
 
 
 def test_the_ceiling_is_measured_once() -> None:
-    first = ceiling(torch.device("cpu"), False)
+    first = measure_peak_flops(torch.device("cpu"), False)
     assert first > 1e8
-    assert ceiling(torch.device("cpu"), False) == first
+    assert measure_peak_flops(torch.device("cpu"), False) == first
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for done, steps in ((0, (1, 2, 3)), (1, (2,))):  # the second run goes on from step 1
-        (sink,) = tensorboard(tmp_path, done)
+        (sink,) = tensorboard_sink(tmp_path, done)
         for step in steps:
             sink(step, {"loss": step + done / 2})
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
@@ -92,11 +92,11 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert tensorboard(tmp_path, 0) == []
+    assert tensorboard_sink(tmp_path, 0) == []
 
 
 def test_wandb_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert weights_and_biases("", tmp_path) == []
+    assert wandb_sink("", tmp_path) == []
     with pytest.raises(InputError, match="pip install wandb"):
-        weights_and_biases("emu3", tmp_path)
+        wandb_sink("emu3", tmp_path)

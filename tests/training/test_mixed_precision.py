@@ -8,21 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu3.testing import tiny_decoder
-from emu3.training.lm_loss import Document, accumulate
-from emu3.training.mixed_precision import has_bf16, products
+from emu3.training.lm_loss import TrainingSequence, accumulate_gradients
+from emu3.training.mixed_precision import autocast, has_fast_bf16
 
 CPU = torch.device("cpu")
 
 
-def documents() -> list[Document]:
+def documents() -> list[TrainingSequence]:
     generator = torch.Generator().manual_seed(1)
     ids = [torch.randint(0, 500, (length,), generator=generator) for length in (9, 14, 20)]
-    return [Document(each, torch.rand(len(each), generator=generator) + 0.5) for each in ids]
+    return [
+        TrainingSequence(each, torch.rand(len(each), generator=generator) + 0.5) for each in ids
+    ]
 
 
 def gradients(*, bf16: bool) -> tuple[dict[str, float], Tensor]:
     model = tiny_decoder(attention_dropout=0.0).requires_grad_(True).train()
-    means = accumulate(model, documents(), slice(400, 531), micro_batch=2, bf16=bf16)
+    means = accumulate_gradients(model, documents(), slice(400, 531), micro_batch=2, bf16=bf16)
     return means, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -36,7 +38,7 @@ def test_gradients_are_nearly_those_of_float32() -> None:
 
 def test_attention_stays_wide() -> None:
     q = torch.randn(1, 2, 5, 8)
-    with products(CPU, bf16=True):
+    with autocast(CPU, bf16=True):
         out = F.scaled_dot_product_attention(q.bfloat16(), q, q, is_causal=True)
         narrow = q @ q.transpose(-1, -2)
     assert (out.dtype, narrow.dtype) == (torch.float32, torch.bfloat16)
@@ -44,13 +46,13 @@ def test_attention_stays_wide() -> None:
 
 def test_float32_is_left_alone() -> None:
     q = torch.randn(3, 3)
-    with products(CPU, bf16=False):
+    with autocast(CPU, bf16=False):
         assert torch.equal(q @ q, torch.mm(q, q))
         assert (q @ q).dtype == torch.float32
 
 
 def test_only_a_cpu_is_asked_whether_it_has_units_for_bfloat16() -> None:
-    assert has_bf16("cuda")
+    assert has_fast_bf16("cuda")
     units = torch.backends.cpu.get_cpu_capability()
     if units in ("DEFAULT", "AVX2", "AVX512"):  # x86
-        assert has_bf16(CPU) == (units == "AVX512")
+        assert has_fast_bf16(CPU) == (units == "AVX512")

@@ -31,21 +31,33 @@ from emu3.errors import InputError
 from emu3.models.transformer import Transformer
 from emu3.testing import tiny_checkpoint
 from emu3.training import run as staged
-from emu3.training.batches import RowsOfStage, without_captions
-from emu3.training.decoder import DecoderTraining
-from emu3.training.distributed import World
-from emu3.training.lm_loss import Document, losses
-from emu3.training.lora import Lora
-from emu3.training.presets import BY_NAME, NANO_INSTRUCTION, NANO_PRETRAINING, NANO_QUALITY, Stage
-from emu3.training.run import Settings, Weighted, fresh_checkpoint, train_stage, weightless
+from emu3.training.batches import BatchLoader, drop_captions
+from emu3.training.decoder import DecoderTrainingConfig
+from emu3.training.distributed import DistributedContext
+from emu3.training.lm_loss import TrainingSequence, lm_losses
+from emu3.training.lora import LoraConfig
+from emu3.training.presets import (
+    NANO_INSTRUCTION,
+    NANO_PRETRAINING,
+    NANO_QUALITY,
+    PRESETS_BY_NAME,
+    Preset,
+)
+from emu3.training.run import (
+    RunOptions,
+    WeightedDataset,
+    init_checkpoint,
+    meta_checkpoint,
+    run_preset,
+)
 from tests.training.toy import logged, same_run, started
 
 TINY = tiny_checkpoint()  # not to be trained
 VISUAL = TINY.text_tokenizer.vocabulary.visual
 CPU = DeviceConfig(torch.device("cpu"), None)
-SETTINGS = Settings(bf16=False, report_every=1, save_every=2, seed=3)
-SMALL: dict[str, Any] = {"steps": 5, "batch": 2, "context": 320, "warmup": 1}
-STAGE = NANO_PRETRAINING.changed(**SMALL, optimizer="adamw", dropout=0.1, dropped_captions=0.3)
+SETTINGS = RunOptions(bf16=False, report_every=1, save_every=2, seed=3)
+SMALL: dict[str, Any] = {"steps": 5, "batch_size": 2, "context_length": 320, "warmup_steps": 1}
+STAGE = NANO_PRETRAINING.override(**SMALL, optimizer="adamw", dropout=0.1, caption_dropout=0.3)
 TURNS = [("What?", "A fox."), ("Big?", "No.")]
 
 
@@ -83,15 +95,15 @@ def stored(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> list[Weighted]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[WeightedDataset]:
     folder = tmp_path_factory.mktemp("data")
     return [(stored(folder / "drawn", "draw", "text"), 2.0), (stored(folder / "asked", "look"), 1)]
 
 
 @pytest.fixture(scope="module")
-def never_killed(tmp_path_factory: pytest.TempPathFactory, data: list[Weighted]) -> Path:
+def never_killed(tmp_path_factory: pytest.TempPathFactory, data: list[WeightedDataset]) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train_stage(STAGE, tiny_checkpoint(), data, folder, SETTINGS)
+    run_preset(STAGE, tiny_checkpoint(), data, folder, SETTINGS)
     return folder
 
 
@@ -116,87 +128,89 @@ def dying(after: int) -> Callable[[PackedLoader], RowPlan]:
 
 
 def test_a_compiled_run_has_rows_of_one_length(
-    tmp_path: Path, data: list[Weighted], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: list[WeightedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = list[tuple[Transformer, DecoderTraining]]()
+    trained = list[tuple[Transformer, DecoderTrainingConfig]]()
 
-    def note(model: Transformer, run: DecoderTraining, *_: Any, **__: Any) -> None:
+    def note(model: Transformer, run: DecoderTrainingConfig, *_: Any, **__: Any) -> None:
         trained.append((model, run))
 
     monkeypatch.setattr(staged, "train_decoder", note)
     for compiled in (False, True):
-        settings = replace(SETTINGS, compiled=compiled)
-        train_stage(STAGE, tiny_checkpoint(), data, tmp_path / str(compiled), settings)
+        settings = replace(SETTINGS, compile=compiled)
+        run_preset(STAGE, tiny_checkpoint(), data, tmp_path / str(compiled), settings)
     for (model, run), compiled in zip(trained, (False, True), strict=True):
-        assert run.multiple == (STAGE.context if compiled else 1)
+        assert run.pad_to_multiple_of == (STAGE.context_length if compiled else 1)
         assert all(("forward" in vars(block)) == compiled for block in model.model.layers)
 
 
 @pytest.mark.parametrize("kills", [[3], [4], [5, 3]])
 def test_killed_and_resumed_is_never_killed(
-    tmp_path: Path, never_killed: Path, data: list[Weighted], kills: list[int]
+    tmp_path: Path, never_killed: Path, data: list[WeightedDataset], kills: list[int]
 ) -> None:
     """By SIGKILL: before the first checkpoint, right behind it, and twice."""
 
     def doomed(after: int) -> None:
         PackedLoader.next_row = dying(after)  # type: ignore[method-assign]
-        train_stage(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+        run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
 
     for after in kills:
         process = started(doomed, after)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-    train_stage(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+    run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
     assert same_run(tmp_path / "run", never_killed)
     for layout in ("baai", "transformers"):
         assert not moved(weights_of(never_killed, layout), weights_of(tmp_path / "run", layout))
 
 
-def test_the_position_of_the_loader_is_what_decides(data: list[Weighted]) -> None:
+def test_the_position_of_the_loader_is_what_decides(data: list[WeightedDataset]) -> None:
     """The rows of a step are those of the run, however often it was begun again."""
     whole, halved = (rows(data) for _ in range(2))
     expected = [list(whole(np.random.default_rng(0))) for _ in range(6)]
     for step, wanted in enumerate(expected):
         got = list(halved(np.random.default_rng(step)))
         for one, other in zip(got, wanted, strict=True):
-            assert torch.equal(one.ids, other.ids)
-            assert torch.equal(one.weights, other.weights)
+            assert torch.equal(one.token_ids, other.token_ids)
+            assert torch.equal(one.loss_weights, other.loss_weights)
         state = halved.state_dict()
         halved = rows(data)
         halved.load_state_dict(state)
 
 
-def rows(data: Sequence[Weighted], stage: Stage = STAGE) -> RowsOfStage:
+def rows(data: Sequence[WeightedDataset], stage: Preset = STAGE) -> BatchLoader:
     stores, shares = zip(*data, strict=True)
-    loader = PackedLoader(stores, shares, stage.context, seed=3)
-    return RowsOfStage(loader, stage, TINY.text_tokenizer.vocabulary.sov, seed=3)
+    loader = PackedLoader(stores, shares, stage.context_length, seed=3)
+    return BatchLoader(loader, stage, TINY.text_tokenizer.vocabulary.sov, seed=3)
 
 
 def test_a_process_reads_its_own_rows_alone(
-    data: list[Weighted], monkeypatch: pytest.MonkeyPatch
+    data: list[WeightedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[RowPlan] = []
-    whole = PackedLoader.read
+    whole = PackedLoader.read_row
     monkeypatch.setattr(
-        PackedLoader, "read", lambda self, row: read.append(row) or whole(self, row)
+        PackedLoader, "read_row", lambda self, row: read.append(row) or whole(self, row)
     )
-    stage = STAGE.changed(batch=5)
+    stage = STAGE.override(batch_size=5)
     both = [rows(data, stage)(np.random.default_rng(0)) for _ in range(2)]
     assert not read
-    shares = [World(rank, 2, torch.device("cpu")).share(both[rank]) for rank in range(2)]
+    shares = [
+        DistributedContext(rank, 2, torch.device("cpu")).shard(both[rank]) for rank in range(2)
+    ]
     assert [len(share) for share in shares] == [3, 2]
     assert len(read) == 5
     alone = list(rows(data, stage)(np.random.default_rng(0)))
     for rank, share in enumerate(shares):
         for mine, wanted in zip(share, alone[rank::2], strict=True):
-            assert torch.equal(mine.ids, wanted.ids)
+            assert torch.equal(mine.token_ids, wanted.token_ids)
 
 
 def test_a_dropped_caption_is_an_empty_one() -> None:
     parts = [encoded(kind, 1) for kind in ("draw", "text", "look")]
     pack = concat_documents([(part.ids, part.roles) for part in parts])
     rng, sov = np.random.default_rng(0), TINY.text_tokenizer.vocabulary.sov
-    got = without_captions(pack, 1.0, sov, rng)
+    got = drop_captions(pack, 1.0, sov, rng)
     codes = torch.from_numpy(np.random.default_rng(1).integers(0, 64, (2, 3)))
     bare = TINY.prompts.document("", codes)
     expected = [bare, parts[1].ids, parts[2].ids]
@@ -204,7 +218,7 @@ def test_a_dropped_caption_is_an_empty_one() -> None:
         each.tolist() for each in expected
     ]
     assert len(got.roles) == len(got.ids)
-    assert without_captions(pack, 0.0, sov, rng).lengths == pack.lengths
+    assert drop_captions(pack, 0.0, sov, rng).lengths == pack.lengths
 
 
 def test_the_finished_model_opens_draws_and_says_how_it_came_to_be(never_killed: Path) -> None:
@@ -217,9 +231,9 @@ def test_the_finished_model_opens_draws_and_says_how_it_came_to_be(never_killed:
     card = (never_killed / "model" / "README.md").read_text()
     for said in (
         "| steps | 5 | ours |",
-        "| batch | 2 | ours |",
-        "| areas | 64 to 1,024 | ours |",
-        "| weights | text 1, vision 0.5, answer 1, context 0 | paper |",
+        "| batch size | 2 | ours |",
+        "| image areas | 64 to 1,024 | ours |",
+        "| loss weights | text 1, vision 0.5, answer 1, context 0 | paper |",
         "* `drawn`: 16 documents",
         "0.6667 of all drawn",
         "One process on",
@@ -231,32 +245,32 @@ def test_the_finished_model_opens_draws_and_says_how_it_came_to_be(never_killed:
 
 
 def test_another_request_is_refused_and_a_finished_one_is_done(
-    never_killed: Path, data: list[Weighted], tmp_path: Path
+    never_killed: Path, data: list[WeightedDataset], tmp_path: Path
 ) -> None:
     before = (never_killed / "state.pt").read_bytes()
-    train_stage(STAGE, tiny_checkpoint(), data, never_killed, replace(SETTINGS, micro_batch=2))
+    run_preset(STAGE, tiny_checkpoint(), data, never_killed, replace(SETTINGS, micro_batch_size=2))
     assert (never_killed / "state.pt").read_bytes() == before
     for stage, settings, says in (
-        (STAGE.changed(steps=6), SETTINGS, "stage steps: it has 5, now 6"),
+        (STAGE.override(steps=6), SETTINGS, "stage steps: it has 5, now 6"),
         (STAGE, replace(SETTINGS, seed=4), "seed: it has 3, now 4"),
-        (STAGE, replace(SETTINGS, lora=Lora()), "lora: it has null"),
+        (STAGE, replace(SETTINGS, lora=LoraConfig()), "lora: it has null"),
     ):
         with pytest.raises(InputError, match=says):
-            train_stage(stage, tiny_checkpoint(), data, never_killed, settings)
+            run_preset(stage, tiny_checkpoint(), data, never_killed, settings)
     with pytest.raises(InputError, match=r"data 1 weight: it has 2\.0, now 1\.0"):
-        train_stage(STAGE, tiny_checkpoint(), [(data[0][0], 1.0), data[1]], never_killed, SETTINGS)
+        run_preset(STAGE, tiny_checkpoint(), [(data[0][0], 1.0), data[1]], never_killed, SETTINGS)
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
-        train_stage(STAGE, tiny_checkpoint(), data, tmp_path, SETTINGS)
+        run_preset(STAGE, tiny_checkpoint(), data, tmp_path, SETTINGS)
 
 
 @torch.no_grad()
-def by_hand(documents: Sequence[Document], learnt: Callable[[int], bool]) -> float:
+def by_hand(documents: Sequence[TrainingSequence], learnt: Callable[[int], bool]) -> float:
     """The mean cross-entropy of some targets, each document of a row alone, token by token."""
     model, entropies = TINY.decoder, list[float]()
     for row in documents:
         for ids, weights in zip(
-            *(x.split(row.lengths) for x in (row.ids, row.weights)), strict=True
+            *(x.split(row.lengths) for x in (row.token_ids, row.loss_weights)), strict=True
         ):
             predicted = model(ids[None])[0].log_softmax(-1)
             for at in range(1, len(ids)):
@@ -267,7 +281,7 @@ def by_hand(documents: Sequence[Document], learnt: Callable[[int], bool]) -> flo
 
 
 def test_instruction_tuning_learns_answers_and_quality_tuning_codes(
-    tmp_path: Path, data: list[Weighted]
+    tmp_path: Path, data: list[WeightedDataset]
 ) -> None:
     answers = {*TINY.text_tokenizer.encode(" A fox. No."), TINY.text_tokenizer.vocabulary.eos}
     for stage, store, learnt in (
@@ -278,33 +292,37 @@ def test_instruction_tuning_learns_answers_and_quality_tuning_codes(
             lambda id: VISUAL.start <= id < VISUAL.stop,
         ),
     ):
-        batch = list(rows([store], stage.changed(**SMALL))(np.random.default_rng(0)))
-        assert any(((VISUAL.start <= row.ids) & (row.ids < VISUAL.stop)).any() for row in batch)
-        got = losses(TINY.decoder, batch, VISUAL)
+        batch = list(rows([store], stage.override(**SMALL))(np.random.default_rng(0)))
+        assert any(
+            ((VISUAL.start <= row.token_ids) & (row.token_ids < VISUAL.stop)).any() for row in batch
+        )
+        got = lm_losses(TINY.decoder, batch, VISUAL)
         assert got["loss"].item() == pytest.approx(by_hand(batch, learnt), rel=1e-4)
-    stage = NANO_INSTRUCTION.changed(**SMALL)
-    train_stage(stage, tiny_checkpoint(), data[1:], tmp_path / "run", SETTINGS)
+    stage = NANO_INSTRUCTION.override(**SMALL)
+    run_preset(stage, tiny_checkpoint(), data[1:], tmp_path / "run", SETTINGS)
     reports = logged(tmp_path / "run")
     assert [report["vision"] for report in reports] == [0.0] * stage.steps
     assert all(report["text"] == report["loss"] > 0 for report in reports)
 
 
-def test_an_adapter_is_trained_alone_and_merged(tmp_path: Path, data: list[Weighted]) -> None:
+def test_an_adapter_is_trained_alone_and_merged(
+    tmp_path: Path, data: list[WeightedDataset]
+) -> None:
     pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
-    settings = replace(SETTINGS, lora=Lora(rank=2))
-    train_stage(STAGE, tiny_checkpoint(), data, tmp_path / "run", settings)
+    settings = replace(SETTINGS, lora=LoraConfig(rank=2))
+    run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", settings)
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     before, after = TINY.decoder.state_dict(), weights_of(tmp_path / "run")
     assert set(before) == set(after)
     assert moved(before, after) == {name for name in before if "_proj." in name}
-    again = train_stage(STAGE, tiny_checkpoint(), data, tmp_path / "run", settings)  # merged again
+    again = run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", settings)  # merged again
     assert not moved(after, weights_of(again.parent))
 
 
-def test_new_weights_take_shape_and_tokenizers(tmp_path: Path, data: list[Weighted]) -> None:
+def test_new_weights_take_shape_and_tokenizers(tmp_path: Path, data: list[WeightedDataset]) -> None:
     checkpoint = tiny_checkpoint()
     checkpoint.save(tmp_path / "tiny")
-    one, other = (fresh_checkpoint(tmp_path / "tiny", None, seed) for seed in (1, 1))
+    one, other = (init_checkpoint(tmp_path / "tiny", None, seed) for seed in (1, 1))
     assert one.decoder.config == checkpoint.decoder.config
     assert not moved(one.decoder.state_dict(), other.decoder.state_dict())
     assert "lm_head.weight" in moved(one.decoder.state_dict(), checkpoint.decoder.state_dict())
@@ -316,9 +334,9 @@ def test_new_weights_take_shape_and_tokenizers(tmp_path: Path, data: list[Weight
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"context": 513}, "positions for 512"),
-    ({"context": 1}, "at least 2"),
-    ({"batch": 0}, "0 rows a step"),
+    ({"context_length": 513}, "positions for 512"),
+    ({"context_length": 1}, "at least 2"),
+    ({"batch_size": 0}, "0 rows a step"),
     ({"learning_rate": 0.0}, "above 0"),
     ({"steps": 0}, "at least 1"),
     ({"optimizer": "sgd"}, "'muon' or 'adamw'"),
@@ -327,27 +345,27 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("values", "says"), BAD)
 def test_what_cannot_be_is_refused(
-    tmp_path: Path, data: list[Weighted], values: dict[str, Any], says: str
+    tmp_path: Path, data: list[WeightedDataset], values: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        train_stage(STAGE.changed(**values), tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+        run_preset(STAGE.override(**values), tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
     assert not list(tmp_path.iterdir())
 
 
-def test_data_that_teaches_nothing_is_refused(tmp_path: Path, data: list[Weighted]) -> None:
-    stage = NANO_INSTRUCTION.changed(**SMALL)
+def test_data_that_teaches_nothing_is_refused(tmp_path: Path, data: list[WeightedDataset]) -> None:
+    stage = NANO_INSTRUCTION.override(**SMALL)
     with pytest.raises(InputError, match=r"drawn: nothing to learn in .* answer ids"):
-        train_stage(stage, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+        run_preset(stage, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
     with pytest.raises(InputError, match="no data"):
-        train_stage(STAGE, tiny_checkpoint(), [], tmp_path / "run", SETTINGS)
+        run_preset(STAGE, tiny_checkpoint(), [], tmp_path / "run", SETTINGS)
 
 
-def test_what_does_not_fit_is_told(tmp_path: Path, data: list[Weighted]) -> None:
+def test_what_does_not_fit_is_told(tmp_path: Path, data: list[WeightedDataset]) -> None:
     """A picture that is longer than the context is left out, never cut."""
     short = min(data[1][0].document_length(number) for number in range(len(data[1][0]))) - 1
     both, said = [(stored(tmp_path / "mixed", "draw", "look"), 1.0)], list[str]()
-    stage = STAGE.changed(context=short)
-    train_stage(stage, tiny_checkpoint(), both, tmp_path / "run", SETTINGS, say=said.append)
+    stage = STAGE.override(context_length=short)
+    run_preset(stage, tiny_checkpoint(), both, tmp_path / "run", SETTINGS, say=said.append)
     (line,) = said
     assert line.startswith("left out: 8 documents")
     assert line in (tmp_path / "run" / "model" / "README.md").read_text()
@@ -355,26 +373,26 @@ def test_what_does_not_fit_is_told(tmp_path: Path, data: list[Weighted]) -> None
 
 def test_who_does_not_read_the_model_knows_its_shape(tmp_path: Path) -> None:
     TINY.save(tmp_path / "tiny")
-    shape = weightless(tmp_path / "tiny", None)
+    shape = meta_checkpoint(tmp_path / "tiny", None)
     assert {weight.device.type for weight in shape.decoder.parameters()} == {"meta"}
     assert shape.decoder.config == TINY.decoder.config
     assert shape.text_tokenizer.vocabulary == TINY.text_tokenizer.vocabulary
 
 
-def test_each_process_needs_a_row(tmp_path: Path, data: list[Weighted]) -> None:
-    two = World(0, 2, torch.device("cpu"))
+def test_each_process_needs_a_row(tmp_path: Path, data: list[WeightedDataset]) -> None:
+    two = DistributedContext(0, 2, torch.device("cpu"))
     with pytest.raises(InputError, match="each needs one"):
-        train_stage(
-            STAGE.changed(batch=1), tiny_checkpoint(), data, tmp_path / "run", SETTINGS, two
+        run_preset(
+            STAGE.override(batch_size=1), tiny_checkpoint(), data, tmp_path / "run", SETTINGS, two
         )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_number_is_ours() -> None:
-    for stage in BY_NAME.values():
-        assert stage.changed(steps=stage.steps, context=stage.context) == stage
-        other = stage.changed(learning_rate=stage.learning_rate / 2)
+    for stage in PRESETS_BY_NAME.values():
+        assert stage.override(steps=stage.steps, context_length=stage.context_length) == stage
+        other = stage.override(learning_rate=stage.learning_rate / 2)
         assert other.source("learning_rate") == "ours"
-        assert other.source("weights") == stage.source("weights")
+        assert other.source("loss_weights") == stage.source("loss_weights")
     with pytest.raises(InputError, match="no fields"):
-        STAGE.changed(rows=2)
+        STAGE.override(rows=2)

@@ -8,8 +8,8 @@ import torch
 
 from emu3.errors import InputError
 from emu3.testing import tiny_decoder
-from emu3.training.lm_loss import Document, losses
-from emu3.training.token_noise import corrupt
+from emu3.training.lm_loss import TrainingSequence, lm_losses
+from emu3.training.token_noise import replace_visual_tokens
 
 VISUAL = slice(270, 300)
 IDS = torch.cat([torch.arange(200, 210), torch.arange(270, 290), torch.arange(260, 264)]).repeat(40)
@@ -17,7 +17,7 @@ POOL = torch.tensor([297, 298, 299])
 
 
 def at(share: float, seed: int = 0) -> torch.Tensor:
-    return corrupt(IDS, VISUAL, share, POOL, np.random.default_rng(seed))
+    return replace_visual_tokens(IDS, VISUAL, share, POOL, np.random.default_rng(seed))
 
 
 def test_words_and_structure_stay() -> None:
@@ -41,17 +41,19 @@ def test_so_many_codes_give_way() -> None:
 def test_the_loss_is_that_of_the_right_ids_after_the_wrong_ones() -> None:
     model = tiny_decoder()
     ids, weights = torch.arange(265, 295), torch.ones(30)
-    read = corrupt(ids, VISUAL, 0.5, POOL, np.random.default_rng(0))
-    plain = Document(torch.arange(100, 140), torch.ones(40))
+    read = replace_visual_tokens(ids, VISUAL, 0.5, POOL, np.random.default_rng(0))
+    plain = TrainingSequence(torch.arange(100, 140), torch.ones(40))
     log_p = model(read[None, :-1])[0].log_softmax(-1)
     expected = -log_p.gather(1, ids[1:, None]).mean()
-    found = losses(model, [Document(ids, weights, read=read)], VISUAL)["loss"]
+    found = lm_losses(model, [TrainingSequence(ids, weights, input_ids=read)], VISUAL)["loss"]
     torch.testing.assert_close(found, expected)
-    together = losses(model, [Document(ids, weights, read=read), plain], VISUAL)["loss"]
-    alone = losses(model, [plain], VISUAL)["loss"]
+    together = lm_losses(model, [TrainingSequence(ids, weights, input_ids=read), plain], VISUAL)[
+        "loss"
+    ]
+    alone = lm_losses(model, [plain], VISUAL)["loss"]
     torch.testing.assert_close(together, (29 * expected + 39 * alone) / 68)
 
 
 def test_what_is_read_is_as_long_as_what_is_learned() -> None:
     with pytest.raises(InputError, match="6 ids read do not stand for 7"):
-        Document(torch.arange(7), torch.ones(7), read=torch.arange(6))
+        TrainingSequence(torch.arange(7), torch.ones(7), input_ids=torch.arange(6))

@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from emu3.errors import InputError
-from emu3.training.checkpoints import load_state
-from emu3.training.errors import Stopped, TrainingError
-from emu3.training.lr_schedule import rate_at
+from emu3.training.checkpointing import load_state
+from emu3.training.errors import TrainingError, TrainingInterrupted
+from emu3.training.lr_schedule import learning_rate_at
 from emu3.training.trainer import seed_step, train
 from tests.training.toy import RUN, Toy, flat, logged, same_run, started
 
-SKIP = replace(RUN, on_bad="skip")
+SKIP = replace(RUN, on_bad_batch="skip")
 
 
 def step_of(folder: Path) -> int:
@@ -75,11 +75,13 @@ def by_hand(leave_out: int) -> nn.Module:
     toy = Toy()
     for step in range(RUN.steps):
         toy.gradients(seed_step(RUN.seed, step), step)
-        nn.utils.clip_grad_norm_(toy.optimizer.parameters, RUN.clip)
+        nn.utils.clip_grad_norm_(toy.optimizer.parameters, RUN.max_grad_norm)
         if step == leave_out:
             toy.model.zero_grad()
         else:
-            toy.optimizer.step(rate_at("cosine", step, RUN.steps, RUN.warmup, RUN.learning_rate))
+            toy.optimizer.step(
+                learning_rate_at("cosine", step, RUN.steps, RUN.warmup_steps, RUN.learning_rate)
+            )
     return toy.model
 
 
@@ -91,7 +93,9 @@ def test_the_loop_is_the_loop_by_hand(tmp_path: Path) -> None:
     assert [line["step"] for line in logged(tmp_path)] == list(range(1, 10))
 
 
-@pytest.mark.parametrize("numbers", [{"save_every": 0}, {"on_bad": "?"}, {"spike": 1.0}])
+@pytest.mark.parametrize(
+    "numbers", [{"save_every": 0}, {"on_bad_batch": "?"}, {"loss_spike_factor": 1.0}]
+)
 def test_a_run_that_cannot_be_meant_is_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(numbers))):
         replace(RUN, **numbers)
@@ -151,7 +155,7 @@ def test_who_is_asked_to_stop_saves_first(
 ) -> None:
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     toy = Toy(at(step, lambda: os.kill(os.getpid(), number)))
-    with pytest.raises(Stopped, match=f"step {step + 1} of 9 is saved in"):
+    with pytest.raises(TrainingInterrupted, match=f"step {step + 1} of 9 is saved in"):
         train(toy.job(), RUN, tmp_path)
     assert step_of(tmp_path) == step + 1
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -169,8 +173,8 @@ def test_asked_to_stop_at_the_last_step_it_is_done(tmp_path: Path, whole: Path) 
 
 def test_what_cannot_be_saved_yet_is_not(tmp_path: Path) -> None:
     toy = Toy(at(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    with pytest.raises(Stopped, match="step 5: nothing was saved"):
-        train(toy.job(savable=lambda step: step > 5), RUN, tmp_path)
+    with pytest.raises(TrainingInterrupted, match="step 5: nothing was saved"):
+        train(toy.job(can_save=lambda step: step > 5), RUN, tmp_path)
     assert step_of(tmp_path) == 0
 
 
@@ -182,7 +186,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path, whole: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt, match="at once") as caught:
         train(Toy(at(4, twice)).job(), RUN, tmp_path)
-    assert not isinstance(caught.value, Stopped)
+    assert not isinstance(caught.value, TrainingInterrupted)
     assert step_of(tmp_path) == 3
     train(Toy().job(), RUN, tmp_path)
     assert same_run(tmp_path, whole)
@@ -206,10 +210,10 @@ def test_a_gradient_that_overflows_is_bad_too(tmp_path: Path) -> None:
 
 
 def test_a_jump_of_the_loss_is_bad(tmp_path: Path) -> None:
-    run = replace(RUN, steps=30, spike=50.0)
+    run = replace(RUN, steps=30, loss_spike_factor=50.0)
     with pytest.raises(TrainingError, match=r"step 26: the loss jumped to .* more than 50 times"):
         train(Toy(scaled({25: 30.0})).job(), run, tmp_path)
-    train(Toy(scaled({25: 30.0})).job(), replace(run, spike=math.inf), tmp_path)
+    train(Toy(scaled({25: 30.0})).job(), replace(run, loss_spike_factor=math.inf), tmp_path)
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from emu3.testing import byte_tokenizer, tiny_decoder
 from emu3.training.visual_embedding_init import (
     SIZE,
-    likeness_features,
-    nearest_entries,
-    start_alike,
+    init_visual_embeddings,
+    nearest_codes,
+    random_fourier_features,
 )
 
 V = byte_tokenizer().vocabulary
@@ -20,7 +20,7 @@ def test_near_entries_have_near_features_and_far_ones_unrelated_ones() -> None:
     torch.manual_seed(0)
     codebook = torch.randn(200, 4)
     near = codebook + 0.02 * torch.randn(200, 4)
-    both = likeness_features(torch.cat([codebook, near]), 512)
+    both = random_fourier_features(torch.cat([codebook, near]), 512)
     alike = F.cosine_similarity(both[:200], both[200:])
     assert alike.min() > 0.9
     strangers = F.cosine_similarity(both[:200], both[:200].roll(1, 0))
@@ -31,8 +31,8 @@ def test_near_entries_have_near_features_and_far_ones_unrelated_ones() -> None:
 def test_only_codes_are_set_and_always_the_same_way() -> None:
     codebook = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
     plain, model, again = tiny_decoder(), tiny_decoder(), tiny_decoder()
-    start_alike(model, V.visual, codebook)
-    start_alike(again, V.visual, codebook)
+    init_visual_embeddings(model, V.visual, codebook)
+    init_visual_embeddings(again, V.visual, codebook)
     before, after = (m.model.embed_tokens.weight for m in (plain, model))
     assert torch.equal(before[: V.visual_start], after[: V.visual_start])
     assert torch.equal(after, again.model.embed_tokens.weight)
@@ -41,4 +41,4 @@ def test_only_codes_are_set_and_always_the_same_way() -> None:
 
 def test_the_nearest_entries_are_the_nearest_and_never_the_entry_itself() -> None:
     codebook = torch.tensor([[0.0], [1.0], [1.5], [10.0]])
-    assert nearest_entries(codebook, 2).tolist() == [[1, 2], [2, 0], [1, 0], [2, 1]]
+    assert nearest_codes(codebook, 2).tolist() == [[1, 2], [2, 0], [1, 0], [2, 1]]

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from emu3.training.adamw import PlainAdamW
-from emu3.training.checkpoints import Optimizer, load_state
-from emu3.training.trainer import Job, Learned, Run
+from emu3.training.checkpointing import load_state
+from emu3.training.optimizers import OptimizerContainer, build_adamw
+from emu3.training.trainer import StepResult, TrainingConfig, TrainingTask
 
-RUN = Run(
+RUN = TrainingConfig(
     steps=9,
     learning_rate=1e-2,
-    warmup=2,
-    clip=1.0,
+    warmup_steps=2,
+    max_grad_norm=1.0,
     bf16=False,
     report_every=1,
     save_every=3,
@@ -42,17 +42,17 @@ class Toy:
 
     def __post_init__(self) -> None:
         self.model = layers()
-        self.optimizer: Optimizer = PlainAdamW(self.model.parameters(), decay=0.1)
+        self.optimizer: OptimizerContainer = build_adamw(self.model.parameters(), weight_decay=0.1)
 
-    def gradients(self, rng: np.random.Generator, step: int) -> Learned:
+    def gradients(self, rng: np.random.Generator, step: int) -> StepResult:
         scale = self.before(step)
         rows = torch.from_numpy(rng.normal(size=(8, 4))).float() * scale
         loss = (self.model(rows) - rows.flip(1)).square().mean()
         loss.backward()
-        return Learned({"loss": loss.item()}, len(rows), ids=32, batch="eight rows")
+        return StepResult({"loss": loss.item()}, len(rows), tokens=32, description="eight rows")
 
-    def job(self, **more: Any) -> Job:
-        return Job(self.model, self.optimizer, self.gradients, **more)
+    def job(self, **more: Any) -> TrainingTask:
+        return TrainingTask(self.model, self.optimizer, self.gradients, **more)
 
 
 def flat(state: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from emu3 import Emu3
-from emu3.training.preference_data import Voter
+from emu3.training.preference_data import ScoreFunction
 from recipes.nano.emoji_world import RATIOS, Scene
 from recipes.nano.evaluation.icon_classifier import Judge, background_of
 from recipes.nano.evaluation.proportions import Share
@@ -66,7 +66,7 @@ def accuracy(model: Emu3, wanted: Sequence[Wanted], judge: Judge, seed: int) -> 
     return {name: Share.of(values, chance=0.0) for name, values in right.items()}
 
 
-def object_voter(wanted: Mapping[str, Wanted], judge: Judge) -> Voter:
+def object_voter(wanted: Mapping[str, Wanted], judge: Judge) -> ScoreFunction:
     """Half for the right object, half for how near its true icon the picture is, in (0, 1]."""
 
     def vote(picture: Image.Image, request: str) -> float:
@@ -78,7 +78,7 @@ def object_voter(wanted: Mapping[str, Wanted], judge: Judge) -> Voter:
     return vote
 
 
-def background_voter(wanted: Mapping[str, Wanted]) -> Voter:
+def background_voter(wanted: Mapping[str, Wanted]) -> ScoreFunction:
     """1 for the background that was asked for."""
 
     def vote(picture: Image.Image, request: str) -> float:

@@ -14,9 +14,9 @@ from emu3.errors import InputError
 if TYPE_CHECKING:
     from emu3.checkpoints.loading import Checkpoint
     from emu3.processing.tokenizer import TextTokenizer
-    from emu3.training.distributed import World
-    from emu3.training.presets import Stage
-    from emu3.training.run import Weighted
+    from emu3.training.distributed import DistributedContext
+    from emu3.training.presets import Preset
+    from emu3.training.run import WeightedDataset
 
 EPILOG = r"""
 [bold]Examples[/bold]
@@ -86,35 +86,35 @@ def train(
     """Train a model through one stage, on one process or under torchrun."""
     chosen = _stage(stage, steps, rows, context, learning_rate, optimizer)
     from emu3.training.allocator import keep_freed_memory
-    from emu3.training.lora import Lora
-    from emu3.training.mixed_precision import has_bf16
-    from emu3.training.run import Settings, train_stage
+    from emu3.training.lora import LoraConfig
+    from emu3.training.mixed_precision import has_fast_bf16
+    from emu3.training.run import RunOptions, run_preset
 
     world = _world(device)
     if world.device.type == "cpu":
         keep_freed_memory()
-    settings = Settings(
+    settings = RunOptions(
         seed=seed,
-        bf16=has_bf16(world.device) if bf16 is None else bf16,
-        lora=None if lora is None else Lora(rank=lora, alpha=2.0 * lora),
-        micro_batch=micro_batch,
-        recompute=recompute,
-        compiled=compiled,
+        bf16=has_fast_bf16(world.device) if bf16 is None else bf16,
+        lora=None if lora is None else LoraConfig(rank=lora, alpha=2.0 * lora),
+        micro_batch_size=micro_batch,
+        activation_checkpointing=recompute,
+        compile=compiled,
         vocab_parallel=vocab_parallel,
         report_every=report_every,
         save_every=save_every,
     )
     checkpoint = _opened(start, vision, seed if fresh else None, world)
-    chosen = chosen.changed(starts_from="" if fresh else _known_as(start))
+    chosen = chosen.override(starts_from="" if fresh else _known_as(start))
     stores = [_weighted(each, checkpoint.text_tokenizer) for each in data]
     try:
-        finished = train_stage(chosen, checkpoint, stores, output, settings, world, _say)
+        finished = run_preset(chosen, checkpoint, stores, output, settings, world, _say)
     except KeyboardInterrupt as interrupt:
         told = str(interrupt) or "the same command goes on from the last checkpoint"
         raise KeyboardInterrupt(told) from None
-    if world.first:
+    if world.is_main:
         typer.echo(finished)
-    world.leave()
+    world.shutdown()
 
 
 def _stage(
@@ -124,36 +124,38 @@ def _stage(
     context: int | None,
     learning_rate: float | None,
     optimizer: str | None,
-) -> Stage:
+) -> Preset:
     """A stage by name, with the numbers that were given; fewer steps warm up for fewer."""
-    from emu3.training.presets import BY_NAME
+    from emu3.training.presets import PRESETS_BY_NAME
 
-    if name not in BY_NAME:
-        raise InputError(f"no such stage: {name!r}; give one of {', '.join(BY_NAME)}")
-    stage = BY_NAME[name]
+    if name not in PRESETS_BY_NAME:
+        raise InputError(f"no such stage: {name!r}; give one of {', '.join(PRESETS_BY_NAME)}")
+    stage = PRESETS_BY_NAME[name]
     given = {
         "steps": steps,
-        "batch": rows,
-        "context": context,
+        "batch_size": rows,
+        "context_length": context,
         "learning_rate": learning_rate,
         "optimizer": optimizer,
-        "warmup": None if steps is None else min(stage.warmup, steps // 10),
+        "warmup_steps": None if steps is None else min(stage.warmup_steps, steps // 10),
     }
-    return stage.changed(**{name: value for name, value in given.items() if value is not None})
+    return stage.override(**{name: value for name, value in given.items() if value is not None})
 
 
-def _world(device: str | None) -> World:
+def _world(device: str | None) -> DistributedContext:
     from emu3.checkpoints.loading import DeviceConfig
-    from emu3.training.distributed import World
+    from emu3.training.distributed import DistributedContext
 
     if "RANK" not in os.environ:
-        return World.alone(DeviceConfig.resolve(device, None).device)
+        return DistributedContext.single_process(DeviceConfig.resolve(device, None).device)
     if device is not None:
         raise InputError("--device: under torchrun each process has its own; leave it out")
-    return World.from_environment()
+    return DistributedContext.from_environment()
 
 
-def _opened(model: str, vision: str | None, fresh: int | None, world: World) -> Checkpoint:
+def _opened(
+    model: str, vision: str | None, fresh: int | None, world: DistributedContext
+) -> Checkpoint:
     """The model to start from, in float32 on the CPU; with a seed, its shape with new weights.
 
     Only the first process reads them.
@@ -162,12 +164,12 @@ def _opened(model: str, vision: str | None, fresh: int | None, world: World) -> 
 
     from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
     from emu3.models.precision import FP32
-    from emu3.training.run import fresh_checkpoint, weightless
+    from emu3.training.run import init_checkpoint, meta_checkpoint
 
-    if not world.first:
-        return weightless(model, vision)
+    if not world.is_main:
+        return meta_checkpoint(model, vision)
     if fresh is not None:
-        return fresh_checkpoint(model, vision, fresh)
+        return init_checkpoint(model, vision, fresh)
     return load_checkpoint(model, vision, DeviceConfig(torch.device("cpu"), FP32))
 
 
@@ -176,7 +178,7 @@ def _known_as(model: str) -> str:
     return Path(model).absolute().name if Path(model).is_dir() else model
 
 
-def _weighted(said: str, text: TextTokenizer) -> Weighted:
+def _weighted(said: str, text: TextTokenizer) -> WeightedDataset:
     """`DIR` or `DIR:WEIGHT` as a store and its weight."""
     from emu3.data.dataset import TokenDataset
 

@@ -12,52 +12,52 @@ from torch import Tensor
 from emu3.data.loader import PackedLoader
 from emu3.data.packing import PackedRow, concat_documents
 from emu3.data.token_roles import TEXT, VISION
-from emu3.training.lm_loss import Document
-from emu3.training.presets import Stage, weighed
+from emu3.training.lm_loss import TrainingSequence
+from emu3.training.presets import Preset, sequence_from_pack
 
 
-class Rows(Sequence[Document]):
+class LazyBatch(Sequence[TrainingSequence]):
     """Documents by the functions that read them. A slice reads nothing, an item reads itself."""
 
-    def __init__(self, readers: Sequence[Callable[[], Document]]) -> None:
+    def __init__(self, readers: Sequence[Callable[[], TrainingSequence]]) -> None:
         self.readers = readers
 
     def __len__(self) -> int:
         return len(self.readers)
 
     @overload
-    def __getitem__(self, at: int) -> Document: ...
+    def __getitem__(self, at: int) -> TrainingSequence: ...
     @overload
-    def __getitem__(self, at: slice) -> Rows: ...
-    def __getitem__(self, at: int | slice) -> Document | Rows:
-        return Rows(self.readers[at]) if isinstance(at, slice) else self.readers[at]()
+    def __getitem__(self, at: slice) -> LazyBatch: ...
+    def __getitem__(self, at: int | slice) -> TrainingSequence | LazyBatch:
+        return LazyBatch(self.readers[at]) if isinstance(at, slice) else self.readers[at]()
 
 
-class RowsOfStage:
+class BatchLoader:
     """What `train_decoder` asks for documents: `stage.batch` rows of a loader, weighed by a stage.
 
     `sov` is the id that opens a picture. The position is part of a checkpoint, and does not depend
     on the number of processes.
     """
 
-    def __init__(self, loader: PackedLoader, stage: Stage, sov: int, seed: int) -> None:
+    def __init__(self, loader: PackedLoader, stage: Preset, sov: int, seed: int) -> None:
         self.loader, self.stage, self.sov, self.seed = loader, stage, sov, seed
         self.drawn = 0  # rows
 
-    def __call__(self, rng: np.random.Generator) -> Rows:
+    def __call__(self, rng: np.random.Generator) -> LazyBatch:
         """The rows of the next step. They follow from the position, not from `rng`."""
-        return Rows([self._next() for _ in range(self.stage.batch)])
+        return LazyBatch([self._next() for _ in range(self.stage.batch_size)])
 
-    def _next(self) -> Callable[[], Document]:
+    def _next(self) -> Callable[[], TrainingSequence]:
         row, number = self.loader.next_row(), self.drawn
         self.drawn += 1
 
-        def read() -> Document:
+        def read() -> TrainingSequence:
             pack = self.loader.read_row(row)
-            if self.stage.dropped_captions:
+            if self.stage.caption_dropout:
                 rng = np.random.default_rng((self.seed, number))
-                pack = without_captions(pack, self.stage.dropped_captions, self.sov, rng)
-            return weighed(pack, self.stage.weights)
+                pack = drop_captions(pack, self.stage.caption_dropout, self.sov, rng)
+            return sequence_from_pack(pack, self.stage.loss_weights)
 
         return read
 
@@ -71,9 +71,7 @@ class RowsOfStage:
         self.drawn = int(state["drawn"])
 
 
-def without_captions(
-    pack: PackedRow, share: float, sov: int, rng: np.random.Generator
-) -> PackedRow:
+def drop_captions(pack: PackedRow, share: float, sov: int, rng: np.random.Generator) -> PackedRow:
     """Leave out the captions of a share of the drawn pictures, for guidance; the row gets shorter.
 
     A document without its caption is what an empty caption gives: BOS, then the picture.

@@ -9,7 +9,7 @@ from emu3.processing.tokenizer import PATTERN, TextTokenizer
 from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
 
 
-def train_text(texts: Iterable[str], ranks: int, codebook_size: int) -> TextTokenizer:
+def train_bpe(texts: Iterable[str], ranks: int, codebook_size: int) -> TextTokenizer:
     """Learn `ranks` byte pairs from texts (256 bytes included); codes for a codebook follow.
 
     Deterministic. Raises MissingExtraError without the `tokenizers` library.

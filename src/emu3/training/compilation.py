@@ -20,7 +20,7 @@ from emu3.models.attention import AttentionBias, RotaryTables
 from emu3.models.kv_cache import KVStore
 from emu3.models.transformer import Block, Transformer
 
-MULTIPLE = 8
+PAD_MULTIPLE = 8
 """Ids that rows of one document each are well padded to a multiple of."""
 
 SHORT = 256

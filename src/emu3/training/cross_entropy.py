@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NUMBERS_AT_ONCE = 2**26  # logits of one slice: 256 MiB in float32
+LOGITS_PER_CHUNK = 2**26  # logits of one slice: 256 MiB in float32
 
 
-class Vocabulary:
+class FullVocabulary:
     """Where the head's rows are: all of them here. `vocab_parallel.py` has some elsewhere."""
 
     def log_softmax(self, logits: Tensor) -> Tensor:
@@ -32,28 +32,28 @@ class Vocabulary:
         return values
 
 
-WHOLE = Vocabulary()
+FULL_VOCABULARY = FullVocabulary()
 
 
-def tokens_at_once(rows: int) -> int:
+def tokens_per_chunk(rows: int) -> int:
     """How many tokens meet a head of so many rows together."""
-    return max(16, NUMBERS_AT_ONCE // rows)
+    return max(16, LOGITS_PER_CHUNK // rows)
 
 
-def weighted_entropy(
+def weighted_cross_entropy(
     hidden: Tensor,
     head: Tensor,
     targets: Tensor,
     weights: Tensor,
     at_once: int | None = None,
-    vocabulary: Vocabulary = WHOLE,
+    vocabulary: FullVocabulary = FULL_VOCABULARY,
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of cross-entropies, and each of them without its history [N].
 
     hidden [N, d], head [V, d], targets [N] int64, weights [N] float32; `at_once` tokens meet the
     head together. The sum is float32 and has gradients for hidden and head.
     """
-    at_once = at_once or tokens_at_once(len(head))
+    at_once = at_once or tokens_per_chunk(len(head))
     inputs = hidden, head, targets, weights, at_once, vocabulary
     total, entropies = _WeightedEntropy.apply(*inputs)
     return total, entropies
@@ -70,7 +70,7 @@ class _WeightedEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         at_once: int,
-        vocabulary: Vocabulary,
+        vocabulary: FullVocabulary,
     ) -> tuple[Tensor, Tensor]:
         """Slice by slice; autocast, where it is on, decides the precision of products."""
         wants_hidden, wants_head = ctx.needs_input_grad[:2]

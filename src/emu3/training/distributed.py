@@ -38,7 +38,7 @@ _GOODBYE = 0.2  # s
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes of a run, and which of them this is. Alone, nothing is sent anywhere."""
 
     rank: int
@@ -47,19 +47,19 @@ class World:
     mesh: DeviceMesh | None = None
 
     @classmethod
-    def alone(cls, device: str | torch.device = "cpu") -> World:
+    def single_process(cls, device: str | torch.device = "cpu") -> DistributedContext:
         """One process."""
         return cls(0, 1, torch.device(device))
 
     @classmethod
-    def from_environment(cls) -> World:
+    def from_environment(cls) -> DistributedContext:
         """As `torchrun` started it: NCCL where there is a GPU for each process, else gloo.
 
         Alone where it did not. A second call joins what the first one made.
         """
         cuda = torch.cuda.is_available()
         if "RANK" not in os.environ:
-            return cls.alone("cuda" if cuda else "cpu")
+            return cls.single_process("cuda" if cuda else "cpu")
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         device = torch.device("cpu")
         if cuda:
@@ -70,15 +70,15 @@ class World:
         return cls(rank, size, device, init_device_mesh(device.type, (size,)))
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that speaks for all."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
+    def shard(self, items: Sequence[T]) -> list[T]:
         """This process's part of what all of them have: every `size`-th."""
         return list(items[self.rank :: self.size])
 
-    def total(self, value: float) -> float:
+    def sum(self, value: float) -> float:
         """The sum of a number over all processes; on each of them the same."""
         if self.size == 1:
             return value
@@ -86,7 +86,7 @@ class World:
         dist.all_reduce(whole)
         return float(whole)
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         """The largest of a number over all processes."""
         if self.size == 1:
             return value
@@ -96,13 +96,13 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any process."""
-        return self.total(float(flag)) > 0
+        return self.sum(float(flag)) > 0
 
     def barrier(self) -> None:
         """Wait for all."""
-        self.total(0.0)
+        self.sum(0.0)
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Say goodbye to the others: the last thing that a process does. Alone it is nothing.
 
         gloo's threads live for as long as anything holds the group, and FSDP does. One that lets
@@ -117,7 +117,7 @@ class World:
 
 def shard_model(
     model: Transformer,
-    world: World,
+    world: DistributedContext,
     *,
     bf16: bool = False,
     recompute: bool = False,
@@ -132,7 +132,7 @@ def shard_model(
     nothing else may ask it for logits.
     """
     if recompute:
-        recompute_blocks(model)
+        apply_activation_checkpointing(model)
     if world.mesh is None:
         return model
     policy = MixedPrecisionPolicy(
@@ -143,7 +143,7 @@ def shard_model(
     apart = {_keep_rows(model, world.mesh)} if vocab_parallel else None
     fully_shard(model, mesh=world.mesh, mp_policy=policy, ignored_params=apart)
     # The parts of a forward that training calls; without these only `forward` would gather.
-    for method in ("hidden", "logits"):
+    for method in ("forward_hidden", "compute_logits"):
         register_fsdp_forward_method(model, method)
     return model
 
@@ -156,7 +156,7 @@ def _keep_rows(model: Transformer, mesh: DeviceMesh) -> nn.Parameter:
     return model.lm_head.weight
 
 
-def recompute_blocks(model: Transformer) -> None:
+def apply_activation_checkpointing(model: Transformer) -> None:
     """Keep only the input of each block while training."""
     for block in model.model.layers:
         assert isinstance(block, Block)

@@ -9,7 +9,7 @@ class TrainingError(InputError):
     """A run cannot go on. The message names the step, and says what is saved and what to do."""
 
 
-class Stopped(KeyboardInterrupt):
+class TrainingInterrupted(KeyboardInterrupt):
     """SIGTERM or Ctrl-C: the step was finished and saved. The message says where to go on.
 
     A KeyboardInterrupt, so that nothing takes it for a fault of the run: the command line says

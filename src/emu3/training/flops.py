@@ -21,7 +21,7 @@ def matmul_parameters(config: DecoderConfig) -> int:
     return config.num_hidden_layers * (attention + mlp) + hidden * config.vocab_size
 
 
-def flops_per_id(config: DecoderConfig, length: int) -> float:
+def flops_per_token(config: DecoderConfig, length: int) -> float:
     """Of one id in a document of `length` ids, forward and backward.
 
     A multiplication and an addition for each weight, and for each channel of each id looked back
@@ -35,7 +35,7 @@ def flops_per_id(config: DecoderConfig, length: int) -> float:
 
 
 @cache
-def ceiling(device: torch.device, bf16: bool) -> float:
+def measure_peak_flops(device: torch.device, bf16: bool) -> float:
     """FLOP/s of the best of five square products, in the precision of a run.
 
     Measured, and so somewhat below a data sheet's; 0.1 s on two cores of a CPU.

@@ -33,30 +33,30 @@ HEAD = "lm_head"
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraConfig:
     """Which layers get an adapter, by the ends of their names, and how large it is."""
 
     rank: int = 8
     alpha: float = 16.0  # an update counts alpha / rank
     dropout: float = 0.0
-    layers: tuple[str, ...] = LINEAR  # EMBEDDING may be added; the head may not
+    target_modules: tuple[str, ...] = LINEAR  # EMBEDDING may be added; the head may not
 
     def __post_init__(self) -> None:
         """Raise InputError on an adapter that cannot be."""
         if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
             raise InputError(f"{self}: rank is 1 or more, alpha above 0, dropout in [0, 1)")
-        if HEAD in self.layers:
+        if HEAD in self.target_modules:
             # A picture asks the head for its codes only, and losses read its matrix directly.
             raise InputError("the head takes no adapter; leave lm_head out of layers")
-        unknown = set(self.layers) - {*LINEAR, EMBEDDING}
-        if unknown or not self.layers:
+        unknown = set(self.target_modules) - {*LINEAR, EMBEDDING}
+        if unknown or not self.target_modules:
             raise InputError(
                 f"layers {sorted(unknown)}: give some of {', '.join((*LINEAR, EMBEDDING))}"
             )
 
 
 @dataclass(frozen=True)
-class Adapted:
+class LoraModel:
     """A decoder with an adapter in it; `model` is the one that was given, changed in place."""
 
     model: Transformer
@@ -77,7 +77,7 @@ class Adapted:
         return self.model.requires_grad_(True)
 
 
-def adapt(model: Transformer, lora: Lora) -> Adapted:
+def add_adapter(model: Transformer, lora: LoraConfig) -> LoraModel:
     """Put a fresh adapter on a decoder, which computes what it did; only the adapter learns.
 
     Raises MissingExtraError without PEFT, InputError on a model that is quantised, ready to be run,
@@ -89,14 +89,14 @@ def adapt(model: Transformer, lora: Lora) -> Adapted:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.layers),
+        target_modules=list(lora.target_modules),
         bias="none",
     )
     with _writable_config(model):
-        return Adapted(model, peft.get_peft_model(model, config))
+        return LoraModel(model, peft.get_peft_model(model, config))
 
 
-def load_adapter(model: Transformer, folder: Path, *, trainable: bool = False) -> Adapted:
+def load_adapter(model: Transformer, folder: Path, *, trainable: bool = False) -> LoraModel:
     """Put a saved adapter on the decoder it was trained on; `trainable` to go on training it.
 
     Raises as `adapt`, and InputError on a folder that holds none or one of another shape.
@@ -111,10 +111,10 @@ def load_adapter(model: Transformer, folder: Path, *, trainable: bool = False) -
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: no adapter for this model ({reason})") from None
-    return Adapted(model, wrapped)
+    return LoraModel(model, wrapped)
 
 
-def is_adapted(model: nn.Module) -> bool:
+def has_adapter(model: nn.Module) -> bool:
     """Whether there is an adapter in the model."""
     return any(".lora_A." in name or ".lora_embedding_A." in name for name in model.state_dict())
 
@@ -131,7 +131,7 @@ def _writable_config(model: Transformer) -> Iterator[None]:
 
 
 def _check(model: Transformer) -> None:
-    if is_adapted(model):
+    if has_adapter(model):
         raise InputError("the model has an adapter already; merge it first")
     if is_optimized(model):
         raise InputError("the model is open to be run; open_checkpoint gives one to train")

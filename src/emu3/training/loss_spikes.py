@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-OnBad = Literal["stop", "skip"]
+BadBatchPolicy = Literal["stop", "skip"]
 
 WINDOW = 50  # losses that the median looks back on
-ENOUGH = 20  # losses before a median says anything
-MOST_IN_A_ROW = 3  # bad batches: more of them, and it is the weights that are bad
+MIN_HISTORY = 20  # losses before a median says anything
+MAX_CONSECUTIVE = 3  # bad batches: more of them, and it is the weights that are bad
 
 
 @dataclass
-class Watch:
+class LossSpikeDetector:
     """Judges each batch; what it remembers is part of a checkpoint.
 
     `spike`: a loss of more than so many times the median of the last 50 is a jump.
@@ -46,14 +46,14 @@ class Watch:
             return f"the loss is {loss}"
         if not math.isfinite(norm):
             return f"the gradient's norm is {norm}"
-        if len(self.losses) >= ENOUGH and loss > self.spike * (usual := median(self.losses)):
+        if len(self.losses) >= MIN_HISTORY and loss > self.spike * (usual := median(self.losses)):
             return f"the loss jumped to {loss:.4g}, more than {self.spike:g} times the {usual:.4g}"
         return None
 
     @property
     def hopeless(self) -> bool:
         """Whether so many batches in a row were bad that leaving them out is no help."""
-        return self.in_a_row > MOST_IN_A_ROW
+        return self.in_a_row > MAX_CONSECUTIVE
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers."""

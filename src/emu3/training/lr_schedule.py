@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Shape = Literal["cosine", "linear"]
+LRSchedule = Literal["cosine", "linear"]
 
 
-def rate_at(
-    shape: Shape,
+def learning_rate_at(
+    shape: LRSchedule,
     step: int,
     steps: int,
     warmup: int,

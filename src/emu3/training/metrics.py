@@ -19,11 +19,11 @@ import torch
 from emu3.errors import InputError
 from emu3.files import atomic_write
 
-Sink = Callable[[int, dict[str, float]], None]
+MetricsSink = Callable[[int, dict[str, float]], None]
 """Where the numbers of a step go besides the log."""
 
 
-class Log:
+class MetricsLogger:
     """Averages what it is told, and every so often writes one JSON line and prints it.
 
     A line holds `step`, the means of all values, documents (and, where they are counted, ids) a
@@ -40,14 +40,14 @@ class Log:
         *,
         done: int | None = None,
         device: torch.device | None = None,
-        ceiling: Callable[[], float] = lambda: 0.0,
-        sinks: Sequence[Sink] = (),
+        peak_flops: Callable[[], float] = lambda: 0.0,
+        sinks: Sequence[MetricsSink] = (),
     ) -> None:
         self.path, self.every, self.print_line, self.sinks = path, every, print_line, sinks
-        self.device, self.ceiling = device or torch.device("cpu"), ceiling
+        self.device, self.peak_flops = device or torch.device("cpu"), peak_flops
         path.parent.mkdir(parents=True, exist_ok=True)
         if done is not None:
-            cut(path, done)
+            truncate_log(path, done)
         self._start()
 
     def _start(self) -> None:
@@ -85,7 +85,7 @@ class Log:
         line["per_second"] = round(self.items / seconds, 2)
         if self.ids:
             line["ids_per_second"] = round(self.ids / seconds, 1)
-        if self.flops and (ceiling := self.ceiling()):
+        if self.flops and (ceiling := self.peak_flops()):
             line["ceiling_share"] = round(self.flops / seconds / ceiling, 4)
         if self.left_out:
             line["left_out"] = self.left_out
@@ -99,7 +99,7 @@ class Log:
         self._start()
 
 
-def cut(path: Path, done: int) -> None:
+def truncate_log(path: Path, done: int) -> None:
     """Remove the lines of steps after `done`, and a line that a kill left half written."""
     if not path.exists():
         return
@@ -130,7 +130,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def tensorboard(folder: Path, done: int) -> list[Sink]:
+def tensorboard_sink(folder: Path, done: int) -> list[MetricsSink]:
     """A writer of event files into `folder`, where the package is installed; else none."""
     if importlib.util.find_spec("tensorboard") is None:
         return []
@@ -146,7 +146,7 @@ def tensorboard(folder: Path, done: int) -> list[Sink]:
     return [write]
 
 
-def weights_and_biases(project: str, folder: Path) -> list[Sink]:
+def wandb_sink(project: str, folder: Path) -> list[MetricsSink]:
     """A writer into a W&B project; none without a project's name. WANDB_MODE is theirs to read.
 
     Raises InputError where a project is named and the package is not installed.

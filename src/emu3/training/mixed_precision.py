@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 
-class WideAttention(TorchFunctionMode):
+class Float32Attention(TorchFunctionMode):
     """Runs attention in float32 inside autocast.
 
     Measured on a CPU with bfloat16 units (24 documents of 100 ids, 8 heads of 32, forward and
@@ -36,7 +36,7 @@ class WideAttention(TorchFunctionMode):
             return func(*(part.float() for part in args), **kwargs)
 
 
-def has_bf16(device: torch.device | str) -> bool:
+def has_fast_bf16(device: torch.device | str) -> bool:
     """Whether products in bfloat16 are worth asking for: a CPU needs AVX-512 or better for them.
 
     Measured on one without, two cores: 1.8 GFLOP/s in bfloat16, 108 in float32.
@@ -47,12 +47,12 @@ def has_bf16(device: torch.device | str) -> bool:
 
 
 @contextmanager
-def products(device: torch.device, bf16: bool) -> Iterator[None]:
+def autocast(device: torch.device, bf16: bool) -> Iterator[None]:
     """Within: the precision of a training pass."""
     if not bf16:
         yield
     elif device.type == "cpu":
-        with torch.autocast("cpu", torch.bfloat16), WideAttention():
+        with torch.autocast("cpu", torch.bfloat16), Float32Attention():
             yield
     else:
         with torch.autocast(device.type, torch.bfloat16):

@@ -23,18 +23,18 @@ from emu3.inference.sampling import SamplingParams
 from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
 from emu3.models.memory import max_kv_cache_tokens
 from emu3.progress import count_progress
-from emu3.training.dpo import Pair
+from emu3.training.dpo import PreferencePair
 
-Voter = Callable[[Image.Image, str], float]
+ScoreFunction = Callable[[Image.Image, str], float]
 """A picture and the request it was drawn for, to a score in [0, 1]."""
 
 
-def mean_of(*voters: Voter) -> Voter:
+def mean_score(*voters: ScoreFunction) -> ScoreFunction:
     """One voter that says the mean of several."""
     return lambda picture, request: fmean(voter(picture, request) for voter in voters)
 
 
-def majority_of(*voters: Voter, passing: float = 0.5) -> Voter:
+def majority_vote(*voters: ScoreFunction, passing: float = 0.5) -> ScoreFunction:
     """One voter that says 1 where more than half of several say `passing` or more, else 0."""
 
     def vote(picture: Image.Image, request: str) -> float:
@@ -45,57 +45,57 @@ def majority_of(*voters: Voter, passing: float = 0.5) -> Voter:
 
 
 @dataclass(frozen=True)
-class Request:
+class ImagePrompt:
     """What to draw: the words, and the size (h, w) in codes."""
 
-    words: str
+    text: str
     size: tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class CandidateSampling:
     """How pictures are drawn for a request."""
 
-    pictures: int = 8  # for each request
+    images_per_prompt: int = 8  # for each request
     guidance_scale: float = 3.0
     sampling: SamplingParams = SamplingParams()  # noqa: RUF009 (frozen)
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ScoredCandidates:
     """A request, the ids of its prompt and of each picture as they were drawn, and the scores."""
 
-    words: str
-    prompt: list[int]
-    pictures: list[list[int]]
+    text: str
+    prompt_ids: list[int]
+    image_ids: list[list[int]]
     scores: list[float]
 
-    def pair(self, margin: float) -> Pair | None:
+    def pair(self, margin: float) -> PreferencePair | None:
         """The best and the worst, the first of equals; None where they are not `margin` apart."""
         best = self.scores.index(max(self.scores))
         worst = self.scores.index(min(self.scores))
         if best == worst or self.scores[best] - self.scores[worst] < margin:
             return None
-        ids = (self.prompt, self.pictures[best], self.pictures[worst])
+        ids = (self.prompt_ids, self.image_ids[best], self.image_ids[worst])
         prompt, chosen, rejected = (torch.tensor(each) for each in ids)
-        return Pair(prompt, chosen, rejected)
+        return PreferencePair(prompt, chosen, rejected)
 
 
-def draw(
+def sample_candidates(
     checkpoint: Checkpoint,
-    requests: Sequence[Request],
-    voter: Voter,
+    requests: Sequence[ImagePrompt],
+    voter: ScoreFunction,
     path: Path,
-    sampler: Sampler = Sampler(),
-) -> list[Drawn]:
+    sampler: CandidateSampling = CandidateSampling(),
+) -> list[ScoredCandidates]:
     """Draw for each request and score; one JSON line a request in `path`, which a new call resumes.
 
     Request i is drawn with seeds of its own, so a resumed file is the file never interrupted.
     Raises InputError where the file was made for other requests.
     """
-    done = read_drawn(path)
-    if [one.words for one in done] != [each.words for each in requests[: len(done)]]:
+    done = read_candidates(path)
+    if [one.text for one in done] != [each.text for each in requests[: len(done)]]:
         raise InputError(f"{path}: holds other requests; name a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -104,7 +104,7 @@ def draw(
     ):
         advance(len(done))
         for index in range(len(done), len(requests)):
-            first = sampler.seed + index * sampler.pictures
+            first = sampler.seed + index * sampler.images_per_prompt
             done.append(_draw_one(checkpoint, requests[index], voter, sampler, first))
             file.write(json.dumps(asdict(done[-1])) + "\n")
             file.flush()
@@ -113,7 +113,7 @@ def draw(
     return done
 
 
-def read_drawn(path: Path) -> list[Drawn]:
+def read_candidates(path: Path) -> list[ScoredCandidates]:
     """All whole lines of a file; a last line cut short by a kill is cut off. Empty if no file."""
     if not path.exists():
         return []
@@ -122,23 +122,27 @@ def read_drawn(path: Path) -> list[Drawn]:
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     try:
-        return [Drawn(**json.loads(line)) for line in whole.splitlines()]
+        return [ScoredCandidates(**json.loads(line)) for line in whole.splitlines()]
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: holds no drawn pictures ({error}); name a new file") from None
 
 
 def _draw_one(
-    checkpoint: Checkpoint, request: Request, voter: Voter, sampler: Sampler, first: int
-) -> Drawn:
+    checkpoint: Checkpoint,
+    request: ImagePrompt,
+    voter: ScoreFunction,
+    sampler: CandidateSampling,
+    first: int,
+) -> ScoredCandidates:
     """Pictures with seeds from `first` on, as many at a time as there is memory for."""
     prompts, card = checkpoint.prompts, checkpoint.defaults
-    prompt = prompts.image(request.words + card.suffix, request.size)
+    prompt = prompts.image(request.text + card.suffix, request.size)
     branches = [prompt, prompts.image(card.negative_prompt, request.size)]
     if sampler.guidance_scale == 1:
         branches.pop()
     pictures = [
         VisualSequence([list(branch) for branch in branches], request.size, first + number)
-        for number in range(sampler.pictures)
+        for number in range(sampler.images_per_prompt)
     ]
     window = draft_length_for(checkpoint.decoder, len(pictures) * len(branches))
     JacobiDecoder(
@@ -151,18 +155,20 @@ def _draw_one(
     ).run(pictures)
     rows = [picture.rows() for picture in pictures]
     eos = checkpoint.text_tokenizer.vocabulary.eos
-    return Drawn(
-        words=request.words,
-        prompt=prompt,
-        pictures=[[*prompts.document_format.body_token_ids(codes).tolist(), eos] for codes in rows],
+    return ScoredCandidates(
+        text=request.text,
+        prompt_ids=prompt,
+        image_ids=[
+            [*prompts.document_format.body_token_ids(codes).tolist(), eos] for codes in rows
+        ],
         scores=[
-            _score(voter, checkpoint.vision_processor.decode_image(codes), request.words)
+            _score(voter, checkpoint.vision_processor.decode_image(codes), request.text)
             for codes in rows
         ],
     )
 
 
-def _score(voter: Voter, picture: Image.Image, request: str) -> float:
+def _score(voter: ScoreFunction, picture: Image.Image, request: str) -> float:
     score = float(voter(picture, request))
     if not 0 <= score <= 1:
         raise InputError(f"a voter gave {score} for {request!r}; scores lie in [0, 1]")

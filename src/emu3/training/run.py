@@ -37,23 +37,23 @@ from emu3.data.token_roles import ROLE_NAMES
 from emu3.data.tokenization import SampleTokenizer
 from emu3.errors import InputError
 from emu3.models.transformer import Transformer
-from emu3.training.batches import RowsOfStage
+from emu3.training.batches import BatchLoader
 from emu3.training.compilation import compile_blocks
-from emu3.training.decoder import fresh, train_decoder
-from emu3.training.distributed import World, shard_model
-from emu3.training.export import Provenance, export
-from emu3.training.lora import Adapted, Lora, adapt
-from emu3.training.presets import Stage
-from emu3.training.run_manifest import begin
+from emu3.training.decoder import init_decoder, train_decoder
+from emu3.training.distributed import DistributedContext, shard_model
+from emu3.training.export import ModelCardData, export_model
+from emu3.training.lora import LoraConfig, LoraModel, add_adapter
+from emu3.training.presets import Preset
+from emu3.training.run_manifest import open_run_folder
 
-MODEL, ADAPTER, JOURNAL = "model", "adapter", "log.jsonl"
+MODEL, ADAPTER, METRICS_LOG = "model", "adapter", "log.jsonl"
 
-Weighted = tuple[TokenDataset, float]
+WeightedDataset = tuple[TokenDataset, float]
 """A store and its share of the documents; shares need not add up to one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RunOptions:
     """How a stage is run, where the stage leaves it open.
 
     `micro_batch`, `recompute` and what follows them change no arithmetic but its rounding, and with
@@ -62,22 +62,22 @@ class Settings:
 
     seed: int = 0
     bf16: bool = True  # products; weights and optimizer are float32
-    lora: Lora | None = None  # train an adapter, and merge it at the end
-    micro_batch: int = 1  # rows in one pass
-    recompute: bool = False  # of a block, keep only what enters it
-    compiled: bool = False  # blocks by torch.compile, rows padded to the context
+    lora: LoraConfig | None = None  # train an adapter, and merge it at the end
+    micro_batch_size: int = 1  # rows in one pass
+    activation_checkpointing: bool = False  # of a block, keep only what enters it
+    compile: bool = False  # blocks by torch.compile, rows padded to the context
     vocab_parallel: bool = False  # never gather the head: tokens go to each process's rows of it
     report_every: int = 10  # steps
     save_every: int = 100  # steps
 
 
-def fresh_checkpoint(model: str | Path, vision: str | Path | None, seed: int) -> Checkpoint:
+def init_checkpoint(model: str | Path, vision: str | Path | None, seed: int) -> Checkpoint:
     """The shape and both tokenizers of a model, with new weights; raises InputError as opening."""
-    shape = weightless(model, vision)
-    return replace(shape, decoder=fresh(shape.decoder.config, seed))
+    shape = meta_checkpoint(model, vision)
+    return replace(shape, decoder=init_decoder(shape.decoder.config, seed))
 
 
-def weightless(model: str | Path, vision: str | Path | None) -> Checkpoint:
+def meta_checkpoint(model: str | Path, vision: str | Path | None) -> Checkpoint:
     """A model whose decoder is a shape alone: for all processes but the first, which tells them."""
     folder = find_model(model, weights=False)
     writer = SampleTokenizer.from_pretrained(model, vision, "cpu")
@@ -91,13 +91,13 @@ def weightless(model: str | Path, vision: str | Path | None) -> Checkpoint:
     )
 
 
-def train_stage(
-    stage: Stage,
+def run_preset(
+    stage: Preset,
     checkpoint: Checkpoint,
-    data: Sequence[Weighted],
+    data: Sequence[WeightedDataset],
     folder: Path,
-    settings: Settings | None = None,
-    world: World | None = None,
+    settings: RunOptions | None = None,
+    world: DistributedContext | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train a checkpoint's decoder on stores; the folder of the finished model, `folder/model`.
@@ -108,61 +108,70 @@ def train_stage(
     `say` is told of documents that do not fit.
     Raises InputError on what cannot be trained, and as `train_decoder` and `export` do.
     """
-    settings = settings or Settings()
-    world = world or World.alone(checkpoint.decoder.device)
-    stage = as_run(stage, data)
+    settings = settings or RunOptions()
+    world = world or DistributedContext.single_process(checkpoint.decoder.device)
+    stage = with_data_areas(stage, data)
     _check(stage, checkpoint, data, world)
     vocabulary, (stores, weights) = checkpoint.text_tokenizer.vocabulary, zip(*data, strict=True)
-    loader = PackedLoader(stores, weights, stage.context, settings.seed)
-    rows = RowsOfStage(loader, stage, vocabulary.sov, settings.seed)
-    run = stage.training(
-        micro_batch=settings.micro_batch,
-        multiple=stage.context if settings.compiled else 1,
+    loader = PackedLoader(stores, weights, stage.context_length, settings.seed)
+    rows = BatchLoader(loader, stage, vocabulary.sov, settings.seed)
+    run = stage.training_config(
+        micro_batch_size=settings.micro_batch_size,
+        pad_to_multiple_of=stage.context_length if settings.compile else 1,
         bf16=settings.bf16,
         report_every=min(settings.report_every, max(1, stage.steps)),  # one report at least
         save_every=settings.save_every,
         seed=settings.seed,
     )
     model = _ready_to_learn(checkpoint.decoder, stage, settings, world)
-    begin(folder, _request(stage, data, settings), world)  # last of what may refuse
-    if loader.num_excluded and world.first:
+    open_run_folder(folder, _request(stage, data, settings), world)  # last of what may refuse
+    if loader.num_excluded and world.is_main:
         say(_left_out(loader))
     train_decoder(model, run, rows, vocabulary.visual, folder, world=world)
     finished = _gathered(model, settings.lora, folder, world)
     if finished is not None:
-        said = Provenance(
+        said = ModelCardData(
             data="\n".join(_told(data, loader)),
-            machine=_compute(settings, world),
-            stage=stage,
-            journal=folder / JOURNAL if (folder / JOURNAL).exists() else None,
+            hardware=_compute(settings, world),
+            preset=stage,
+            metrics_log=folder / METRICS_LOG if (folder / METRICS_LOG).exists() else None,
         )
-        export(_named(checkpoint, finished, stage, folder), said, folder / MODEL)
+        export_model(_named(checkpoint, finished, stage, folder), said, folder / MODEL)
     return folder / MODEL
 
 
-def as_run(stage: Stage, data: Sequence[Weighted]) -> Stage:
+def with_data_areas(stage: Preset, data: Sequence[WeightedDataset]) -> Preset:
     """A stage with the areas of pictures that its data was prepared with, which decided them."""
     bounds = [store.index["request"]["model"]["pixels"] for store, _ in data]
     if not bounds:
         raise InputError("no data; `emu3 prepare` makes some")
-    return stage.changed(areas=(min(low for low, _ in bounds), max(high for _, high in bounds)))
+    return stage.override(
+        image_areas=(min(low for low, _ in bounds), max(high for _, high in bounds))
+    )
 
 
-def _check(stage: Stage, checkpoint: Checkpoint, data: Sequence[Weighted], world: World) -> None:
+def _check(
+    stage: Preset,
+    checkpoint: Checkpoint,
+    data: Sequence[WeightedDataset],
+    world: DistributedContext,
+) -> None:
     """Raise InputError on a run that could not be, or would teach nothing."""
     most = checkpoint.decoder.config.max_position_embeddings
-    if stage.context > most:
+    if stage.context_length > most:
         raise InputError(
-            f"a context of {stage.context} ids, and the model has positions for {most}; "
+            f"a context of {stage.context_length} ids, and the model has positions for {most}; "
             "ask for a smaller context"
         )
-    if stage.batch < world.size:
+    if stage.batch_size < world.size:
         raise InputError(
-            f"{stage.batch} rows a step for {world.size} processes; each needs one at least"
+            f"{stage.batch_size} rows a step for {world.size} processes; each needs one at least"
         )
     if not (stage.learning_rate > 0 and math.isfinite(stage.learning_rate)):
         raise InputError(f"a learning rate of {stage.learning_rate}; it must be above 0")
-    learnt = [name for name, by in zip(ROLE_NAMES, stage.weights.by_role, strict=True) if by > 0]
+    learnt = [
+        name for name, by in zip(ROLE_NAMES, stage.loss_weights.by_role, strict=True) if by > 0
+    ]
     for store, _ in data:
         if not any(store.id_counts[name] for name in learnt):
             raise InputError(
@@ -172,23 +181,23 @@ def _check(stage: Stage, checkpoint: Checkpoint, data: Sequence[Weighted], world
 
 
 def _ready_to_learn(
-    decoder: Transformer, stage: Stage, settings: Settings, world: World
+    decoder: Transformer, stage: Preset, settings: RunOptions, world: DistributedContext
 ) -> Transformer:
     """The decoder with the stage's dropout, an adapter if asked for, on its device, in pieces."""
     config = replace(decoder.config, attention_dropout=stage.dropout)
     if world.size == 1:
         model = _learning(_filled(config, decoder), settings).to(world.device)
-        return shard_model(model, world, recompute=settings.recompute)
+        return shard_model(model, world, recompute=settings.activation_checkpointing)
     model = _learning(_empty(config), settings)
     shard_model(
         model,
         world,
         bf16=settings.bf16,
-        recompute=settings.recompute,
+        recompute=settings.activation_checkpointing,
         vocab_parallel=settings.vocab_parallel,
     )
     model.to_empty(device=world.device)
-    whole = _learning(_filled(config, decoder), settings).state_dict() if world.first else {}
+    whole = _learning(_filled(config, decoder), settings).state_dict() if world.is_main else {}
     told = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(model, whole, options=told)
     return model
@@ -201,11 +210,11 @@ def _filled(config: DecoderConfig, decoder: Transformer) -> Transformer:
     return model
 
 
-def _learning(model: Transformer, settings: Settings) -> Transformer:
+def _learning(model: Transformer, settings: RunOptions) -> Transformer:
     """What is to be trained, an adapter if asked for, requires a gradient; in its place."""
     model.requires_grad_(True)
     _adapted(model, settings.lora, settings.seed)
-    if settings.compiled:
+    if settings.compile:
         compile_blocks(model)
     return model
 
@@ -216,18 +225,18 @@ def _empty(config: DecoderConfig) -> Transformer:
         return Transformer(config)
 
 
-def _adapted(model: Transformer, lora: Lora | None, seed: int = 0) -> Adapted | None:
+def _adapted(model: Transformer, lora: LoraConfig | None, seed: int = 0) -> LoraModel | None:
     torch.manual_seed(seed)
-    return None if lora is None else adapt(model, lora)
+    return None if lora is None else add_adapter(model, lora)
 
 
 def _gathered(
-    model: Transformer, lora: Lora | None, folder: Path, world: World
+    model: Transformer, lora: LoraConfig | None, folder: Path, world: DistributedContext
 ) -> Transformer | None:
     """The plain decoder, whole and on the CPU, an adapter merged; on the first process alone."""
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=whole)
-    if not world.first:
+    if not world.is_main:
         return None
     plain = _empty(model.config)
     adapted = _adapted(plain, lora)
@@ -238,20 +247,22 @@ def _gathered(
     return plain.eval()
 
 
-def _named(checkpoint: Checkpoint, decoder: Transformer, stage: Stage, folder: Path) -> Checkpoint:
+def _named(checkpoint: Checkpoint, decoder: Transformer, stage: Preset, folder: Path) -> Checkpoint:
     """The finished checkpoint, under the name of its run."""
     came = f"Trained from {stage.starts_from}." if stage.starts_from else "Trained from scratch."
     card = replace(checkpoint.defaults, description=came)
     return replace(checkpoint, name=folder.absolute().name, defaults=card, decoder=decoder)
 
 
-def _request(stage: Stage, data: Sequence[Weighted], settings: Settings) -> dict[str, Any]:
+def _request(
+    stage: Preset, data: Sequence[WeightedDataset], settings: RunOptions
+) -> dict[str, Any]:
     """All that the weights depend on, as JSON."""
     numbers = {field.name: getattr(stage, field.name) for field in fields(stage)}
-    for name in ("paper", "script"):  # where numbers are from changes none of them
+    for name in ("from_paper", "from_script"):  # where numbers are from changes none of them
         del numbers[name]
     return {
-        "stage": {**numbers, "weights": asdict(stage.weights)},
+        "stage": {**numbers, "loss_weights": asdict(stage.loss_weights)},
         "data": {
             f"{number}": {"request": request_digest(store.index["request"]), "weight": weight}
             for number, (store, weight) in enumerate(data, 1)
@@ -262,7 +273,7 @@ def _request(stage: Stage, data: Sequence[Weighted], settings: Settings) -> dict
     }
 
 
-def _told(data: Sequence[Weighted], loader: PackedLoader) -> list[str]:
+def _told(data: Sequence[WeightedDataset], loader: PackedLoader) -> list[str]:
     """The card's lines on the data."""
     lines = []
     for (store, _), share in zip(data, loader.mixture.shares, strict=True):
@@ -279,14 +290,14 @@ def _left_out(loader: PackedLoader) -> str:
     return f"left out: {many} whose picture makes them longer than {loader.context:,} ids"
 
 
-def _compute(settings: Settings, world: World) -> str:
+def _compute(settings: RunOptions, world: DistributedContext) -> str:
     """The card's words on how it was trained."""
     on_gpu = world.device.type == "cuda"
     chip = torch.cuda.get_device_name(world.device) if on_gpu else platform.machine() + " CPU"
     many = "One process" if world.size == 1 else f"{world.size} processes"
     products = "bfloat16" if settings.bf16 else "float32"
     said = f"{many} on {chip}, PyTorch {torch.__version__}. Products in {products}, all else in "
-    said += f"float32; rows in one pass: {settings.micro_batch}; seed {settings.seed}."
+    said += f"float32; rows in one pass: {settings.micro_batch_size}; seed {settings.seed}."
     if (lora := settings.lora) is not None:
         said += (
             f" A LoRA adapter of rank {lora.rank}, alpha {lora.alpha:g}, was trained and merged."

@@ -11,21 +11,21 @@ from emu3.checkpoints.loading import write_json
 from emu3.config import read_json
 from emu3.errors import InputError
 from emu3.files import atomic_write
-from emu3.training.distributed import World
+from emu3.training.distributed import DistributedContext
 
-REQUEST = "request.json"
+MANIFEST = "request.json"
 
 
-def begin(folder: Path, request: Mapping[str, Any], world: World) -> None:
+def open_run_folder(folder: Path, request: Mapping[str, Any], world: DistributedContext) -> None:
     """Make a run's folder, or see that it is this request's; every process must call it.
 
     `request` is written as JSON. Raises InputError where the folder holds something else.
     """
     said: dict[str, Any] = json.loads(json.dumps(request))  # as it will be read back
-    path = folder / REQUEST
+    path = folder / MANIFEST
     _check(folder, said)
     world.barrier()  # nobody writes before all have looked
-    if world.first and not path.exists():
+    if world.is_main and not path.exists():
         folder.mkdir(exist_ok=True)
         with atomic_write(path) as temporary:
             write_json(temporary, said)
@@ -36,8 +36,8 @@ def _check(folder: Path, said: dict[str, Any]) -> None:
         raise InputError(f"{folder}: is a file; name a folder")
     if not folder.absolute().parent.is_dir():
         raise InputError(f"{folder.parent}: no such folder; create it first")
-    if (folder / REQUEST).exists():
-        if differs := list(differences(read_json(folder / REQUEST), said)):
+    if (folder / MANIFEST).exists():
+        if differs := list(differences(read_json(folder / MANIFEST), said)):
             raise InputError(
                 f"{folder}: holds a run of another request ({'; '.join(differs[:3])}); name "
                 "another folder, or remove this one"

@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def listening() -> Iterator[Callable[[], bool]]:
+def catch_stop_signals() -> Iterator[Callable[[], bool]]:
     """Give what says whether SIGTERM or Ctrl-C has come.
 
     Neither interrupts anything the first time; Ctrl-C raises KeyboardInterrupt the second time.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def corrupt(
+def replace_visual_tokens(
     ids: Tensor, visual: slice, share: float, pool: Tensor, rng: np.random.Generator
 ) -> Tensor:
     """A copy of ids [L] in which each visual one gives way, with probability `share`, to any of

@@ -19,7 +19,7 @@ SIZE = 0.25  # root mean square of an embedding: large enough to outlast the fir
 REACHES = (0.3, 0.6, 1.2)  # distances, in standard deviations of the codebook, that count as near
 
 
-def likeness_features(codebook: Tensor, width: int) -> Tensor:
+def random_fourier_features(codebook: Tensor, width: int) -> Tensor:
     """Entries [K, c] to features [K, width] of unit root mean square; always the same ones."""
     generator = torch.Generator().manual_seed(0)
     entries = (codebook - codebook.mean(0)) / codebook.std()
@@ -30,13 +30,13 @@ def likeness_features(codebook: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def start_alike(model: Transformer, visual: slice, codebook: Tensor) -> None:
+def init_visual_embeddings(model: Transformer, visual: slice, codebook: Tensor) -> None:
     """Set the embeddings of the ids of codes, `visual`, from the codebook [K, c]."""
     table = model.model.embed_tokens.weight
-    table[visual] = SIZE * likeness_features(codebook.float(), table.shape[1]).to(table)
+    table[visual] = SIZE * random_fourier_features(codebook.float(), table.shape[1]).to(table)
 
 
-def nearest_entries(codebook: Tensor, count: int) -> Tensor:
+def nearest_codes(codebook: Tensor, count: int) -> Tensor:
     """Of each of the entries [K, c] the `count` others nearest to it, as indices [K, count]."""
     entries = codebook.float()
     apart = torch.cdist(entries, entries).fill_diagonal_(math.inf)

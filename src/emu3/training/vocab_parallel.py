@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_tensor_autograd
 from torch.distributed.tensor import DTensor
 
-from emu3.training.cross_entropy import Vocabulary, tokens_at_once, weighted_entropy
+from emu3.training.cross_entropy import FullVocabulary, tokens_per_chunk, weighted_cross_entropy
 
 
 @dataclass(frozen=True)
-class Piece(Vocabulary):
+class VocabularyShard(FullVocabulary):
     """The rows `start` to `stop` of the vocabulary are here, the others at the rest of `group`."""
 
     start: int
@@ -31,10 +31,10 @@ class Piece(Vocabulary):
     group: dist.ProcessGroup
 
     @classmethod
-    def of(cls, head: DTensor) -> Piece:
+    def of(cls, head: DTensor) -> VocabularyShard:
         """This process's; every one has as many rows, but for the last."""
         group = head.device_mesh.get_group()
-        rows = rows_each(head)
+        rows = rows_per_rank(head)
         start = min(dist.get_rank(group) * rows, len(head))
         return cls(start, min(start + rows, len(head)), group)
 
@@ -56,12 +56,12 @@ class Piece(Vocabulary):
         return values
 
 
-def rows_each(head: DTensor) -> int:
+def rows_per_rank(head: DTensor) -> int:
     """How many rows a process has, as PyTorch cuts a matrix; the last one may have fewer."""
     return -(-len(head) // head.device_mesh.size())
 
 
-def parallel_entropy(
+def vocab_parallel_cross_entropy(
     hidden: Tensor, head: DTensor, targets: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What `weighted_entropy` says of this process's tokens, of which each may have other ones.
@@ -71,16 +71,16 @@ def parallel_entropy(
     """
     group, count = head.device_mesh.get_group(), torch.tensor(len(hidden), device=hidden.device)
     dist.all_reduce(count, dist.ReduceOp.MAX, group)
-    most, size, piece = int(count), dist.get_world_size(group), Piece.of(head)
+    most, size, piece = int(count), dist.get_world_size(group), VocabularyShard.of(head)
     missing = most - len(hidden)
     everyones = all_gather_tensor_autograd(F.pad(hidden, (0, 0, 0, missing)), 0, group)
     wanted, by = (_gathered(F.pad(each, (0, missing)), size, group) for each in (targets, weights))
-    at_once, local = tokens_at_once(rows_each(head)), head.to_local()
+    at_once, local = tokens_per_chunk(rows_per_rank(head)), head.to_local()
     if local.requires_grad:
         local = _Mean.apply(local, size)
     if torch.is_autocast_enabled(hidden.device.type):
         local = local.to(torch.get_autocast_dtype(hidden.device.type))
-    total, entropies = weighted_entropy(everyones, local, wanted, by, at_once, piece)
+    total, entropies = weighted_cross_entropy(everyones, local, wanted, by, at_once, piece)
     start = dist.get_rank(group) * most
     mine = entropies[start : start + len(hidden)]
     # The value is of this process's tokens; the gradients that go back through the rows here, and

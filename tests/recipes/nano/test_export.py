@@ -12,7 +12,7 @@ from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
 from emu3.errors import InputError
 from emu3.models.precision import FP32
 from emu3.processing.tokenizer import TextTokenizer
-from emu3.training.checkpoints import save_state
+from emu3.training.checkpointing import save_state
 from recipes.nano import export
 from recipes.nano.model import GENERATION_DEFAULTS, config_for
 from recipes.nano.train_decoder import PHASES, WEIGHTS

@@ -10,7 +10,7 @@ import torch
 
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.testing import byte_tokenizer
-from emu3.training.lm_loss import Document
+from emu3.training.lm_loss import TrainingSequence
 from recipes.nano import image_documents
 from recipes.nano.emoji_world import (
     HANDS,
@@ -50,17 +50,17 @@ VARIATIONS = {
 
 
 @pytest.fixture(scope="module")
-def steps(icons: Icons) -> list[Sequence[Document]]:
+def steps(icons: Icons) -> list[Sequence[TrainingSequence]]:
     lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS, others=OTHERS)
     return [lessons(np.random.default_rng(seed)) for seed in range(12)]
 
 
-def said(document: Document) -> str:
-    words = [each for each in document.ids.tolist() if each < 256]
+def said(document: TrainingSequence) -> str:
+    words = [each for each in document.token_ids.tolist() if each < 256]
     return TEXT.decode(words)
 
 
-def test_the_mix_is_as_stated(steps: list[Sequence[Document]]) -> None:
+def test_the_mix_is_as_stated(steps: list[Sequence[TrainingSequence]]) -> None:
     for step in steps:
         assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.named
         assert len(step) == MIX.drawn + MIX.asked + MIX.named + MIX.others
@@ -94,25 +94,27 @@ def test_drawings_of_no_style_come_in_every_ratio(icons: Icons) -> None:
         assert any(torch.equal(codes, each) for each in known)
 
 
-def test_the_seed_decides(icons: Icons, steps: list[Sequence[Document]]) -> None:
+def test_the_seed_decides(icons: Icons, steps: list[Sequence[TrainingSequence]]) -> None:
     lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS, others=OTHERS)
     again = lessons(np.random.default_rng(3))
     for a, b in zip(steps[3], again, strict=True):
-        assert torch.equal(a.ids, b.ids)
-        assert (a.read is None) == (b.read is None)
-        assert a.read is None or torch.equal(a.read, b.read)
+        assert torch.equal(a.token_ids, b.token_ids)
+        assert (a.input_ids is None) == (b.input_ids is None)
+        assert a.input_ids is None or torch.equal(a.input_ids, b.input_ids)
 
 
-def test_half_the_pictures_are_read_with_wrong_codes(steps: list[Sequence[Document]]) -> None:
+def test_half_the_pictures_are_read_with_wrong_codes(
+    steps: list[Sequence[TrainingSequence]],
+) -> None:
     visual = TEXT.vocabulary.visual
     every = [each for step in steps for each in step]
-    wrong = [each for each in every if each.read is not None]
+    wrong = [each for each in every if each.input_ids is not None]
     assert len(wrong) / len(every) == pytest.approx(image_documents.CORRUPTED, abs=0.1)
     for each in wrong:
-        assert each.read is not None
-        codes = (each.ids >= visual.start) & (each.ids < visual.stop)
-        assert torch.equal(each.ids[~codes], each.read[~codes])
-        share = (each.ids != each.read)[codes].float().mean().item()
+        assert each.input_ids is not None
+        codes = (each.token_ids >= visual.start) & (each.token_ids < visual.stop)
+        assert torch.equal(each.token_ids[~codes], each.input_ids[~codes])
+        share = (each.token_ids != each.input_ids)[codes].float().mean().item()
         most = image_documents.MOST_WRONG["answer" if "USER:" in said(each) else "draw"]
         assert share <= most + 0.25  # by chance
 
@@ -128,7 +130,7 @@ def test_most_pictures_asked_about_have_codes_much_like_the_right_ones(icons: Ic
     assert image_documents.MOST_ALIKE - 0.15 < max(shares) <= image_documents.MOST_ALIKE + 0.15
 
 
-def test_no_held_out_pair_is_shown(steps: list[Sequence[Document]]) -> None:
+def test_no_held_out_pair_is_shown(steps: list[Sequence[TrainingSequence]]) -> None:
     held = {f"{OBJECTS[thing]}, {STYLES[style]} style".lower() for thing, style in held_out_pairs()}
     words = " ".join(said(each).lower() for step in steps for each in step)
     assert "style" in words

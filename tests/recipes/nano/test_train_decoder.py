@@ -12,7 +12,7 @@ import torch
 from emu3.errors import InputError
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.testing import byte_tokenizer, tiny_vision
-from emu3.training.decoder import fresh
+from emu3.training.decoder import init_decoder
 from recipes.nano import train_decoder as recipe
 from recipes.nano.emoji_world import Hands, Icons, Redrawn
 from recipes.nano.emoji_world.extra_objects import THINGS
@@ -45,7 +45,9 @@ IMAGES, VIDEOS = Mix(drawn=2, asked=1, named=1, others=1), ClipMix(drawn=1, aske
 
 def tiny(phase: Phase) -> Phase:
     """The phase with two steps of a few documents."""
-    run = replace(phase.run, steps=2, warmup=1, hold=0, bf16=False, report_every=1, save_every=2)
+    run = replace(
+        phase.run, steps=2, warmup_steps=1, hold_steps=0, bf16=False, report_every=1, save_every=2
+    )
     return replace(
         phase,
         run=run,
@@ -112,7 +114,7 @@ def test_more_directions_move_later_in_the_curriculum(
     step, shortest = documents(hands, vision, tmp_path, phase), []
     for at in (0, next(iter(CURRICULUM))):
         step.load_state_dict(at)
-        shortest.append(min(len(each.ids) for each in step(np.random.default_rng(0))[-2:]))
+        shortest.append(min(len(each.token_ids) for each in step(np.random.default_rng(0))[-2:]))
     assert shortest[0] < shortest[1]
 
 
@@ -124,14 +126,16 @@ def test_image_weight_scales_images_alone(
         documents(hands, vision, tmp_path, each)(np.random.default_rng(3))
         for each in (plain, replace(plain, image_weight=2.0))
     )
-    ratios = [float(b.weights.sum() / a.weights.sum()) for a, b in zip(one, two, strict=True)]
+    ratios = [
+        float(b.loss_weights.sum() / a.loss_weights.sum()) for a, b in zip(one, two, strict=True)
+    ]
     assert ratios == pytest.approx([2.0] * 5 + [1.0] * 2)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_mean_of_weights(share: float) -> None:
     config = config_for(TEXT, **SIZE)
-    before, after = fresh(config, 0), fresh(config, 1)
+    before, after = init_decoder(config, 0), init_decoder(config, 1)
     for name, value in mean_of(before, after, share).state_dict().items():
         expected = (1 - share) * before.state_dict()[name] + share * after.state_dict()[name]
         torch.testing.assert_close(value, expected)
@@ -139,7 +143,7 @@ def test_mean_of_weights(share: float) -> None:
 
 @pytest.mark.parametrize("share", [-0.5, 0.0, 1.5, float("nan")])
 def test_impossible_share_is_refused(share: float) -> None:
-    decoder = fresh(config_for(TEXT, **SIZE), 0)
+    decoder = init_decoder(config_for(TEXT, **SIZE), 0)
     with pytest.raises(InputError, match="at most 1"):
         mean_of(decoder, decoder, share)
 
@@ -147,4 +151,4 @@ def test_impossible_share_is_refused(share: float) -> None:
 def test_mean_of_different_shapes_is_refused() -> None:
     shapes = (config_for(TEXT, **SIZE | {"num_hidden_layers": n}) for n in (1, 2))
     with pytest.raises(InputError, match="different shapes"):
-        mean_of(*(fresh(config, 0) for config in shapes), 0.5)
+        mean_of(*(init_decoder(config, 0) for config in shapes), 0.5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emu3.testing import byte_tokenizer
-from emu3.training.lm_loss import Document
+from emu3.training.lm_loss import TrainingSequence
 from recipes.nano.emoji_world import (
     MOTIONS,
     OBJECTS,
@@ -42,22 +42,22 @@ def lessons(icons: Icons) -> ClipLessons:
 
 
 @pytest.fixture(scope="module")
-def documents(lessons: ClipLessons) -> list[Document]:
+def documents(lessons: ClipLessons) -> list[TrainingSequence]:
     rng = np.random.default_rng(0)
     return [each for _ in range(8) for each in lessons(rng, MIX)]
 
 
-def said(document: Document) -> str:
-    return TEXT.decode([each for each in document.ids.tolist() if each < 256])
+def said(document: TrainingSequence) -> str:
+    return TEXT.decode([each for each in document.token_ids.tolist() if each < 256])
 
 
-def codes_of(document: Document) -> torch.Tensor:
+def codes_of(document: TrainingSequence) -> torch.Tensor:
     """Which ids are codes."""
     visual = TEXT.vocabulary.visual
-    return (document.ids >= visual.start) & (document.ids < visual.stop)
+    return (document.token_ids >= visual.start) & (document.token_ids < visual.stop)
 
 
-def test_so_many_are_drawn_and_so_many_asked_about(documents: list[Document]) -> None:
+def test_so_many_are_drawn_and_so_many_asked_about(documents: list[TrainingSequence]) -> None:
     asked = [each for each in documents if "USER:" in said(each)]
     assert (len(documents), len(asked)) == (8 * (MIX.drawn + MIX.longer + ASKED), 8 * ASKED)
     assert all("fps" in said(each) for each in documents)
@@ -73,12 +73,12 @@ def test_clips_are_captioned_as_they_are_told_to_be(icons: Icons) -> None:
         assert not any("style" in each for each in texts)
 
 
-def test_codes_of_answered_clips_are_only_read(documents: list[Document]) -> None:
+def test_codes_of_answered_clips_are_only_read(documents: list[TrainingSequence]) -> None:
     for each in documents:
         if "USER:" in said(each):
-            assert not each.weights[codes_of(each)].any()
+            assert not each.loss_weights[codes_of(each)].any()
         else:
-            codes = each.weights[codes_of(each)]
+            codes = each.loss_weights[codes_of(each)]
             assert (codes[64:] > 0).all()
             assert set(codes[:64].tolist()) in ({0.0}, {BEGINS_WEIGHT})  # gone on with, or drawn
 
@@ -93,18 +93,18 @@ def test_an_answer_counts_by_its_kind_and_says_where_a_direction_ends(lessons: C
     kinds = set()
     for each in lessons(np.random.default_rng(2), ClipMix(which_way=40)):
         answers = [text.split(" USER:")[0] for text in said(each).split("ASSISTANT: ")[1:]]
-        counted = each.ids[each.weights > 0]
+        counted = each.token_ids[each.loss_weights > 0]
         assert TEXT.decode(counted.tolist(), skip_special=True) == "".join(f" {a}" for a in answers)
         assert counted[-1] == TEXT.vocabulary.eos
         if answers[-1] in SLIDES:  # a byte each, the space before, and the end
             much = [COUNTS["motion"]] * (len(answers[-1]) + 2)
             less = [COUNTS["object"]] * (len(answers[0]) + 1) if len(answers) > 1 else []
-            assert each.weights[each.weights > 0].tolist() == [*less, *much]
+            assert each.loss_weights[each.loss_weights > 0].tolist() == [*less, *much]
             kinds.add(len(answers))
         else:
             assert answers[0].split(", ")[-1] in [f"{style} style" for style in STYLES]
             assert len(answers) == 1
-            assert {*each.weights[each.weights > 0].tolist()} == {COUNTS["describe"]}
+            assert {*each.loss_weights[each.loss_weights > 0].tolist()} == {COUNTS["describe"]}
             kinds.add(0)
     assert kinds == {0, 1, 2}
 
@@ -151,7 +151,7 @@ def test_so_many_directions_are_followed_and_in_the_others_all_stands(
 def test_of_what_is_followed_only_what_follows_counts(lessons: ClipLessons) -> None:
     rng = np.random.default_rng(5)
     for each in lessons.followed(rng, 6, ways=2) + lessons(rng, ClipMix(longer=6)):
-        weights, codes = each.weights, codes_of(each)
+        weights, codes = each.loss_weights, codes_of(each)
         assert not weights[~codes].any()
         assert not weights[codes][:64].any()
         assert weights[codes][64:].all()
@@ -198,7 +198,7 @@ def test_what_is_asked_about_is_seen_to_move(lessons: ClipLessons) -> None:
         assert len(codes) == 1 or bool((codes[1:] != codes[:-1]).any())
 
 
-def test_captions_name_what_is_seen(documents: list[Document]) -> None:
+def test_captions_name_what_is_seen(documents: list[TrainingSequence]) -> None:
     words = [said(each) for each in documents if "USER:" not in said(each)]
     told = [each for each in words if any(f"{style} style" in each for style in STYLES)]
     assert 0 < len(told) < len(words)  # some captions are dropped

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def same_patches(pixels: Tensor, side: int) -> Tensor:
+def patch_ids(pixels: Tensor, side: int) -> Tensor:
     """A number for each patch of pixels [B, 3, H, W], equal where the pixels are: [B * h * w].
 
     Patches in the order of codes. Compared by a random projection in float64, which would take two
@@ -26,7 +26,7 @@ def same_patches(pixels: Tensor, side: int) -> Tensor:
     return keys.unique(return_inverse=True)[1]
 
 
-def inconsistency(latent: Tensor, groups: Tensor) -> Tensor:
+def patch_consistency_loss(latent: Tensor, groups: Tensor) -> Tensor:
     """Mean squared distance of latents [N, c] from the mean of their group [N], over the variance.
 
     Relative, so that a latent gains nothing by becoming small.

@@ -106,7 +106,7 @@ class CodebookTrainer:
 
 
 @torch.no_grad()
-def spread(quantizer: VectorQuantizer, rows: Tensor, radius: float) -> int:
+def reassign_duplicates(quantizer: VectorQuantizer, rows: Tensor, radius: float) -> int:
     """Move entries that double another one to where latents [N, c] are fitted worst.
 
     Entries follow density, so a frequent latent (plain background) ends up with many entries a

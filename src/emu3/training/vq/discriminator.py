@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.errors import InputError
-from emu3.training.checkpoints import Optimizer
+from emu3.training.optimizers import OptimizerContainer
 
 GROUPS = 8
 SMALLEST = 24  # pixels of a side
@@ -56,23 +56,23 @@ class PatchDiscriminator(nn.Module):
         return self.layers(pixels)
 
 
-def hinge(real: Tensor, made: Tensor) -> Tensor:
+def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
     """What the discriminator minimises: scores of pictures above 1, of reconstructions below -1."""
     return (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
 
 
-def adaptive_weight(rest: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
+def adaptive_weight(rest: Tensor, generator_loss: Tensor, last: Tensor) -> Tensor:
     """What to multiply `fooling` with, so that it pulls at `last` as hard as `rest` does.
 
     Both losses are scalars that depend on the weight `last`, the last layer of the decoder.
     Without it the balance would shift with every other weight and with the discriminator.
     """
     (by_rest,) = torch.autograd.grad(rest, last, retain_graph=True)
-    (by_fooling,) = torch.autograd.grad(fooling, last, retain_graph=True)
+    (by_fooling,) = torch.autograd.grad(generator_loss, last, retain_graph=True)
     return (by_rest.norm() / (by_fooling.norm() + 1e-4)).clamp(0, MOST).detach()
 
 
-def fooling(critic: PatchDiscriminator, made: Tensor) -> Tensor:
+def generator_loss(critic: PatchDiscriminator, made: Tensor) -> Tensor:
     """What the tokenizer minimises: minus the mean score of reconstructions [B, 3, H, W].
 
     Its gradient reaches the pixels and leaves the discriminator alone.
@@ -83,35 +83,27 @@ def fooling(critic: PatchDiscriminator, made: Tensor) -> Tensor:
     return -score
 
 
-def judge(critic: PatchDiscriminator, pixels: Tensor, made: Tensor) -> float:
+def accumulate_discriminator_gradients(
+    critic: PatchDiscriminator, pixels: Tensor, made: Tensor
+) -> float:
     """Add the discriminator's own gradients from pictures and reconstructions; its loss.
 
     1 is what one that finds no difference gets, 0 is one that always knows.
     """
-    loss = hinge(critic(pixels), critic(made.detach()))
+    loss = hinge_loss(critic(pixels), critic(made.detach()))
     loss.backward()
     return loss.item()
 
 
-class Both:
-    """The tokenizer's optimizer and the discriminator's, which step together.
+def add_discriminator(
+    tokenizer: OptimizerContainer, discriminator: nn.Module, lr_scale: float
+) -> OptimizerContainer:
+    """Optimizers of the tokenizer and of its discriminator, which step together.
 
-    Their gradients are clipped together too: the steps of either are of a size that hardly depends
-    on the gradient's. The discriminator's rate is `share` of the tokenizer's.
+    The discriminator's learning rate is `lr_scale` times the tokenizer's. Their gradients are
+    clipped together: the step sizes of AdamW and Muon hardly depend on the gradient's norm.
     """
-
-    def __init__(self, tokenizer: Optimizer, critic: nn.Module, share: float) -> None:
-        self.tokenizer, self.share = tokenizer, share
-        self.critic = torch.optim.AdamW(
-            critic.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0
-        )
-        self.parameters = [*tokenizer.parameters, *critic.parameters()]
-        self.parts: list[torch.optim.Optimizer] = [*tokenizer.parts, self.critic]
-
-    def step(self, learning_rate: float) -> None:
-        """Apply the gradients at this learning rate, then forget them."""
-        self.tokenizer.step(learning_rate)
-        for group in self.critic.param_groups:
-            group["lr"] = learning_rate * self.share
-        self.critic.step()  # passes over weights without a gradient: before its first batch, all
-        self.critic.zero_grad(set_to_none=True)
+    adamw = torch.optim.AdamW(
+        discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0
+    )
+    return OptimizerContainer([*tokenizer.optimizers, adamw], [*tokenizer.lr_scales, lr_scale])

@@ -29,14 +29,15 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_pieces
 from torch.distributed.checkpoint.state_dict_saver import save as save_pieces
 
 from emu3.files import atomic_write
-from emu3.training.distributed import World
+from emu3.training.distributed import DistributedContext
 from emu3.training.errors import TrainingError
+from emu3.training.optimizers import OptimizerContainer
 
 WHOLE, LATEST, EXTRAS = "state.pt", "latest", "extras.pt"
 
 
 @runtime_checkable
-class Kept(Protocol):
+class Stateful(Protocol):
     """Anything with a state of plain values and tensors that is part of a checkpoint."""
 
     def state_dict(self) -> Any:
@@ -44,16 +45,6 @@ class Kept(Protocol):
 
     def load_state_dict(self, state: Any, /) -> Any:
         """Go on from a state."""
-
-
-class Optimizer(Protocol):
-    """One or more optimizers of PyTorch that step together."""
-
-    parameters: list[nn.Parameter]
-    parts: list[torch.optim.Optimizer]
-
-    def step(self, learning_rate: float, /) -> None:
-        """Apply the gradients, then forget them."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -81,7 +72,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of one run in `folder`: weights, optimizer, and whatever else is kept.
 
     With more than one process in `world`, every process must call `save` and `load`, and the
@@ -90,9 +81,9 @@ class Checkpoints:
 
     folder: Path
     model: nn.Module
-    optimizer: Optimizer
-    extras: Mapping[str, Kept] = field(default_factory=dict)
-    world: World = field(default_factory=World.alone)
+    optimizer: OptimizerContainer
+    extras: Mapping[str, Stateful] = field(default_factory=dict)
+    world: DistributedContext = field(default_factory=DistributedContext.single_process)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a run that has done `step` steps.
@@ -111,7 +102,7 @@ class Checkpoints:
 
         Raises TrainingError where a checkpoint is not one of this model and optimizer.
         """
-        if self.world.first:
+        if self.world.is_main:
             self._remove_unfinished()
         self.world.barrier()
         whole, shards = load_state(self.folder / WHOLE), self._latest()
@@ -133,14 +124,14 @@ class Checkpoints:
 
     def _state(self) -> dict[str, Any]:
         """Weights and optimizer state by the names of parameters; on several processes, pieces."""
-        model, optimizer = get_state_dict(self.model, self.optimizer.parts)
+        model, optimizer = get_state_dict(self.model, self.optimizer.optimizers)
         return {"model": model, "optimizer": optimizer}
 
     def _take(self, state: dict[str, Any], whole: bool) -> int:
         """Load a state; `whole` says that it must be cut into pieces first."""
         set_state_dict(
             self.model,
-            self.optimizer.parts,
+            self.optimizer.optimizers,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
             options=StateDictOptions(full_state_dict=whole),
@@ -167,7 +158,7 @@ class Checkpoints:
             save_pieces(self._state(), checkpoint_id=temporary)
         except CheckpointException as error:  # on all processes, whichever it happened to
             raise _not_saved(target, str(next(iter(error.failures.values()))[0])) from error
-        reason = self._finish(temporary, target, extras) if self.world.first else None
+        reason = self._finish(temporary, target, extras) if self.world.is_main else None
         if self.world.any(reason is not None):
             raise _not_saved(target, reason or "the first process could not write")
 

@@ -15,20 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu3.models.vq.tokenizer import VisionTokenizer
-from emu3.training.mixed_precision import products
-from emu3.training.optim import MuonAndAdamW
-from emu3.training.trainer import Job, Learned, Run, train
+from emu3.training.mixed_precision import autocast
+from emu3.training.optimizers import build_muon_and_adamw
+from emu3.training.trainer import StepResult, TrainingConfig, TrainingTask, train
 
-Pictures = Callable[[np.random.Generator], Tensor]
+ImageBatchFn = Callable[[np.random.Generator], Tensor]
 """Randomness to the pixels of one step, [B, 3, H, W] in [-1, 1]."""
 
 
-PictureTraining = Run
+VQDecoderTrainingConfig = TrainingConfig
 """Everything a run states."""
 
 
-def train_picture(
-    model: VisionTokenizer, run: PictureTraining, pictures: Pictures, folder: Path
+def finetune_vq_decoder(
+    model: VisionTokenizer, run: VQDecoderTrainingConfig, pictures: ImageBatchFn, folder: Path
 ) -> VisionTokenizer:
     """Bring pictures back from their codes with less squared error; codes do not change.
 
@@ -39,19 +39,23 @@ def train_picture(
     side = nn.ModuleDict(pieces)
     model.eval()
 
-    def gradients(rng: np.random.Generator, step: int) -> Learned:
+    def gradients(rng: np.random.Generator, step: int) -> StepResult:
         pixels = pictures(rng)
         with torch.no_grad():
             latent = model.quantize.lookup(model.encode(pixels)[:, None])
         side.train()
-        with products(pixels.device, run.bf16):
+        with autocast(pixels.device, run.bf16):
             decoded = model.decode_latent(latent).float()
         loss = F.mse_loss(decoded, pixels)
         loss.backward()
         side.eval()
-        return Learned({"loss": loss.item(), "psnr": psnr(loss)}, len(pixels), batch=words(pixels))
+        return StepResult(
+            {"loss": loss.item(), "psnr": psnr(loss)},
+            len(pixels),
+            description=describe_pixels(pixels),
+        )
 
-    train(Job(side, MuonAndAdamW(side.named_parameters()), gradients), run, folder)
+    train(TrainingTask(side, build_muon_and_adamw(side.named_parameters()), gradients), run, folder)
     return model
 
 
@@ -60,7 +64,7 @@ def psnr(mse: Tensor) -> float:
     return (-10 * torch.log10(mse.detach() / 4)).item()  # pixels span 2
 
 
-def words(pixels: Tensor) -> str:
+def describe_pixels(pixels: Tensor) -> str:
     """A batch of pixels [B, 3, H, W] in a few words, for who has to find it again."""
     count, _, height, width = pixels.shape
     return f"{count} pictures of {width}x{height}, mean {pixels.mean().item():.4f}"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from emu3.errors import InputError, MissingExtraError
 
-Net = Literal["alex", "vgg"]
+Backbone = Literal["alex", "vgg"]
 """AlexNet (2.5 M weights) or VGG16 (14.7 M), as LPIPS has them."""
 
 SMALLEST = 24  # pixels of a side; below that too little is left to blur at the deepest level
@@ -67,7 +67,7 @@ def _vgg() -> list[nn.Sequential]:
     return stages
 
 
-class PerceptualDistance(nn.Module):
+class LPIPS(nn.Module):
     """Shift-tolerant LPIPS with frozen weights; always in eval mode.
 
     Raises MissingExtraError where `stlpips-pytorch` is not installed, InputError on another net.
@@ -76,7 +76,7 @@ class PerceptualDistance(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: Net = "vgg") -> None:
+    def __init__(self, net: Backbone = "vgg") -> None:
         super().__init__()
         if net not in ("alex", "vgg"):
             raise InputError(f"perceptual net {net!r}: it must be 'alex' or 'vgg'")
@@ -88,7 +88,7 @@ class PerceptualDistance(nn.Module):
         _fill(self.stages, weights)
         self.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> PerceptualDistance:
+    def train(self, mode: bool = True) -> LPIPS:
         """Stay in eval mode, whatever the model around it does."""
         return super().train(False)
 
@@ -111,7 +111,7 @@ class PerceptualDistance(nn.Module):
         return apart
 
 
-def weights_file(net: Net) -> Path:
+def weights_file(net: Backbone) -> Path:
     """Where `stlpips-pytorch` keeps the weights of a net.
 
     Raises MissingExtraError where the package is not installed.

@@ -19,35 +19,35 @@ from emu3.config import VisionConfig
 from emu3.errors import InputError
 from emu3.models.vq.blocks import SpatialNorm
 from emu3.models.vq.tokenizer import VisionTokenizer
-from emu3.training.checkpoints import load_state
-from emu3.training.lr_schedule import rate_at
-from emu3.training.optim import MuonAndAdamW
-from emu3.training.patch_consistency import inconsistency, same_patches
+from emu3.training.checkpointing import load_state
+from emu3.training.lr_schedule import learning_rate_at
+from emu3.training.optimizers import build_muon_and_adamw
 from emu3.training.trainer import seed_step
-from emu3.training.vq_codebook import CodebookTrainer
-from emu3.training.vq_training import (
-    VisionTraining,
-    latent_of,
-    pixels_of,
-    plain_norms,
-    train_vision,
+from emu3.training.vq.codebook import CodebookTrainer
+from emu3.training.vq.patch_consistency import patch_consistency_loss, patch_ids
+from emu3.training.vq.trainer import (
+    VQTrainingConfig,
+    decode_latent,
+    encode_latent,
+    init_spatial_norms,
+    train_vq,
 )
-from emu3.training.vq_warm_start import identity_in_time
+from emu3.training.vq.warm_start import init_temporal_identity
 from tests.training.toy import flat
 
 CONFIG = VisionConfig(
     codebook_size=16, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=()
 )
-RUN = VisionTraining(
+RUN = VQTrainingConfig(
     steps=6,
-    batch=2,
+    batch_size=2,
     learning_rate=2e-3,
-    warmup=2,
-    unquantised=3,
-    l1=0.2,
-    commitment=0.25,
-    consistency=1.0,
-    clip=1.0,
+    warmup_steps=2,
+    unquantized_steps=3,
+    l1_weight=0.2,
+    commitment_weight=0.25,
+    consistency_weight=1.0,
+    max_grad_norm=1.0,
     bf16=False,
     report_every=1,
     save_every=2,
@@ -75,7 +75,7 @@ def killed_at(step: int) -> Callable[[np.random.Generator, int], Tensor]:
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    train_vision(CONFIG, RUN, batch, folder)
+    train_vq(CONFIG, RUN, batch, folder)
     return folder
 
 
@@ -86,22 +86,22 @@ def test_killed_and_resumed_is_never_killed(
     """Before the codebook is placed, at that very step, and after."""
     for step in kills:
         with pytest.raises(KeyboardInterrupt):
-            train_vision(CONFIG, RUN, killed_at(step), tmp_path)
-    train_vision(CONFIG, RUN, batch, tmp_path)
+            train_vq(CONFIG, RUN, killed_at(step), tmp_path)
+    train_vq(CONFIG, RUN, batch, tmp_path)
     states = [load_state(folder / "state.pt") for folder in (tmp_path, never_killed)]
     assert flat(states[0]) == flat(states[1])
 
 
 def test_a_checkpoint_always_has_a_codebook(tmp_path: Path) -> None:
     saved: list[int] = []
-    train_vision(CONFIG, RUN, batch, tmp_path, lambda model, step: saved.append(step))
+    train_vq(CONFIG, RUN, batch, tmp_path, lambda model, step: saved.append(step))
     assert saved == [4, 6]
 
 
 def test_the_picture_gets_better(tmp_path: Path) -> None:
-    run = replace(RUN, steps=20, unquantised=8, learning_rate=1e-2, save_every=20)
+    run = replace(RUN, steps=20, unquantized_steps=8, learning_rate=1e-2, save_every=20)
     fixed = batch(np.random.default_rng(0), 2)
-    model = train_vision(CONFIG, run, lambda rng, size: fixed, tmp_path)
+    model = train_vq(CONFIG, run, lambda rng, size: fixed, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["psnr"] > lines[0]["psnr"] + 3
     assert lines[7]["commit"] == 0  # no codebook yet
@@ -115,7 +115,7 @@ def test_time_starts_as_the_identity() -> None:
     torch.manual_seed(0)
     config = replace(CONFIG, temporal_downsample_factor=4)
     model, untouched = VisionTokenizer(config).eval(), VisionTokenizer(config).eval()
-    identity_in_time(model)
+    init_temporal_identity(model)
     latent = torch.randn(1, 4, 1, 3, 3).expand(-1, -1, 4, -1, -1)
 
     def likeness(one: VisionTokenizer) -> float:
@@ -134,7 +134,7 @@ def test_time_starts_as_the_identity() -> None:
 def test_norms_start_near_plain_ones() -> None:
     torch.manual_seed(0)
     model = VisionTokenizer(CONFIG)
-    plain_norms(model)
+    init_spatial_norms(model)
     norms = [module for module in model.modules() if isinstance(module, SpatialNorm)]
     assert norms
     for norm in norms:
@@ -149,34 +149,39 @@ def plain_loop(steps: int) -> VisionTokenizer:
     """The loss and the loop written out: nothing but L2, L1, commitment and consistency."""
     torch.manual_seed(RUN.seed)
     model = VisionTokenizer(CONFIG)
-    identity_in_time(model)
-    plain_norms(model)
+    init_temporal_identity(model)
+    init_spatial_norms(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
-    book, optimizer = CodebookTrainer(model.quantize), MuonAndAdamW(model.named_parameters())
+    book, optimizer = (
+        CodebookTrainer(model.quantize),
+        build_muon_and_adamw(model.named_parameters()),
+    )
     seen: list[Tensor] = []
     for step in range(steps):
-        pixels = batch(seed_step(RUN.seed, step), RUN.batch)
+        pixels = batch(seed_step(RUN.seed, step), RUN.batch_size)
         model.train()
         latent = model.encode_latent(pixels.to(memory_format=torch.channels_last))
         rows = latent.movedim(1, -1).flatten(0, -2)
         quantised = latent
-        if step == RUN.unquantised:
+        if step == RUN.unquantized_steps:
             book.start(torch.cat(seen))
-        if step < RUN.unquantised:
+        if step < RUN.unquantized_steps:
             seen.append(rows.detach())
         else:
             codes = model.quantize(latent)
             quantised = model.quantize.lookup(codes)
             book.update(rows.detach(), codes.flatten())
         decoded = model.decode_latent(latent + (quantised - latent).detach())
-        loss = F.mse_loss(decoded, pixels) + RUN.l1 * F.l1_loss(decoded, pixels)
-        loss = loss + RUN.commitment * F.mse_loss(latent, quantised.detach())
-        uneven = inconsistency(rows, same_patches(pixels, 2))
-        (loss + RUN.consistency * step / RUN.steps * uneven).backward()
-        nn.utils.clip_grad_norm_(optimizer.parameters, RUN.clip)
-        optimizer.step(rate_at("cosine", step, RUN.steps, RUN.warmup, RUN.learning_rate, 0.0))
+        loss = F.mse_loss(decoded, pixels) + RUN.l1_weight * F.l1_loss(decoded, pixels)
+        loss = loss + RUN.commitment_weight * F.mse_loss(latent, quantised.detach())
+        uneven = patch_consistency_loss(rows, patch_ids(pixels, 2))
+        (loss + RUN.consistency_weight * step / RUN.steps * uneven).backward()
+        nn.utils.clip_grad_norm_(optimizer.parameters, RUN.max_grad_norm)
+        optimizer.step(
+            learning_rate_at("cosine", step, RUN.steps, RUN.warmup_steps, RUN.learning_rate, 0.0)
+        )
     return model
 
 
@@ -198,7 +203,12 @@ def test_the_use_of_the_codebook_is_told(never_killed: Path) -> None:
 
 
 ADVERSARIAL = replace(
-    RUN, adversarial=0.5, adversarial_from=4, adversarial_width=8, save_every=1, consistency=0.0
+    RUN,
+    adversarial_weight=0.5,
+    adversarial_start_step=4,
+    discriminator_width=8,
+    save_every=1,
+    consistency_weight=0.0,
 )
 
 
@@ -226,7 +236,7 @@ def interrupted(pictures: Callable[[np.random.Generator, int], Tensor], after: i
 @pytest.fixture(scope="module")
 def adversarial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adversarial")
-    train_vision(CONFIG, ADVERSARIAL, stripes, folder)
+    train_vq(CONFIG, ADVERSARIAL, stripes, folder)
     return folder
 
 
@@ -236,8 +246,8 @@ def test_killed_and_resumed_is_never_killed_with_a_discriminator(
     """Before its first step, and after; its weights and its optimizer are in the checkpoint."""
     for step in (4, 1):
         with pytest.raises(KeyboardInterrupt):
-            train_vision(CONFIG, ADVERSARIAL, interrupted(stripes, step), tmp_path)
-    train_vision(CONFIG, ADVERSARIAL, stripes, tmp_path)
+            train_vq(CONFIG, ADVERSARIAL, interrupted(stripes, step), tmp_path)
+    train_vq(CONFIG, ADVERSARIAL, stripes, tmp_path)
     states = [load_state(folder / "state.pt") for folder in (adversarial, tmp_path)]
     assert any("discriminator" in name for name in (states[0] or {})["model"])
     assert flat(states[0]) == flat(states[1])
@@ -245,7 +255,7 @@ def test_killed_and_resumed_is_never_killed_with_a_discriminator(
 
 def test_the_discriminator_waits_for_its_step(tmp_path: Path, adversarial: Path) -> None:
     """Until then the tokenizer learns as if there were none."""
-    train_vision(CONFIG, replace(ADVERSARIAL, adversarial=0.0), stripes, tmp_path)
+    train_vq(CONFIG, replace(ADVERSARIAL, adversarial_weight=0.0), stripes, tmp_path)
     on, off = (
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         for folder in (adversarial, tmp_path)
@@ -261,15 +271,15 @@ def test_a_short_run_lowers_the_perceptual_distance(tmp_path: Path) -> None:
     run = replace(
         RUN,
         steps=10,
-        unquantised=5,
+        unquantized_steps=5,
         learning_rate=1e-2,
         save_every=10,
-        consistency=0.0,
-        perceptual=1.0,
-        perceptual_net="alex",
+        consistency_weight=0.0,
+        perceptual_weight=1.0,
+        perceptual_backbone="alex",
     )
     fixed = stripes(np.random.default_rng(0), 2)
-    train_vision(CONFIG, run, lambda rng, size: fixed, tmp_path)
+    train_vq(CONFIG, run, lambda rng, size: fixed, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["perceptual"] < lines[0]["perceptual"] * 0.75
 
@@ -278,9 +288,14 @@ def test_clips_are_learned_from_too(tmp_path: Path) -> None:
     """As one causal sequence, in a run that may hold pictures as well."""
     kinds = iter([clips, stripes, clips, clips, stripes, clips])
     run = replace(
-        ADVERSARIAL, batch=1, adversarial_from=3, consistency=1.0, learning_rate=1e-2, save_every=6
+        ADVERSARIAL,
+        batch_size=1,
+        adversarial_start_step=3,
+        consistency_weight=1.0,
+        learning_rate=1e-2,
+        save_every=6,
     )
-    model = train_vision(CONFIG, run, lambda rng, size: next(kinds)(rng, size), tmp_path)
+    model = train_vq(CONFIG, run, lambda rng, size: next(kinds)(rng, size), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["psnr"] > lines[0]["psnr"]
     assert model.encode(clips(np.random.default_rng(0), 1)).shape == (1, 1, 12, 12)
@@ -292,31 +307,31 @@ def test_a_clip_is_seen_as_the_tokenizer_sees_it() -> None:
     model = VisionTokenizer(CONFIG).eval()
     clip = clips(np.random.default_rng(0), 1)[..., :8, :8].repeat(1, 2, 1, 1, 1)
     codes = model.encode(clip)
-    assert torch.equal(model.quantize(latent_of(model, clip)), codes)
+    assert torch.equal(model.quantize(encode_latent(model, clip)), codes)
     latent = model.quantize.lookup(codes)
-    assert torch.equal(pixels_of(model, latent, still=False), model.decode(codes))
+    assert torch.equal(decode_latent(model, latent, still=False), model.decode(codes))
 
 
 def test_a_start_is_gone_on_from_with_its_codebook(tmp_path: Path) -> None:
     """The first picture is as good as the start's own, and no k-means moves an entry."""
-    run = replace(RUN, steps=1, save_every=1, unquantised=0, learning_rate=0.0)
-    start = train_vision(CONFIG, RUN, batch, tmp_path / "a")
+    run = replace(RUN, steps=1, save_every=1, unquantized_steps=0, learning_rate=0.0)
+    start = train_vq(CONFIG, RUN, batch, tmp_path / "a")
     conv, entry = start.encoder.conv_in.weight.clone(), start.quantize.embedding.weight.clone()
-    model = train_vision(CONFIG, run, batch, tmp_path / "b", start=start)
+    model = train_vq(CONFIG, run, batch, tmp_path / "b", start=start)
     assert torch.equal(model.encoder.conv_in.weight, conv)
     assert (model.quantize.embedding.weight - entry).norm() < 0.5 * entry.norm()
     other = replace(CONFIG, codebook_size=8)
     with pytest.raises(InputError, match="another config"):
-        train_vision(other, run, batch, tmp_path / "c", start=start)
+        train_vq(other, run, batch, tmp_path / "c", start=start)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"perceptual": -1.0}, "perceptual = -1.0"),
-        ({"adversarial": float("nan")}, "adversarial = nan"),
-        ({"adversarial": 0.1, "adversarial_from": 6}, "would never begin"),
-        ({"on_bad": "skip"}, "not for vision"),
+        ({"perceptual_weight": -1.0}, "perceptual_weight = -1.0"),
+        ({"adversarial_weight": float("nan")}, "adversarial_weight = nan"),
+        ({"adversarial_weight": 0.1, "adversarial_start_step": 6}, "would never begin"),
+        ({"on_bad_batch": "skip"}, "not for vision"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
@@ -325,6 +340,6 @@ def test_numbers_that_make_no_sense_are_refused(change: dict[str, Any], message:
 
 
 def test_pictures_too_small_for_what_is_on_are_refused(tmp_path: Path) -> None:
-    run = replace(ADVERSARIAL, adversarial_from=0)
+    run = replace(ADVERSARIAL, adversarial_start_step=0)
     with pytest.raises(InputError, match="sides of 24 or more"):
-        train_vision(CONFIG, run, batch, tmp_path)
+        train_vq(CONFIG, run, batch, tmp_path)

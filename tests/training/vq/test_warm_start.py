@@ -13,7 +13,7 @@ from emu3.config import VisionConfig
 from emu3.errors import InputError
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.testing import tiny_vision
-from emu3.training.vq_warm_start import CODEBOOK, warm_start
+from emu3.training.vq.warm_start import CODEBOOK, warm_start
 
 CONFIG = VisionConfig(
     codebook_size=16, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=()

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from emu3.testing import tiny_vision
-from emu3.training.checkpoints import load_state
-from emu3.training.vq_decoder_finetuning import PictureTraining, train_picture
+from emu3.training.checkpointing import load_state
+from emu3.training.vq.decoder_finetuning import VQDecoderTrainingConfig, finetune_vq_decoder
 
-RUN = PictureTraining(
+RUN = VQDecoderTrainingConfig(
     steps=6,
     learning_rate=2e-3,
-    warmup=2,
-    clip=1.0,
+    warmup_steps=2,
+    max_grad_norm=1.0,
     bf16=False,
     report_every=1,
     save_every=2,
@@ -34,7 +34,7 @@ def test_pictures_get_better_and_codes_stay(tmp_path: Path) -> None:
     model, pixels = tiny_vision(), pictures(np.random.default_rng(0))
     with torch.no_grad():
         codes, before = model.encode(pixels), model.decode(model.encode(pixels))
-    train_picture(model, RUN, lambda rng: pixels, tmp_path)
+    finetune_vq_decoder(model, RUN, lambda rng: pixels, tmp_path)
     with torch.no_grad():
         after = model.decode(codes)
     assert torch.equal(model.encode(pixels), codes)
@@ -52,9 +52,9 @@ def test_killed_and_resumed_is_never_killed(tmp_path: Path, kill: int) -> None:
         return pictures(rng)
 
     with pytest.raises(KeyboardInterrupt):
-        train_picture(tiny_vision(), RUN, until, tmp_path / "killed")
-    resumed = train_picture(tiny_vision(), RUN, pictures, tmp_path / "killed")
-    whole = train_picture(tiny_vision(), RUN, pictures, tmp_path / "whole")
+        finetune_vq_decoder(tiny_vision(), RUN, until, tmp_path / "killed")
+    resumed = finetune_vq_decoder(tiny_vision(), RUN, pictures, tmp_path / "killed")
+    whole = finetune_vq_decoder(tiny_vision(), RUN, pictures, tmp_path / "whole")
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     state = load_state(tmp_path / "killed" / "state.pt")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from emu3.training.patch_consistency import inconsistency, same_patches
+from emu3.training.vq.patch_consistency import patch_consistency_loss, patch_ids
 
 
 def test_patches_are_grouped_by_their_pixels_and_nothing_else() -> None:
     pixels = torch.rand(2, 3, 16, 24)
     pixels[1, :, 8:, :8] = pixels[0, :, :8, 16:]  # one patch is copied to another place
     pixels[0, :, 8:] = 0.5  # a row of plain patches
-    groups = same_patches(pixels, 8)
+    groups = patch_ids(pixels, 8)
     patches = pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     equal = (patches[:, None] == patches[None]).flatten(2).all(-1)
     assert torch.equal(groups[:, None] == groups[None], equal)
@@ -21,7 +21,7 @@ def test_patches_are_grouped_by_their_pixels_and_nothing_else() -> None:
 def test_latents_of_a_group_are_pulled_to_their_mean() -> None:
     latent = torch.randn(6, 4, requires_grad=True)
     groups = torch.tensor([0, 1, 1, 2, 2, 2])
-    loss = inconsistency(latent, groups)
+    loss = patch_consistency_loss(latent, groups)
     means = torch.stack([latent[groups == g].mean(0) for g in groups])
     spread = latent.var(0).mean()
     torch.testing.assert_close(loss, (latent - means).square().mean() / spread)
@@ -35,9 +35,11 @@ def test_latents_of_a_group_are_pulled_to_their_mean() -> None:
 
 def test_size_does_not_matter() -> None:
     latent, groups = torch.randn(6, 4), torch.tensor([0, 1, 1, 2, 2, 2])
-    torch.testing.assert_close(inconsistency(latent / 100, groups), inconsistency(latent, groups))
+    torch.testing.assert_close(
+        patch_consistency_loss(latent / 100, groups), patch_consistency_loss(latent, groups)
+    )
 
 
 def test_equal_latents_cost_nothing() -> None:
     groups = torch.tensor([0, 0, 1])
-    assert inconsistency(torch.tensor([[1.0], [1.0], [5.0]]), groups) == 0
+    assert patch_consistency_loss(torch.tensor([[1.0], [1.0], [5.0]]), groups) == 0

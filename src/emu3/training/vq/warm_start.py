@@ -22,7 +22,7 @@ STRAIGHT = 2.0  # where SiLU is nearly a line
 
 
 @torch.no_grad()
-def identity_in_time(model: VisionTokenizer) -> None:
+def init_temporal_identity(model: VisionTokenizer) -> None:
     """Start the temporal convolutions as the identity on a repeated frame.
 
     They sit on the narrow latent with a SiLU behind each, and random ones would destroy most of
@@ -66,7 +66,7 @@ def warm_start(model: VisionTokenizer, weights: Mapping[str, Tensor]) -> list[st
     new = {name for name in own if flat and ".time_" in name} | {CODEBOOK}
     _check(own, taken, [name for name in left if name not in new])
     if flat:
-        identity_in_time(model)
+        init_temporal_identity(model)
     model.load_state_dict(taken, strict=False)
     if flat:
         _undo_silu(model)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from emu3.training.muon import Muon, orthonormal
-from emu3.training.optim import MuonAndAdamW
+from emu3.training.optimizers import Muon, OptimizerContainer, build_muon_and_adamw, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16), (64, 17)])
@@ -17,29 +16,29 @@ def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
     """Of matrices of any scale, and the same for tall and wide."""
     for scale in (1e-4, 1.0, 1e4):
         matrix = torch.randn(shape) * scale
-        result = orthonormal(matrix)
+        result = orthogonalize(matrix)
         assert result.shape == shape
         values = torch.linalg.svdvals(result)
         assert values.min() > 0.6
         assert values.max() < 1.3
-        torch.testing.assert_close(orthonormal(matrix.T), result.T)
+        torch.testing.assert_close(orthogonalize(matrix.T), result.T)
 
 
 def test_directions_stay() -> None:
     """Only the singular values change: U S V' becomes about U V'."""
     u, _, v = torch.linalg.svd(torch.randn(20, 12), full_matrices=False)
     matrix = u @ torch.diag(torch.linspace(1, 3, 12)) @ v
-    back = u.T @ orthonormal(matrix) @ v.T
+    back = u.T @ orthogonalize(matrix) @ v.T
     assert (back - torch.diag(back.diagonal())).abs().max() < 1e-3
 
 
 def test_nothing_stays_nothing() -> None:
-    assert torch.equal(orthonormal(torch.zeros(4, 6)), torch.zeros(4, 6))
+    assert torch.equal(orthogonalize(torch.zeros(4, 6)), torch.zeros(4, 6))
 
 
 def moved(start: torch.Tensor, gradients: list[torch.Tensor], decay: float = 0.0) -> torch.Tensor:
     parameter = nn.Parameter(start.clone())
-    optimizer = Muon([parameter], lr=0.1, decay=decay)
+    optimizer = Muon([parameter], lr=0.1, weight_decay=decay)
     for gradient in gradients:
         parameter.grad = gradient.reshape(parameter.shape).clone()
         optimizer.step()
@@ -82,14 +81,16 @@ class Model(nn.Module):
         self.frozen = nn.Linear(16, 16, bias=False).requires_grad_(False)
 
 
-def optimizer_of(model: nn.Module) -> MuonAndAdamW:
-    return MuonAndAdamW(model.named_parameters(), decay=0.1, adamw_only=("embed_tokens",))
+def optimizer_of(model: nn.Module) -> OptimizerContainer:
+    return build_muon_and_adamw(
+        model.named_parameters(), weight_decay=0.1, adamw_only=("embed_tokens",)
+    )
 
 
 def test_each_weight_has_its_optimizer() -> None:
     """Hidden matrices and convolutions: Muon. Tables, vectors and what is too narrow: AdamW."""
     model = Model()
-    muon, adamw = optimizer_of(model).parts
+    muon, adamw = optimizer_of(model).optimizers
     names = {id(p): name for name, p in model.named_parameters()}
     by_muon, by_adamw = (
         {names[id(p)] for group in part.param_groups for p in group["params"]}
@@ -99,7 +100,7 @@ def test_each_weight_has_its_optimizer() -> None:
     assert by_adamw == set(names.values()) - by_muon - {"frozen.weight"}
 
 
-def push(model: nn.Module, optimizer: MuonAndAdamW, seed: int) -> None:
+def push(model: nn.Module, optimizer: OptimizerContainer, seed: int) -> None:
     torch.manual_seed(seed)
     for parameter in optimizer.parameters:
         parameter.grad = torch.randn_like(parameter)
@@ -112,7 +113,8 @@ def test_a_resumed_optimizer_goes_on_the_same() -> None:
     first, second = optimizer_of(one), optimizer_of(other)
     push(one, first, 1)
     other.load_state_dict(one.state_dict())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for mine, theirs in zip(second.optimizers, first.optimizers, strict=True):
+        mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
     push(one, first, 2)
     push(other, second, 2)
     for a, b in zip(one.parameters(), other.parameters(), strict=True):

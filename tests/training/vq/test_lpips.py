@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu3.errors import InputError, MissingExtraError
-from emu3.training import lpips as perceptual
-from emu3.training.lpips import BlurPool, Net, PerceptualDistance
+from emu3.training.vq import lpips as perceptual
+from emu3.training.vq.lpips import LPIPS, Backbone, BlurPool
 
 
 def installed() -> bool:
@@ -26,8 +26,8 @@ needs_weights = pytest.mark.skipif(not installed(), reason="stlpips-pytorch is n
 
 
 @pytest.fixture(scope="module", params=["alex", "vgg"])
-def distance(request: pytest.FixtureRequest) -> PerceptualDistance:
-    return PerceptualDistance(request.param)
+def distance(request: pytest.FixtureRequest) -> LPIPS:
+    return LPIPS(request.param)
 
 
 def pictures(side: int = 32, detail: int = 5) -> Tensor:
@@ -43,7 +43,7 @@ def cut(pixels: Tensor, right: int = 0) -> Tensor:
 
 
 @needs_weights
-def test_equal_pictures_are_at_zero_and_both_ways_are_as_long(distance: PerceptualDistance) -> None:
+def test_equal_pictures_are_at_zero_and_both_ways_are_as_long(distance: LPIPS) -> None:
     one, other = cut(pictures()), cut(pictures()).flip(3)
     assert distance(one, one).tolist() == [0.0, 0.0]
     torch.testing.assert_close(distance(one, other), distance(other, one))
@@ -51,7 +51,7 @@ def test_equal_pictures_are_at_zero_and_both_ways_are_as_long(distance: Perceptu
 
 
 @needs_weights
-def test_it_grows_with_noise_and_with_blur(distance: PerceptualDistance) -> None:
+def test_it_grows_with_noise_and_with_blur(distance: LPIPS) -> None:
     torch.manual_seed(0)
     one = cut(pictures())
     noise = torch.randn_like(one)
@@ -64,7 +64,7 @@ def test_it_grows_with_noise_and_with_blur(distance: PerceptualDistance) -> None
 
 @needs_weights
 def test_a_shift_is_nearer_than_noise_that_squared_error_finds_as_bad(
-    distance: PerceptualDistance,
+    distance: LPIPS,
 ) -> None:
     torch.manual_seed(0)
     picture = pictures(detail=10)
@@ -77,7 +77,7 @@ def test_a_shift_is_nearer_than_noise_that_squared_error_finds_as_bad(
 
 
 @needs_weights
-def test_a_gradient_reaches_the_pixels_and_no_weight(distance: PerceptualDistance) -> None:
+def test_a_gradient_reaches_the_pixels_and_no_weight(distance: LPIPS) -> None:
     one = cut(pictures())
     made = torch.zeros_like(one, requires_grad=True)  # grey: many features are nothing at all
     distance(made, one).sum().backward()
@@ -90,12 +90,12 @@ def test_a_gradient_reaches_the_pixels_and_no_weight(distance: PerceptualDistanc
 
 
 @needs_weights
-def test_it_stays_in_eval_mode(distance: PerceptualDistance) -> None:
+def test_it_stays_in_eval_mode(distance: LPIPS) -> None:
     assert not torch.nn.ModuleList([distance]).train()[0].training
 
 
 @needs_weights
-def test_24_pixels_are_enough_and_fewer_are_refused(distance: PerceptualDistance) -> None:
+def test_24_pixels_are_enough_and_fewer_are_refused(distance: LPIPS) -> None:
     one = cut(pictures(24))
     assert distance(one, -one).isfinite().all()
     for wrong in (one[..., :23], one[:1], one[0]):
@@ -112,15 +112,17 @@ def test_halving_blurs_first() -> None:
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_without_the_package_the_extra_is_named(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_extra_is_named(
+    net: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(perceptual, "distribution", missing)
     with pytest.raises(MissingExtraError, match=r"emu3\[vision-train\]"):
-        PerceptualDistance(net)
+        LPIPS(net)
 
 
 def test_an_unknown_net_is_refused() -> None:
     with pytest.raises(InputError, match="'alex' or 'vgg'"):
-        PerceptualDistance("squeeze")  # type: ignore[arg-type]
+        LPIPS("squeeze")  # type: ignore[arg-type]

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from emu3.errors import InputError
-from emu3.training.adamw import PlainAdamW
-from emu3.training.discriminator import (
-    Both,
+from emu3.training.optimizers import build_adamw
+from emu3.training.vq.discriminator import (
     PatchDiscriminator,
+    accumulate_discriminator_gradients,
     adaptive_weight,
-    fooling,
-    hinge,
-    judge,
+    add_discriminator,
+    generator_loss,
+    hinge_loss,
 )
 
 
@@ -40,19 +40,23 @@ def test_small_pictures_are_refused() -> None:
 
 
 def test_the_hinge_by_hand() -> None:
-    assert hinge(torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])) == (0.25 + 0.5) / 2
-    assert hinge(torch.zeros(3), torch.zeros(3)) == 1  # finds no difference
-    assert hinge(torch.full((3,), 9.0), torch.full((3,), -9.0)) == 0  # always knows
+    assert hinge_loss(torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])) == (0.25 + 0.5) / 2
+    assert hinge_loss(torch.zeros(3), torch.zeros(3)) == 1  # finds no difference
+    assert hinge_loss(torch.full((3,), 9.0), torch.full((3,), -9.0)) == 0  # always knows
 
 
 def test_it_learns_to_tell_pictures_from_blurred_ones() -> None:
     torch.manual_seed(0)
     critic = PatchDiscriminator(8)
-    both = Both(PlainAdamW([nn.Parameter(torch.zeros(1))], decay=0.0), critic, share=1.0)
+    both = add_discriminator(
+        build_adamw([nn.Parameter(torch.zeros(1))], weight_decay=0.0), critic, lr_scale=1.0
+    )
     losses = []
     for _ in range(25):
         sharp = torch.randn(2, 3, 32, 32)
-        losses.append(judge(critic, sharp, F.avg_pool2d(sharp, 3, 1, 1)))
+        losses.append(
+            accumulate_discriminator_gradients(critic, sharp, F.avg_pool2d(sharp, 3, 1, 1))
+        )
         both.step(2e-3)
     assert losses[0] > 0.8
     assert losses[-1] < 0.3
@@ -61,7 +65,7 @@ def test_it_learns_to_tell_pictures_from_blurred_ones() -> None:
 def test_deceiving_it_moves_pixels_and_not_its_weights() -> None:
     critic = PatchDiscriminator(8)
     made = torch.rand(1, 3, 32, 32, requires_grad=True)
-    fooling(critic, made).backward()
+    generator_loss(critic, made).backward()
     assert made.grad is not None
     assert made.grad.abs().sum() > 0
     assert all(weight.grad is None and weight.requires_grad for weight in critic.parameters())
@@ -70,7 +74,7 @@ def test_deceiving_it_moves_pixels_and_not_its_weights() -> None:
 def test_judging_moves_its_weights_and_not_the_pixels() -> None:
     critic = PatchDiscriminator(8)
     made = torch.rand(1, 3, 32, 32, requires_grad=True)
-    judge(critic, torch.rand(1, 3, 32, 32), made)
+    accumulate_discriminator_gradients(critic, torch.rand(1, 3, 32, 32), made)
     assert made.grad is None
     assert all(weight.grad is not None for weight in critic.parameters())
 
@@ -86,7 +90,9 @@ def test_the_adaptive_weight_makes_both_pull_equally_hard() -> None:
 
 
 def test_the_rates_of_both_keep_their_ratio() -> None:
-    both = Both(PlainAdamW([nn.Parameter(torch.ones(1))], decay=0.0), PatchDiscriminator(8), 0.25)
+    both = add_discriminator(
+        build_adamw([nn.Parameter(torch.ones(1))], weight_decay=0.0), PatchDiscriminator(8), 0.25
+    )
     both.step(0.1)
-    rates = [group["lr"] for part in both.parts for group in part.param_groups]
+    rates = [group["lr"] for part in both.optimizers for group in part.param_groups]
     assert rates == [0.1, 0.025]

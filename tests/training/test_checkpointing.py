@@ -16,18 +16,17 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from emu3.training import checkpoints, optim
-from emu3.training.adamw import PlainAdamW
-from emu3.training.checkpoints import LATEST, WHOLE, Checkpoints, load_state, save_state
-from emu3.training.distributed import World
+from emu3.training import checkpointing, optimizers
+from emu3.training.checkpointing import LATEST, WHOLE, CheckpointManager, load_state, save_state
+from emu3.training.distributed import DistributedContext
 from emu3.training.errors import TrainingError
-from emu3.training.optim import MuonAndAdamW
+from emu3.training.optimizers import build_adamw, build_muon_and_adamw
 from emu3.training.trainer import train
 from tests.training.toy import RUN, Toy, flat, started
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-NINE = replace(RUN, clip=1e9)  # the norm of pieces is rounded otherwise
+NINE = replace(RUN, max_grad_norm=1e9)  # the norm of pieces is rounded otherwise
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
@@ -61,18 +60,18 @@ def test_a_write_that_fails_leaves_the_state_before(
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
     one, other = Toy(), Toy()
     other.model.append(torch.nn.Linear(4, 4))
-    Checkpoints(tmp_path, one.model, one.optimizer).save(1)
+    CheckpointManager(tmp_path, one.model, one.optimizer).save(1)
     with pytest.raises(TrainingError, match="does not fit this run"):
-        Checkpoints(tmp_path, other.model, other.optimizer).load()
+        CheckpointManager(tmp_path, other.model, other.optimizer).load()
 
 
 def in_two(rank: int, port: Path, work: Callable[..., None], *args: Any) -> None:
     """One of two processes over gloo that meet at a file."""
     dist.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
-    world = World(rank, 2, torch.device("cpu"), mesh)
+    world = DistributedContext(rank, 2, torch.device("cpu"), mesh)
     work(world, *args)
-    world.leave()
+    world.shutdown()
 
 
 def both(port: Path, work: Callable[..., None], *args: Any) -> list[int | None]:
@@ -89,17 +88,17 @@ class Sharded(Toy):
     Without dropout: its masks would not be those of a process alone.
     """
 
-    def __init__(self, world: World, muon: bool = False) -> None:
+    def __init__(self, world: DistributedContext, muon: bool = False) -> None:
         super().__init__()
         self.model[1].p = 0.0
         if world.size > 1:
             fully_shard(self.model, mesh=world.mesh)
-        self.optimizer = PlainAdamW(self.model.parameters(), decay=0.1)
+        self.optimizer = build_adamw(self.model.parameters(), weight_decay=0.1)
         if muon:
-            self.optimizer = MuonAndAdamW(self.model.named_parameters(), decay=0.1)
+            self.optimizer = build_muon_and_adamw(self.model.named_parameters(), weight_decay=0.1)
 
 
-def upto(world: World, steps: int, folder: Path, muon: bool = False) -> None:
+def upto(world: DistributedContext, steps: int, folder: Path, muon: bool = False) -> None:
     """Train to `steps` of nine."""
 
     def enough(step: int) -> float:
@@ -115,8 +114,8 @@ def upto(world: World, steps: int, folder: Path, muon: bool = False) -> None:
 
 def weights(folder: Path, muon: bool = False) -> dict[str, Any]:
     """The end of a run, whichever process asks."""
-    toy = Sharded(World.alone(), muon)
-    assert Checkpoints(folder, toy.model, toy.optimizer).load() == 9
+    toy = Sharded(DistributedContext.single_process(), muon)
+    assert CheckpointManager(folder, toy.model, toy.optimizer).load() == 9
     return toy.model.state_dict()
 
 
@@ -125,7 +124,7 @@ def weights(folder: Path, muon: bool = False) -> dict[str, Any]:
 def test_a_run_goes_on_on_another_number_of_processes(
     tmp_path: Path, order: str, muon: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optim, "SMALLEST_MATRIX", 4)  # the toy's are for Muon, too
+    monkeypatch.setattr(optimizers, "MIN_MUON_ROWS", 4)  # the toy's are for Muon, too
     folder = tmp_path / "run"
     for steps, size in zip((3, 6, 9), order.split(", "), strict=True):
         if size == "two":
@@ -134,19 +133,19 @@ def test_a_run_goes_on_on_another_number_of_processes(
             assert {LATEST, f"step-{steps}"} <= names
             assert WHOLE not in names
         else:
-            upto(World.alone(), steps, folder, muon)
+            upto(DistributedContext.single_process(), steps, folder, muon)
             names = {path.name for path in folder.iterdir()}
             assert WHOLE in names
             assert LATEST not in names
-    upto(World.alone(), 9, tmp_path / "alone", muon)
+    upto(DistributedContext.single_process(), 9, tmp_path / "alone", muon)
     ours, theirs = weights(folder, muon), weights(tmp_path / "alone", muon)
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], rtol=1e-5, atol=1e-6)
 
 
-def die_in_the_second_save(world: World, folder: Path) -> None:
-    whole, saves = checkpoints.save_pieces, list[int]()
+def die_in_the_second_save(world: DistributedContext, folder: Path) -> None:
+    whole, saves = checkpointing.save_pieces, list[int]()
 
     def half(state: Any, checkpoint_id: Path) -> None:
         whole(state, checkpoint_id=checkpoint_id)
@@ -154,7 +153,7 @@ def die_in_the_second_save(world: World, folder: Path) -> None:
         if len(saves) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.save_pieces = half  # type: ignore[assignment]
+    checkpointing.save_pieces = half  # type: ignore[assignment]
     upto(world, 9, folder)
 
 

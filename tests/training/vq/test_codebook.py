@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from emu3.models.vq.quantizer import VectorQuantizer
-from emu3.training.vq_codebook import FRESH, CodebookTrainer, spread
+from emu3.training.vq.codebook import FRESH, CodebookTrainer, reassign_duplicates
 
 
 def clusters(count: int, each: int = 40, width: float = 0.01) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ def test_entries_that_double_another_are_moved_to_where_they_are_needed() -> Non
     rows = corners.repeat(50, 1) + torch.randn(200, 2) * 0.01
     with torch.no_grad():
         quantizer.embedding.weight.copy_(corners[:1].repeat(8, 1) + torch.randn(8, 2) * 0.01)
-    assert spread(quantizer, rows, radius=1.0) == 7
+    assert reassign_duplicates(quantizer, rows, radius=1.0) == 7
     table = quantizer.embedding.weight
     assert torch.cdist(corners, table).amin(1).max() < 0.1  # every corner has an entry now
     codes = quantizer(rows.T[None, :, None, None]).flatten()

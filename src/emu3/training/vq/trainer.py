@@ -22,57 +22,68 @@ from emu3.config import VisionConfig
 from emu3.errors import InputError
 from emu3.models.vq.blocks import SpatialNorm
 from emu3.models.vq.tokenizer import VisionTokenizer
-from emu3.training.checkpoints import Optimizer
-from emu3.training.discriminator import Both, PatchDiscriminator, adaptive_weight, fooling, judge
-from emu3.training.lpips import Net, PerceptualDistance
-from emu3.training.mixed_precision import products
-from emu3.training.optim import MuonAndAdamW
-from emu3.training.patch_consistency import inconsistency, same_patches
-from emu3.training.trainer import Job, Learned, Run, train
-from emu3.training.vq_codebook import CodebookTrainer
-from emu3.training.vq_decoder_finetuning import psnr, words
-from emu3.training.vq_warm_start import identity_in_time
+from emu3.training.mixed_precision import autocast
+from emu3.training.optimizers import OptimizerContainer, build_muon_and_adamw
+from emu3.training.trainer import StepResult, TrainingConfig, TrainingTask, train
+from emu3.training.vq.codebook import CodebookTrainer
+from emu3.training.vq.decoder_finetuning import describe_pixels, psnr
+from emu3.training.vq.discriminator import (
+    PatchDiscriminator,
+    accumulate_discriminator_gradients,
+    adaptive_weight,
+    add_discriminator,
+    generator_loss,
+)
+from emu3.training.vq.lpips import LPIPS, Backbone
+from emu3.training.vq.patch_consistency import patch_consistency_loss, patch_ids
+from emu3.training.vq.warm_start import init_temporal_identity
 
-Batch = Callable[[np.random.Generator, int], Tensor]
+PixelBatchFn = Callable[[np.random.Generator, int], Tensor]
 """(randomness, batch size) to pixels in [-1, 1] of one size: pictures [B, 3, H, W], or clips
 [B, 4t, 3, H, W]. Batches of one run may be of either kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionTraining(Run):
+class VQTrainingConfig(TrainingConfig):
     """Everything a run states. What has a default of zero is off."""
 
-    batch: int  # pictures, or clips, in a step
-    unquantised: int  # steps before k-means places the codebook; 0: it is kept as it is
-    l1: float
-    commitment: float
-    consistency: float  # weight of "equal pixels, equal codes" at the end; it grows from zero
-    perceptual: float = 0.0  # weight of the perceptual distance
-    perceptual_net: Net = "vgg"  # what measures it
-    adversarial: float = 0.0  # weight of deceiving the discriminator, on top of the adaptive one
-    adversarial_from: int = 0  # the step at which the discriminator begins to learn and to count
-    adversarial_rate: float = 0.1  # its learning rate, as a share of the tokenizer's
-    adversarial_width: int = 64  # channels of its first layer
+    batch_size: int  # pictures, or clips, in a step
+    unquantized_steps: int  # steps before k-means places the codebook; 0: it is kept as it is
+    l1_weight: float
+    commitment_weight: float
+    consistency_weight: (
+        float  # weight of "equal pixels, equal codes" at the end; it grows from zero
+    )
+    perceptual_weight: float = 0.0  # weight of the perceptual distance
+    perceptual_backbone: Backbone = "vgg"  # what measures it
+    adversarial_weight: float = (
+        0.0  # weight of deceiving the discriminator, on top of the adaptive one
+    )
+    adversarial_start_step: int = (
+        0  # the step at which the discriminator begins to learn and to count
+    )
+    discriminator_lr_scale: float = 0.1  # its learning rate, as a share of the tokenizer's
+    discriminator_width: int = 64  # channels of its first layer
 
     def __post_init__(self) -> None:
         """Refuse to leave out batches: the codebook has moved before a batch proves bad."""
         super().__post_init__()
-        if self.on_bad != "stop":
+        if self.on_bad_batch != "stop":
             raise InputError(
                 "on_bad = 'skip' is not for vision; a batch moves its codebook at once"
             )
-        for name in ("perceptual", "adversarial"):
+        for name in ("perceptual_weight", "adversarial_weight"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} = {getattr(self, name)}; a weight is 0 or more")
-        if self.adversarial and not 0 <= self.adversarial_from < self.steps:
+        if self.adversarial_weight and not 0 <= self.adversarial_start_step < self.steps:
             raise InputError(
-                f"adversarial_from = {self.adversarial_from}: the discriminator would never begin "
+                f"adversarial_from = {self.adversarial_start_step}: the discriminator would never begin "
                 f"in {self.steps} steps; name one of them, or set adversarial = 0"
             )
 
 
 @torch.no_grad()
-def plain_norms(model: VisionTokenizer) -> None:
+def init_spatial_norms(model: VisionTokenizer) -> None:
     """Start every spatial norm near the GroupNorm inside it, with a faint view of the latent."""
     for module in model.modules():
         if isinstance(module, SpatialNorm):
@@ -83,10 +94,10 @@ def plain_norms(model: VisionTokenizer) -> None:
             nn.init.zeros_(module.conv_b.bias)
 
 
-def train_vision(
+def train_vq(
     config: VisionConfig,
-    run: VisionTraining,
-    batch: Batch,
+    run: VQTrainingConfig,
+    batch: PixelBatchFn,
     folder: Path,
     on_save: Callable[[VisionTokenizer, int], None] = lambda model, step: None,
     start: VisionTokenizer | None = None,
@@ -113,14 +124,14 @@ def train_vision(
             # Measured on a CPU: a step in float32 takes half the time, one in bfloat16 longer.
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     lesson = _Lesson(model, run, batch)
-    job = Job(
+    job = TrainingTask(
         lesson.whole,
         lesson.optimizer,
         lesson.gradients,
         extras={"codebook": lesson.book},
         on_save=lambda step: on_save(model.eval(), step),
         # Not before there is a codebook: the latents that place it are in no checkpoint.
-        savable=lambda step: step >= run.unquantised,
+        can_save=lambda step: step >= run.unquantized_steps,
     )
     train(job, run, folder)
     return model.eval()
@@ -129,8 +140,8 @@ def train_vision(
 def _beginning(config: VisionConfig, start: VisionTokenizer | None) -> VisionTokenizer:
     if start is None:
         model = VisionTokenizer(config)
-        identity_in_time(model)
-        plain_norms(model)
+        init_temporal_identity(model)
+        init_spatial_norms(model)
         return model
     if start.config != config:
         raise InputError("the tokenizer to start from has another config than the run; give one")
@@ -140,47 +151,55 @@ def _beginning(config: VisionConfig, start: VisionTokenizer | None) -> VisionTok
 class _Lesson:
     """One model and all that judges it."""
 
-    def __init__(self, model: VisionTokenizer, run: VisionTraining, batch: Batch) -> None:
+    def __init__(self, model: VisionTokenizer, run: VQTrainingConfig, batch: PixelBatchFn) -> None:
         self.model, self.run, self.batch = model, run, batch
         self.book = CodebookTrainer(model.quantize)
         self.recent: list[Tensor] = []  # latents to place the codebook by
         self.distance = (
-            PerceptualDistance(run.perceptual_net).to(model.device) if run.perceptual else None
+            LPIPS(run.perceptual_backbone).to(model.device) if run.perceptual_weight else None
         )
-        self.optimizer: Optimizer = MuonAndAdamW(model.named_parameters())
+        self.optimizer: OptimizerContainer = build_muon_and_adamw(model.named_parameters())
         self.whole: nn.Module = model
         self.critic: PatchDiscriminator | None = None
-        if run.adversarial:
-            self.critic = PatchDiscriminator(run.adversarial_width).to(model.device)
-            self.optimizer = Both(self.optimizer, self.critic, run.adversarial_rate)
+        if run.adversarial_weight:
+            self.critic = PatchDiscriminator(run.discriminator_width).to(model.device)
+            self.optimizer = add_discriminator(
+                self.optimizer, self.critic, run.discriminator_lr_scale
+            )
             self.whole = nn.ModuleDict({"tokenizer": model, "discriminator": self.critic})
 
-    def gradients(self, rng: np.random.Generator, step: int) -> Learned:
+    def gradients(self, rng: np.random.Generator, step: int) -> StepResult:
         """Draw a batch and learn from it."""
         run = self.run
         self.model.train()
-        pixels = self.batch(rng, run.batch).to(self.model.device)
-        with products(pixels.device, run.bf16):
-            latent = latent_of(self.model, pixels if run.bf16 else _channels_last(pixels)).float()
+        pixels = self.batch(rng, run.batch_size).to(self.model.device)
+        with autocast(pixels.device, run.bf16):
+            latent = encode_latent(
+                self.model, pixels if run.bf16 else _channels_last(pixels)
+            ).float()
         self._place(latent, step)
-        quantised, revived = _quantise(self.model, self.book, latent, step >= run.unquantised)
-        with products(pixels.device, run.bf16):
+        quantised, revived = _quantise(self.model, self.book, latent, step >= run.unquantized_steps)
+        with autocast(pixels.device, run.bf16):
             # Straight through: the gradient passes the rounding as if it were not there.
             through = latent + (quantised - latent).detach()
-            decoded = pixels_of(self.model, through, still=pixels.ndim == 4).float()
+            decoded = decode_latent(self.model, through, still=pixels.ndim == 4).float()
         loss, values = self._losses(step, pixels, latent, quantised, decoded)
         loss.backward()
         if self.critic is not None:
-            begun = step >= run.adversarial_from
-            lost = judge(self.critic, _frames(pixels), _frames(decoded)) if begun else 0.0
+            begun = step >= run.adversarial_start_step
+            lost = (
+                accumulate_discriminator_gradients(self.critic, _frames(pixels), _frames(decoded))
+                if begun
+                else 0.0
+            )
             values["discriminator"] = lost
         values |= {"revived": revived, "used": self.book.used()}
         values["perplexity"] = self.book.perplexity()
-        return Learned(values, len(pixels), batch=words(_frames(pixels)))
+        return StepResult(values, len(pixels), description=describe_pixels(_frames(pixels)))
 
     def _place(self, latent: Tensor, step: int) -> None:
         """Remember latents until there are enough to place the codebook by, then place it."""
-        if step < self.run.unquantised:
+        if step < self.run.unquantized_steps:
             self.recent[:] = [*self.recent[-63:], _rows(latent)]
         elif self.recent:
             self.book.start(torch.cat(self.recent))
@@ -193,33 +212,35 @@ class _Lesson:
         run = self.run
         mse = F.mse_loss(decoded, pixels)
         commit = F.mse_loss(latent, quantised.detach())
-        uneven = inconsistency(_rows_of(latent), _patches(self.model.config, pixels))
-        likeness = mse + run.l1 * F.l1_loss(decoded, pixels)
+        uneven = patch_consistency_loss(_rows_of(latent), _patches(self.model.config, pixels))
+        likeness = mse + run.l1_weight * F.l1_loss(decoded, pixels)
         values = {"psnr": psnr(mse), "commit": commit.item(), "uneven": uneven.item()}
         if self.distance is not None:
             apart = self.distance(_frames(decoded), _frames(pixels)).mean()
-            likeness = likeness + run.perceptual * apart
+            likeness = likeness + run.perceptual_weight * apart
             values["perceptual"] = apart.item()
-        even = run.consistency * step / run.steps
-        loss = likeness + run.commitment * commit + even * uneven
+        even = run.consistency_weight * step / run.steps
+        loss = likeness + run.commitment_weight * commit + even * uneven
         if self.critic is not None:
             values["generator"] = 0.0
-            if step >= run.adversarial_from:
-                fooled = fooling(self.critic, _frames(decoded))
+            if step >= run.adversarial_start_step:
+                fooled = generator_loss(self.critic, _frames(decoded))
                 last = self.model.decoder.conv_out.weight
-                loss = loss + run.adversarial * adaptive_weight(likeness, fooled, last) * fooled
+                loss = (
+                    loss + run.adversarial_weight * adaptive_weight(likeness, fooled, last) * fooled
+                )
                 values["generator"] = fooled.item()
         return loss, {"loss": loss.item(), **values}
 
 
-def latent_of(model: VisionTokenizer, pixels: Tensor) -> Tensor:
+def encode_latent(model: VisionTokenizer, pixels: Tensor) -> Tensor:
     """What the codebook sees, of pictures as of clips, which run causally: [B, c, t, h, w]."""
     if pixels.ndim == 4:
         return model.encode_latent(pixels)
     return model.quant_conv(model.encoder(pixels.transpose(1, 2)))
 
 
-def pixels_of(model: VisionTokenizer, latent: Tensor, *, still: bool) -> Tensor:
+def decode_latent(model: VisionTokenizer, latent: Tensor, *, still: bool) -> Tensor:
     """Quantised latents [B, c, t, h, w] to clips; with `still`, t = 1 to pictures."""
     if still:
         return model.decode_latent(latent)
@@ -250,7 +271,7 @@ def _patches(config: VisionConfig, pixels: Tensor) -> Tensor:
     if pixels.ndim == 5:
         groups = pixels.unflatten(1, (-1, config.temporal_downsample_factor)).flatten(0, 1)
         pixels = groups.flatten(1, 2)
-    return same_patches(pixels, config.spatial_factor)
+    return patch_ids(pixels, config.spatial_factor)
 
 
 def _quantise(
