@@ -136,7 +136,7 @@ EXTENDED: dict[str, tuple[object, int, str]] = {
     "no clip": (movie(b"hello world, this is text"), 400, "not a video"),
     "nothing in it": (movie(b""), 400, "not a video"),
     "a clip in name only": (movie(b"\0\0\0\x20ftypisom" + bytes(500)), 400, "or damaged"),
-    "a matroska in name only": (movie(b"\x1a\x45\xdf\xa3" + bytes(500), "webm"), 400, "broken"),
+    "a matroska in name only": (movie(b"\x1a\x45\xdf\xa3" + bytes(500), "webm"), 400, "or damaged"),
     "a playlist": (movie(PLAYLIST), 400, "not a video"),
     "a playlist in disguise": (movie(DASH), 400, "or damaged"),
     "a GIF cut short": (movie(b"GIF89a\x10\0\x10\0").replace("video/mp4", "image/gif"), 400, ""),
