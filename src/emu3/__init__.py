@@ -1,8 +1,11 @@
-"""Emu3: one transformer over text, pictures and video, and nothing but next-token prediction.
+"""Emu3: text, images and video with one transformer trained by next-token prediction alone.
 
-import emu3
-m = emu3.Emu3.from_pretrained("nano")
-m.image("a red apple, noto style").save("apple.png")
+    import emu3
+
+    model = emu3.Emu3.from_pretrained("nano")
+    model.image("a red apple, noto style").save("apple.png")
+
+`emu3.api` has the Python API, `emu3.inference` the engine behind it, `emu3.models` the networks.
 """
 
 from __future__ import annotations
@@ -28,22 +31,22 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "Emu3": "emu3.api",
     "ImageOutput": "emu3.outputs",
     "ImageSettings": "emu3.outputs",
     "VideoOutput": "emu3.outputs",
     "VideoSettings": "emu3.outputs",
 }
-"""Names fetched when first asked for: PyTorch takes seconds to import, `emu3 --help` must not."""
+"""Names imported on first use: importing PyTorch takes seconds, which `emu3 --help` avoids."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    value = globals()[name] = getattr(import_module(_LAZY_IMPORTS[name]), name)
     return value
 
 

@@ -1,4 +1,4 @@
-"""`python -m emu3` is `emu3`."""
+"""`python -m emu3` runs the command line."""
 
 from __future__ import annotations
 

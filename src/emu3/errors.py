@@ -1,18 +1,18 @@
-"""The one error that a person sees: something they gave us cannot be used, and what to do about it.
+"""Exceptions for invalid input.
 
-Everything raised on purpose because of an input (a file, a ratio, a checkpoint) is an `InputError`.
-The command line prints its message on one line and exits with 2; a server answers 400 with it.
+Every error that is caused by input (a file, an argument, a checkpoint) is an `InputError`. The
+command line prints its message in one line and exits with 2; the server responds with status 400.
 """
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """What a person gave cannot be used. The message says what was wrong and what to do."""
+    """Invalid input. The message says what was wrong, the limit if there is one, and what to do."""
 
 
 class MissingExtraError(InputError):
-    """An optional dependency is not installed. The message names the extra that brings it."""
+    """An optional dependency is not installed. The message names the extra to install."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

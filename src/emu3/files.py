@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half there."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from emu3.errors import InputError
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError when `path` could not be written; called before the long work, not after."""
+    """Raise InputError if a file `path` cannot be written. Call it before long work."""
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; create it first")
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file in it")
+        raise InputError(f"{path}: is a folder; give a file")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder}: not writable")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with its suffix; takes its place only if all went well.
+    """Yield a temporary path beside `path`, which replaces `path` if the block raises no error.
 
-    A file replaces a file. A folder replaces a folder.
+    The block creates a file or a folder there, with the same suffix. An existing file or folder is
+    replaced by one of its kind. After an error, the temporary file or folder is deleted.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, for every test that needs a whole one: built in milliseconds."""
+"""Tiny models with random weights for tests; each is built in milliseconds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
 
 
 def byte_tokenizer(codebook_size: int = 64) -> TextTokenizer:
-    """A text tokenizer that knows single bytes only, with ids for so many codes."""
+    """A text tokenizer whose tokens are single bytes, with `codebook_size` visual tokens."""
     specials = (SOT, SOV, EOV, *(visual_token(code) for code in range(codebook_size)))
     return TextTokenizer({bytes([byte]): byte for byte in range(256)}, specials)
 
 
 def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
-    """A decoder over the vocabulary of `byte_tokenizer()`, in eval mode."""
+    """A decoder for the vocabulary of `byte_tokenizer()`, in eval mode.
+
+    `changes` override keys of its `DecoderConfig`.
+    """
     v = byte_tokenizer().vocabulary
     settings: dict[str, Any] = {
         **v.config_keys(),
@@ -43,7 +46,10 @@ def tiny_decoder(seed: int = 0, **changes: Any) -> Transformer:
 
 
 def tiny_vision(seed: int = 0, **changes: Any) -> VisionTokenizer:
-    """A vision tokenizer of at most 2048 codes (64), each of 4x4 pixels, in eval mode."""
+    """A vision tokenizer with 64 codes of 4x4 pixels, in eval mode.
+
+    `changes` override keys of its `VisionConfig`; the codebook may have up to 2048 codes.
+    """
     settings: dict[str, Any] = {
         "codebook_size": 64,
         "ch": 32,
@@ -55,17 +61,18 @@ def tiny_vision(seed: int = 0, **changes: Any) -> VisionTokenizer:
     model = VisionTokenizer(VisionConfig(**{**settings, **changes}))
     model.eval()
     side = 16 * model.config.spatial_factor
-    with torch.no_grad():  # entries where latents lie, or all pictures would get the same code
+    with torch.no_grad():
+        # Codebook entries are latents of random images; otherwise all codes would be equal.
         pixels = torch.rand(8, 3, 1, 1) + torch.rand(8, 3, side, side) - 1
-        rows = model.encode_latent(pixels).movedim(1, -1).flatten(0, -2)
+        latents = model.encode_latent(pixels).movedim(1, -1).flatten(0, -2)
         model.quantize.embedding.weight.copy_(
-            rows[torch.randperm(len(rows))[: model.quantize.size]]
+            latents[torch.randperm(len(latents))[: model.quantize.size]]
         )
     return model
 
 
 def tiny_checkpoint(seed: int = 0) -> Checkpoint:
-    """A whole model: pictures of 4x4 codes, answers of bytes, all of it noise."""
+    """A complete checkpoint: 4x4 codes per image, byte tokens, random weights."""
     return Checkpoint(
         name="tiny",
         defaults=GenerationDefaults(suffix="", negative_prompt=""),
