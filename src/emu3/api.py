@@ -1,14 +1,13 @@
-"""`Emu3`: one door to a checkpoint. Strings, pictures and videos in, the same out.
+"""`Emu3`, the Python API: a checkpoint and a synchronous client of the engine.
 
-image:  str → prompt → ids → generate → ids → document_format → codes → vision → pixels → picture
-chat:   picture → pixels → vision → codes → document_format → ids → prompt → generate → text → str
-video, extend: the same two walks with a time axis (`clips.py`)
+Arguments become requests (`inference/requests.py`), the engine validates and serves them in the
+caller's thread, and events become results and callbacks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,27 +18,35 @@ from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
 from emu3.checkpoints.weights import OnBytes
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
-from emu3.inference.captioning import can_caption, caption_video
 from emu3.inference.conversation import Conversation
-from emu3.inference.images import OnRow, check_request, draw
-from emu3.inference.optimize import optimize_for_inference, optimize_vision_tokenizer
-from emu3.inference.reference import generate_text
-from emu3.inference.sampling import SamplingParams
-from emu3.inference.validation import check_context, check_seed
-from emu3.inference.video import (
-    OnGroup,
-    VideoPlan,
-    VideoSource,
-    encode_video,
-    num_frames,
-    ratio_and_area,
-    video_settings,
+from emu3.inference.engine import Engine
+from emu3.inference.events import (
+    ChatResult,
+    Event,
+    ImageResult,
+    PartialText,
+    RowProgress,
+    VideoFrames,
+    VideoResult,
 )
+from emu3.inference.inputs import VideoSource, encode_video
+from emu3.inference.optimize import optimize_for_inference, optimize_vision_tokenizer
+from emu3.inference.requests import ChatRequest, ImageRequest, VideoRequest
+from emu3.inference.runs import resolve_sampling
+from emu3.inference.sampling import SamplingParams
+from emu3.inference.validation import check_seed
 from emu3.models.precision import Precision
-from emu3.outputs import ImageOutput, ImageSettings, VideoOutput
-from emu3.processing.image import size_in_codes
+from emu3.outputs import ImageOutput, VideoOutput
+from emu3.processing.document_format import VideoCodes
 from emu3.processing.tokenizer import TextTokenizer
 from emu3.processing.video import Frame
+
+OnRow = Callable[[int, int, Sequence[Tensor]], None]
+"""Called when rows of codes are finished: how many are, of how many in all images together, and
+the finished codes of each image, [r, w]."""
+
+OnGroup = Callable[[VideoFrames], None]
+"""Called with each group of frames when it is finished."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +65,17 @@ class Emu3:
         dtype: str | torch.dtype | Precision | None = None,
         on_bytes: OnBytes = lambda done, total: None,
     ) -> Emu3:
-        """Open `"nano"` (inside this package), a folder, or a hub id, in any known layout.
+        """Load `"nano"` (part of this package), a folder, or a hub id, in any known format.
 
-        `vision` names the vision tokenizer where it is not found by itself. The default device is
-        CUDA if there is one. `dtype` is the decoder's precision, `"fp32"`, `"bf16"`, `"int8"` or
-        `"int4"`, reached while the weights are read; by default the widest in which a picture fits
-        into the memory there is, bfloat16 at most on CUDA. The vision tokenizer always runs in
-        float32, in which its codes are defined.
-        `on_bytes` follows the reading of the decoder.
+        `vision` names the vision tokenizer where it is not found automatically. The default device
+        is CUDA if there is one. `dtype` is the decoder's precision, `"fp32"`, `"bf16"`, `"int8"` or
+        `"int4"`, applied while the weights are read; by default the widest in which one image fits
+        the free memory, at most bfloat16 on CUDA. The vision tokenizer always runs in float32, in
+        which its codes are defined. `on_bytes` reports bytes of the decoder that are read.
         Raises InputError when anything is missing, broken or not supported.
 
-        Both networks are made ready to be run (`fuse.py`); `load_checkpoint` gives some that can be
-        trained and saved.
+        Both networks are optimized for inference (`inference/optimize.py`); `load_checkpoint`
+        returns ones that can be trained and saved.
         """
         checkpoint = load_checkpoint(model, vision, DeviceConfig.resolve(device, dtype), on_bytes)
         optimize_for_inference(checkpoint.decoder, checkpoint.text_tokenizer.vocabulary.visual)
@@ -78,7 +84,7 @@ class Emu3:
 
     @property
     def config(self) -> DecoderConfig:
-        """What the checkpoint's `config.json` says."""
+        """The decoder's `config.json`."""
         return self.checkpoint.decoder.config
 
     @property
@@ -103,50 +109,52 @@ class Emu3:
         allow_special: bool = False,
         on_row: OnRow | None = None,
     ) -> ImageOutput:
-        """Draw pictures: `num_images` for each prompt, prompt by prompt.
+        """Generate images: `num_images` for each prompt, prompt by prompt.
 
-        `area` is in pixels, about; `ratio` is width:height, one for all or one for each prompt.
-        `suffix`, `negative_prompt` and how to sample default to what suits the checkpoint (its
-        card): for BAAI's guidance 3.0, top_k 2048, temperature 1.0. Picture i is drawn with seed
-        `seed + i`, and comes out the same alone or in a batch. `top_k=1` is greedy.
-        Raises InputError on settings that make no picture, naming the limit.
+        `area` is in pixels, approximate; `ratio` is width:height, one for all or one per prompt.
+        `suffix`, `negative_prompt`, `guidance_scale` and the sampling parameters default to the
+        checkpoint's generation defaults, for BAAI's guidance 3.0, top_k 2048, temperature 1.0.
+        Image i is generated with seed `seed + i` and has the same codes alone or in a batch.
+        `top_k=1` is greedy. Raises InputError on arguments out of range, naming the limit.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         ratios = [ratio] * len(prompts) if isinstance(ratio, str) else list(ratio)
-        manner = self.checkpoint.defaults.resolve(
-            suffix=suffix,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            top_k=top_k,
-            top_p=top_p,
-            temperature=temperature,
-        )
-        sampling = SamplingParams(manner.top_k, manner.top_p, manner.temperature)
-        check_request(prompts, ratios, num_images, seed, manner.guidance_scale)
-        area = self.config.image_area if area is None else area
-        settings = [
-            ImageSettings(
-                prompt=text,
+        if not prompts:
+            raise InputError("no prompt given")
+        if len(ratios) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts but {len(ratios)} ratios")
+        if num_images < 1:
+            raise InputError(f"num_images = {num_images} must be at least 1")
+        check_seed(seed, len(prompts) * num_images)
+        requests = [
+            ImageRequest(
+                text,
                 ratio=shape,
                 area=area,
                 seed=seed + index * num_images + number,
-                model=self.checkpoint.name,
-                dtype=self.checkpoint.precision,
-                **asdict(manner),
+                sampling=self._sampling(top_k, top_p, temperature),
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                suffix=suffix,
+                allow_special=allow_special,
             )
             for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
             for number in range(num_images)
         ]
-        codes = draw(self.checkpoint, settings, sampling, allow_special, on_row)
+        on_event = None if on_row is None else _RowReporter(on_row, len(requests))
+        results = Engine(self.checkpoint).run(requests, on_event)
+        images = [result for result in results if isinstance(result, ImageResult)]
         return ImageOutput(
-            [self.checkpoint.vision_processor.decode_image(each) for each in codes], codes, settings
+            [each.image for each in images],
+            [each.codes for each in images],
+            [each.settings for each in images],
         )
 
     def video(
         self,
         prompt: str,
         *,
-        ratio: str = "1:1",
+        ratio: str | None = None,
         area: int | None = None,
         seconds: float = 2.0,
         fps: float = 8.0,
@@ -160,43 +168,26 @@ class Emu3:
         seed: int = 0,
         on_group: OnGroup | None = None,
     ) -> VideoOutput:
-        """Draw a video of `seconds` at `fps`, rounded to whole frames, at least one.
+        """Generate a video of `seconds` at `fps`, rounded to whole frames, at least one.
 
-        `image` is its first four frames, which stand still, and decides its size instead of
-        `ratio` and `area`. Other settings are those of `image`. `on_group` is told of every four
-        frames as they are finished. Raises InputError on settings that make no video, naming the
-        limit.
+        `image` is its first four frames, which are identical, and decides its size instead of
+        `ratio` (default 1:1) and `area`. Other arguments are those of `image`. `on_group` gets
+        every four frames when they are finished. Raises InputError on arguments out of range.
         """
-        frames, known = num_frames(seconds, fps), None
-        if image is not None:
-            if ratio != "1:1" or area is not None:
-                raise InputError("the picture decides the size; leave out ratio and area")
-            known = self.encode(image)[None]
-            ratio, area = ratio_and_area(self.checkpoint, (known.shape[1], known.shape[2]))
-        area = self.config.image_area if area is None else area
-        factor = self.checkpoint.vision_processor.vision.config.spatial_factor
-        manner = self.checkpoint.defaults.resolve(
-            suffix=suffix,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            top_k=top_k,
-            top_p=top_p,
-            temperature=temperature,
-        )
-        settings = video_settings(
-            self.checkpoint,
-            manner,
-            prompt=prompt,
-            ratio=ratio,
-            area=area,
+        request = VideoRequest(
+            prompt,
             seconds=seconds,
             fps=fps,
+            ratio=ratio,
+            area=area,
+            image=image,
             seed=seed,
-            given=0 if known is None else 1,
+            sampling=self._sampling(top_k, top_p, temperature),
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            suffix=suffix,
         )
-        size = size_in_codes(ratio, area, factor) if known is None else known.shape[1:]
-        film = VideoPlan(self.checkpoint, settings, (size[0], size[1]), on_group)
-        return film.whole(frames, known)
+        return self._video(request, on_group)
 
     def extend(
         self,
@@ -214,60 +205,51 @@ class Emu3:
         seed: int = 0,
         on_group: OnGroup | None = None,
     ) -> VideoOutput:
-        """Go on with a clip, frames [T, H, W, 3] uint8 of rate `fps`, for `seconds` more.
+        """Continue a clip, frames [T, H, W, 3] uint8 of rate `fps`, for `seconds` more.
 
-        What comes back is all of it, the old frames as the vision tokenizer has them. A last group
-        of fewer than four frames is dropped, and what it showed is drawn anew. Any length is
-        possible: what the context does not hold at once slides through it. A `prompt` says what
-        happens; without one, a checkpoint that can tell what it sees says so itself
-        (`telling.py`), `settings.prompt` has its words, and guidance is 1 unless it or a
-        `negative_prompt` is given. Other settings are those of `video`.
+        The result has the old frames as the vision tokenizer reconstructs them, and the new ones. A
+        last group of fewer than four frames is dropped and generated anew. Any length is possible:
+        what exceeds the context slides through it. `prompt` says what happens; without one, a
+        checkpoint that answers questions about clips writes it (`inference/captioning.py`),
+        `settings.prompt` has it, and guidance is 1 unless it or a `negative_prompt` is given. Other
+        arguments are those of `video`.
         Raises InputError on fewer than four frames, and where the context holds no two groups.
         """
-        new = num_frames(seconds, fps)
-        count, known = self._whole_groups(frames)
-        if prompt is None:
-            prompt = (
-                caption_video(self.checkpoint, known, fps)
-                if can_caption(self.checkpoint.defaults)
-                else ""
+        groups = list(self.checkpoint.vision_processor.encode_frames(frames))
+        count = sum(group.frames for group in groups)
+        codes = torch.cat([group.codes for group in groups]) if groups else torch.empty(0, 1, 1)
+        if count < self.checkpoint.vision_processor.group:
+            least = self.checkpoint.vision_processor.group
+            raise InputError(
+                f"a clip of {count} frames is too short; a continuation needs {least} or more"
             )
-            if guidance_scale is None and negative_prompt is None:
-                # To push towards words that only say what is seen pushes away from what is seen.
-                guidance_scale = 1.0
-        size = known.shape[1], known.shape[2]
-        ratio, area = ratio_and_area(self.checkpoint, size)
-        manner = self.checkpoint.defaults.resolve(
-            suffix=suffix,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            top_k=top_k,
-            top_p=top_p,
-            temperature=temperature,
-        )
-        settings = video_settings(
-            self.checkpoint,
-            manner,
-            prompt=prompt,
-            ratio=ratio,
-            area=area,
+        request = VideoRequest(
+            prompt,
             seconds=seconds,
-            fps=fps,
+            video=VideoCodes(codes, fps, count),
             seed=seed,
-            given=len(known),
+            sampling=self._sampling(top_k, top_p, temperature),
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            suffix=suffix,
         )
-        return VideoPlan(self.checkpoint, settings, size, on_group).slide(count + new, known)
+        return self._video(request, on_group)
 
-    def _whole_groups(self, frames: Tensor | Iterable[Frame]) -> tuple[int, Tensor]:
-        """How many frames a clip has, and the codes [t, h, w] of its whole groups, one at least."""
-        vision_processor, count, codes = self.checkpoint.vision_processor, 0, list[Tensor]()
-        for group in vision_processor.encode_frames(frames):
-            count += group.frames
-            codes += [group.codes] * (group.frames == vision_processor.group)
-        if not codes:
-            least = vision_processor.group
-            raise InputError(f"a clip of {count} frames; {least} at least can be gone on with")
-        return count, torch.cat(codes)
+    def _video(self, request: VideoRequest, on_group: OnGroup | None) -> VideoOutput:
+        def on_event(index: int, event: Event) -> None:
+            if on_group is not None and isinstance(event, VideoFrames):
+                on_group(event)
+
+        (result,) = Engine(self.checkpoint).run([request], on_event)
+        assert isinstance(result, VideoResult)
+        return VideoOutput(result.frames, result.codes, result.fps, result.settings)
+
+    def _sampling(
+        self, top_k: int | None, top_p: float, temperature: float | None
+    ) -> SamplingParams:
+        """Sampling parameters, the checkpoint's defaults where None."""
+        defaults = self.checkpoint.defaults
+        return resolve_sampling(defaults.resolve(top_k=top_k, top_p=top_p, temperature=temperature))
 
     def chat(
         self,
@@ -283,10 +265,10 @@ class Emu3:
         allow_special: bool = False,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
-        """Answer a question about pictures and videos (or none); greedy unless told otherwise.
+        """Answer a question about images and videos (or none); greedy by default.
 
         A video is `video.open_clip(path, fps)`, a `VideoOutput`, or `video.Clip(frames, fps)`.
-        `on_text` is called with all of the answer so far, as it grows.
+        `on_text` gets the whole answer so far after each token.
         """
         return self.chat_batch(
             [text],
@@ -302,10 +284,9 @@ class Emu3:
         )[0]
 
     def conversation(self) -> Conversation:
-        """Several questions, with what was said before in mind: `.say(text, images, videos)`."""
+        """A conversation that keeps its KV cache: `.say(text, images, videos)`."""
         return Conversation(self.checkpoint)
 
-    @torch.no_grad()
     def chat_batch(
         self,
         texts: Sequence[str],
@@ -320,64 +301,67 @@ class Emu3:
         allow_special: bool = False,
         on_text: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """`chat` for several questions at once, each with its pictures and then its videos.
+        """`chat` for several questions at once, each with its images and then its videos.
 
-        Answers are the same as one at a time; `on_text` follows the first.
+        The answers are those of single calls; question i has seed `seed + i`. `on_text` follows the
+        first.
         """
         sampling = SamplingParams(top_k, top_p, temperature)
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
         if not texts or len(texts) != len(images):
-            raise InputError(f"{len(texts)} questions but {len(images)} groups of pictures")
+            raise InputError(f"{len(texts)} questions but {len(images)} groups of images")
         clips = [()] * len(texts) if videos is None else videos
         if len(texts) != len(clips):
             raise InputError(f"{len(texts)} questions but {len(clips)} groups of videos")
         check_seed(seed, len(texts))
-        prompts, vocabulary = self.checkpoint.prompts, self.checkpoint.text_tokenizer.vocabulary
-        rows = [
-            prompts.chat(
+        requests = [
+            ChatRequest(
                 text,
-                [self.encode(p) for p in _listed(group)]
-                + [encode_video(self.checkpoint, clip) for clip in moving],
+                images=(group,) if isinstance(group, Image.Image) else tuple(group),
+                videos=tuple(encode_video(self.checkpoint, clip) for clip in moving),
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                seed=seed + index,
+                stream=on_text is not None and index == 0,
                 allow_special=allow_special,
             )
-            for text, group, moving in zip(texts, images, clips, strict=True)
+            for index, (text, group, moving) in enumerate(zip(texts, images, clips, strict=True))
         ]
-        limit = self.config.max_position_embeddings
-        room = limit - max(map(len, rows))
-        instead = "use a shorter text, smaller pictures, or a shorter clip at a lower fps"
-        check_context(limit, max(map(len, rows)), 1, "answer", instead)
 
-        def said(ids: Tensor) -> str:
-            return self.checkpoint.text_tokenizer.decode(ids.tolist(), skip_special=True).strip()
+        def on_event(index: int, event: Event) -> None:
+            if on_text is not None and isinstance(event, PartialText):
+                on_text(event.text)
 
-        out = generate_text(
-            self.checkpoint.decoder,
-            rows,
-            vocabulary.eos,
-            vocabulary.pad,
-            min(max_new_tokens, room),
-            sampling,
-            [seed + index for index in range(len(rows))],
-            None if on_text is None else lambda step, ids: on_text(said(ids[0])),
-        )
-        return [said(ids) for ids in out]
+        results = Engine(self.checkpoint).run(requests, on_event)
+        answers = [result.text for result in results if isinstance(result, ChatResult)]
+        if on_text is not None:
+            on_text(answers[0])
+        return answers
 
-    def encode(self, picture: Image.Image | Tensor) -> Tensor:
-        """A picture to codes [h, w]; frames [T, H, W, 3] uint8 to codes [t, h, w].
+    def encode(self, image: Image.Image | Tensor) -> Tensor:
+        """An image to codes [h, w]; frames [T, H, W, 3] uint8 to codes [t, h, w].
 
-        A picture is resized as the checkpoint's preprocessor says. Frames are encoded in groups
-        of four, each on its own; raises InputError when they fill no whole group.
+        An image is resized by the checkpoint's preprocessor. Frames are encoded in groups of four,
+        each on its own; raises InputError when they fill no whole group.
         """
-        return self.checkpoint.vision_processor.encode(picture)
+        return self.checkpoint.vision_processor.encode(image)
 
     def decode(self, codes: Tensor) -> Image.Image | Tensor:
-        """Codes [h, w] to a picture; codes [t, h, w] to frames [4t, 8h, 8w, 3] uint8.
+        """Codes [h, w] to an image; codes [t, h, w] to frames [4t, 8h, 8w, 3] uint8.
 
-        Raises InputError on another shape or on codes that the codebook does not have.
+        Raises InputError on another shape or on codes outside the codebook.
         """
         return self.checkpoint.vision_processor.decode(codes)
 
 
-def _listed(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
-    return [images] if isinstance(images, Image.Image) else list(images)
+class _RowReporter:
+    """Turns the row events of several images into calls of `on_row`."""
+
+    def __init__(self, on_row: OnRow, count: int) -> None:
+        self.on_row = on_row
+        self.rows = [torch.empty(0, 0, dtype=torch.long)] * count
+        self.totals = [0] * count
+
+    def __call__(self, index: int, event: Event) -> None:
+        if isinstance(event, RowProgress):
+            self.rows[index], self.totals[index] = event.codes, event.total
+            self.on_row(sum(map(len, self.rows)), sum(self.totals), list(self.rows))

@@ -1,11 +1,11 @@
-"""Several questions and answers, of which nothing is read twice.
+"""Conversations: several questions and answers, of which nothing is read twice.
 
-    BOS opening  pictures text closing  answer  USER:  pictures text closing  answer  …
+    BOS opening  images text closing  answer  USER:  images text closing  answer  …
 
-Videos stand behind the pictures of their question. The cache belongs to the conversation and grows
-with it, so a question about a picture of 16,000 ids costs that much once, and the next one only
-itself. How BAAI joins turns was never disclosed; this is the template that transformers ships for
-its port.
+Videos stand behind the images of their question. The engine keeps the KV cache of the turns so far,
+so a question about an image of 16,000 tokens costs that much once, and the next question only its
+own tokens. BAAI did not publish how turns are joined; this is the template that transformers ships
+for its port.
 """
 
 from __future__ import annotations
@@ -13,33 +13,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from PIL import Image
 
 from emu3.checkpoints.loading import Checkpoint
-from emu3.errors import InputError
-from emu3.inference.reference import generate_text
+from emu3.inference.engine import Engine
+from emu3.inference.events import ChatResult, Event, PartialText
+from emu3.inference.inputs import VideoSource, encode_turn, encode_video
+from emu3.inference.requests import ChatRequest, ChatTurn
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.validation import check_seed
-from emu3.inference.video import VideoSource, encode_video
-from emu3.models.kv_cache import KVCache
-from emu3.processing.document_format import VideoCodes
+from emu3.inference.validation import chat_prompt_ids
 
 
 @dataclass
 class Conversation:
-    """A checkpoint, and all that was said so far."""
+    """A checkpoint and the turns so far."""
 
     checkpoint: Checkpoint
-    cache: KVCache | None = None
-    unread: list[int] = field(default_factory=list)  # said, but not in the cache yet
+    turns: tuple[ChatTurn, ...] = ()
+    engine: Engine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(self.checkpoint)
 
     @property
-    def length(self) -> int:
-        """Ids so far."""
-        return len(self.unread) + (0 if self.cache is None else self.cache.max_length)
+    def num_tokens(self) -> int:
+        """Tokens of all turns so far."""
+        if not self.turns:
+            return 0
+        request = ChatRequest("", history=self.turns)
+        codes = [encode_turn(self.checkpoint, turn) for turn in request.turns]
+        last = self.checkpoint.prompts.turn("", [])
+        return len(chat_prompt_ids(self.checkpoint, request, codes)) - len(last)
 
-    @torch.no_grad()
     def say(
         self,
         text: str,
@@ -53,48 +58,31 @@ class Conversation:
         seed: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
-        """Ask the next question; returns its answer. Greedy unless told otherwise.
+        """Ask the next question; returns its answer. Greedy by default.
 
         Raises InputError where the context is full, and leaves the conversation as it was.
         """
-        sampling = SamplingParams(top_k, top_p, temperature)
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
-        check_seed(seed)
-        decoder, prompts = self.checkpoint.decoder, self.checkpoint.prompts
-        shown: list[torch.Tensor | VideoCodes] = [
-            *(self.checkpoint.vision_processor.encode(image) for image in images),
-            *(encode_video(self.checkpoint, video) for video in videos),
-        ]
-        asked = prompts.turn(text, shown) if self.length else prompts.chat(text, shown)
-        limit = decoder.config.max_position_embeddings
-        room = limit - self.length - len(asked)
-        if room < 1:
-            raise InputError(
-                f"{self.length} ids of conversation and {len(asked)} of question exceed the "
-                f"context of {limit}; start a new one"
-            )
-        if self.cache is None:
-            self.cache = decoder.new_cache(1, 0)
-        before, vocabulary = list(self.cache.lengths), self.checkpoint.text_tokenizer.vocabulary
-        try:
-            out = generate_text(
-                decoder,
-                [self.unread + asked],
-                vocabulary.eos,
-                vocabulary.pad,
-                min(max_new_tokens, room),
-                sampling,
-                [seed],
-                None if on_text is None else lambda step, ids: on_text(self._read(ids[0])),
-                self.cache,
-            )
-        except BaseException:
-            self.cache.truncate(before)
-            raise
-        last = int(out[0, -1])
-        self.unread = [] if last == vocabulary.eos else [last]
-        return self._read(out[0])
+        request = ChatRequest(
+            text,
+            images=tuple(self.checkpoint.vision_processor.encode(image) for image in images),
+            videos=tuple(encode_video(self.checkpoint, video) for video in videos),
+            max_new_tokens=max_new_tokens,
+            sampling=SamplingParams(top_k, top_p, temperature),
+            seed=seed,
+            history=self.turns,
+            stream=on_text is not None,
+            keep_cache=True,
+        )
 
-    def _read(self, ids: torch.Tensor) -> str:
-        return self.checkpoint.text_tokenizer.decode(ids.tolist(), skip_special=True).strip()
+        def on_event(index: int, event: Event) -> None:
+            if on_text is not None and isinstance(event, PartialText):
+                on_text(event.text)
+
+        (result,) = self.engine.run([request], on_event)
+        assert isinstance(result, ChatResult)
+        if on_text is not None:
+            on_text(result.text)
+        ids = result.ids[:-1] if result.complete else result.ids
+        turn = ChatTurn(text, result.text, request.images, request.videos, ids)
+        self.turns = (*self.turns, turn)
+        return result.text

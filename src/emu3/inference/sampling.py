@@ -1,8 +1,9 @@
-"""How an id is drawn from logits: temperature, top-k, top-p, and noise that belongs to a seed.
+"""Sampling token ids from logits: temperature, top-k, top-p, guidance, and seeded noise.
 
-A draw is argmax(logits + Gumbel noise), which has the same distribution as drawing from the
-softmax. The noise of a row comes from that row's own generator, so a picture drawn in a batch is
-the picture drawn alone.
+A sample is argmax(logits + Gumbel noise), which has the distribution of a sample from the softmax.
+The noise of a sequence comes from a generator of its own, so that a sequence sampled in a batch is
+the sequence sampled alone. `SamplingParams` belongs to one sequence; `SamplingTensors` holds the
+parameters of a batch, one entry per row, so that one forward pass serves them all.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from emu3.errors import InputError
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Filters, in the order of transformers' `generate`.
+    """Filters, applied in the order of transformers' `generate`: temperature, top-k, top-p.
 
-    `top_k=1` is greedy, `top_k=0` keeps all.
+    `top_k=1` is greedy, `top_k=0` keeps all. Raises InputError on values out of range.
     """
 
     top_k: int = 2048
@@ -29,21 +30,21 @@ class SamplingParams:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise InputError on settings that mean nothing."""
+        """Raise InputError on values out of range."""
         if self.top_k < 0:
             raise InputError(f"top_k = {self.top_k} must be 0 (keep all) or more")
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p = {self.top_p} must lie in (0, 1]")
-        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"top_p = {self.top_p} must be above 0 and at most 1")
+        if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature = {self.temperature} must be above 0; top_k=1 is greedy")
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest id is always taken."""
+        """Whether the most likely id is always taken."""
         return self.top_k == 1
 
-    def filter(self, logits: Tensor) -> Tensor:
-        """Logits [B, N] divided by the temperature, those not to be drawn at -inf."""
+    def filter_logits(self, logits: Tensor) -> Tensor:
+        """Logits [..., N] divided by the temperature, with -inf where nothing may be sampled."""
         if self.temperature != 1:
             logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
@@ -56,54 +57,98 @@ class SamplingParams:
             logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
         return logits
 
-    def draw(
-        self, logits: Tensor, noise: GumbelNoise, drawing: Sequence[bool] | None = None
+    def sample(
+        self, logits: Tensor, noise: GumbelNoise, active: Sequence[bool] | None = None
     ) -> Tensor:
-        """One index of [0, N) for each row of logits [B, N]: [B] int64.
+        """Sample one index per row of logits [B, N]: [B] int64.
 
-        Rows that are not `drawing` use up no noise; what they get means nothing.
+        Rows that are not `active` consume no noise; their result is meaningless.
         """
         if self.greedy:
             return logits.argmax(-1)
-        return self.pick(logits, noise.gumbel(logits.shape[-1], drawing))
+        gumbel = noise.gumbel(logits.shape[-1], active)
+        return (self.filter_logits(logits) + gumbel).argmax(-1)
 
-    def pick(self, logits: Tensor, gumbel: Tensor) -> Tensor:
-        """The likeliest of the kept logits [..., N] with their noise added: [...] int64.
 
-        On a CPU, where a question costs nothing, the filter is spared where it makes no difference:
-        the likeliest of all is the likeliest of the kept if it is kept, and it is if fewer than
-        `top_k` logits lie above its own.
+class SamplingTensors:
+    """The sampling parameters of a batch as tensors, one entry per row."""
+
+    def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
+        def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+
+        self.top_k = column([p.top_k for p in params], torch.long)
+        self.top_p = column([p.top_p for p in params], torch.float32)
+        # Greedy rows get neither temperature nor noise: argmax(logits / 1 + 0).
+        self.temperature = column([1.0 if p.greedy else p.temperature for p in params], torch.float)
+        self.stochastic = column([0.0 if p.greedy else 1.0 for p in params], torch.float32)
+        self.has_top_p = any(p.top_p < 1 and not p.greedy for p in params)
+        self.all_greedy = all(p.greedy for p in params)
+
+    def sample(self, logits: Tensor, gumbel: Tensor) -> Tensor:
+        """The index that each row's parameters select from logits and noise [B, W, N]: [B, W].
+
+        On a CPU the filter is skipped where it changes nothing: the best of all entries is the
+        best of the kept ones if it is itself kept, that is, if fewer than `top_k` logits exceed
+        its own.
         """
-        if self.greedy:
+        if self.all_greedy:
             return logits.argmax(-1)
-        if self.top_p == 1 and logits.device.type == "cpu":
-            scaled = logits if self.temperature == 1 else logits / self.temperature
-            chosen = (scaled + gumbel).argmax(-1)
-            above = (scaled > scaled.gather(-1, chosen[..., None])).sum(-1)
-            if self.top_k == 0 or bool((above < self.top_k).all()):
-                return chosen
-        return (self.filter(logits) + gumbel).argmax(-1)
+        scaled, noise = logits / self.temperature, gumbel * self.stochastic
+        if not self.has_top_p and logits.device.type == "cpu":
+            chosen = (scaled + noise).argmax(-1, keepdim=True)
+            rank = (scaled > scaled.gather(-1, chosen)).sum(-1, keepdim=True)
+            if bool(((self.top_k == 0) | (rank < self.top_k)).all()):
+                return chosen[..., 0]
+        return (self._filter(scaled) + noise).argmax(-1)
+
+    def _filter(self, scaled: Tensor) -> Tensor:
+        """`SamplingParams.filter_logits` for each row, from logits divided by the temperature."""
+        size = scaled.shape[-1]
+        ordered, order = scaled.sort(descending=True)
+        last = torch.where(self.top_k == 0, size, self.top_k.clamp(max=size)) - 1
+        smallest = ordered.gather(-1, last.expand(*ordered.shape[:-1], 1))
+        scaled = scaled.masked_fill(scaled < smallest, -torch.inf)
+        if not self.has_top_p:
+            return scaled
+        ordered = ordered.masked_fill(ordered < smallest, -torch.inf)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        dropped = (before >= self.top_p) & (self.top_p < 1)
+        ordered = ordered.masked_fill(dropped, -torch.inf)
+        return torch.full_like(scaled, -torch.inf).scatter(-1, order, ordered)
 
 
 class GumbelNoise:
-    """A generator for each row of a batch, on the CPU, so that every device draws the same."""
+    """Gumbel noise from one generator per row, on the CPU, so that every device samples the same."""
 
-    def __init__(self, seeds: list[int], device: torch.device) -> None:
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = device
 
-    def gumbel(self, size: int, drawing: Sequence[bool] | None = None) -> Tensor:
-        """Standard Gumbel noise [B, size] in float32; each call draws afresh.
+    def gumbel(self, size: int, active: Sequence[bool] | None = None) -> Tensor:
+        """Standard Gumbel noise [B, size] in float32; each call advances the generators.
 
-        A row that is not `drawing` gets zeros and its generator stays where it is: the n-th draw
-        of a row must not depend on what its neighbours do.
+        A row that is not `active` gets zeros and its generator stays where it is: the n-th sample
+        of a row must not depend on the other rows.
         """
         rows = torch.full((len(self.generators), size), math.exp(-1))
         for index, generator in enumerate(self.generators):
-            if drawing is None or drawing[index]:
+            if active is None or active[index]:
                 # Seven times as fast as `exponential_`, whose logarithm would be spared.
                 rows[index].uniform_(generator=generator)
         return -(-rows.to(self.device).log()).log()
+
+
+SEED_STEP = 0x9E3779B97F4A7C15  # odd, 2^64 / golden ratio: frames of nearby seeds do not collide
+
+
+def frame_seed(seed: int, frame: int) -> int:
+    """The seed of the noise of one frame of visual codes; frame 0 has the request's seed.
+
+    Noise belongs to (seed, frame, position), so a continued video needs none of the noise of the
+    frames before.
+    """
+    return (seed + frame * SEED_STEP) % 2**64
 
 
 def apply_cfg(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -113,3 +158,16 @@ def apply_cfg(conditional: Tensor, unconditional: Tensor, scale: float) -> Tenso
     """
     c, u = conditional.log_softmax(-1), unconditional.log_softmax(-1)
     return u + scale * (c - u)
+
+
+def mix_guidance(logits: Tensor, guided: Tensor, unguided: Tensor, scale: Tensor) -> Tensor:
+    """Classifier-free guidance with a scale per sequence.
+
+    `logits` [rows, W, N]; `guided` and `unguided` [S] name the two rows of each sequence (the same
+    row twice for a sequence without guidance); `scale` [S]. Returns [S, W, N]. The logits are not
+    normalised first: a normaliser shifts all entries of a row alike, which changes no sample. A scale
+    of 1 gives the guided row unchanged.
+    """
+    if torch.equal(guided, unguided):
+        return logits[guided]
+    return torch.lerp(logits[unguided], logits[guided], scale[:, None, None])

@@ -1,112 +1,90 @@
-"""Who comes next: a bounded queue, so many slots, and a plan of the caches' memory.
+"""The scheduler: a bounded queue, a number of running requests, and the KV cache's memory.
 
-The length of a picture is known before it starts, and that of an answer has a bound, so whoever is
-let in can be finished: nobody is ever thrown out for want of memory. A cache is a rectangle, rows
-times places, and keeps its width until its last row leaves; the plan counts it so.
+The length of an image or video is known before it starts and that of an answer has a bound, so a
+request that is admitted can be finished; none is ever preempted. The KV cache is a rectangle of
+rows times tokens. It keeps its width until its last row is free, and is counted so.
 
-First come, first served: one that does not fit yet holds back those behind it, or it might wait
-forever. Knows no tensors and no threads; the runner holds a lock around it.
+First come, first served: a request that does not fit yet holds back those behind it, or it might
+wait forever. The scheduler knows neither tensors nor threads; the engine holds a lock around it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from emu3.errors import InputError
-from emu3.inference.requests import EngineFull
+from emu3.inference.events import EngineFull
 
 
-class Planned(Protocol):
-    """What the plan must know of a request."""
+class Schedulable(Protocol):
+    """What the scheduler needs of a request: rows of the KV cache, and tokens in each."""
 
-    @property
-    def key(self) -> Hashable:
-        """Requests of one key share a cache."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of the cache that it takes."""
-
-    @property
-    def room(self) -> int:
-        """Places that each of them needs."""
+    num_rows: int
+    max_tokens: int
 
 
-J = TypeVar("J", bound=Planned)
+R = TypeVar("R", bound=Schedulable)
 
 
-@dataclass
-class Held:
-    """A cache as planned."""
+class Scheduler(Generic[R]):
+    """Admits waiting requests in order, as far as running requests and memory allow."""
 
-    rows: int = 0
-    room: int = 0
-
-    @property
-    def places(self) -> int:
-        """Places in all of its rows."""
-        return self.rows * self.room
-
-    def more(self, job: Planned) -> int:
-        """Places to be added for one more."""
-        return (self.rows + job.rows) * max(self.room, job.room) - self.places
-
-
-class Scheduler(Generic[J]):
-    """At most `queue` wait, `slots` are at work, and all caches have at most `places`."""
-
-    def __init__(self, queue: int, slots: int, places: int) -> None:
-        if min(queue, slots, places) < 1:
-            raise InputError(f"queue {queue}, slots {slots}, places {places}: all at least 1")
-        self.queue, self.slots, self.most = queue, slots, places
-        self.waiting: deque[J] = deque()
-        self.active: list[J] = []
-        self.caches: dict[Hashable, Held] = {}
-
-    @property
-    def places(self) -> int:
-        """Places planned for those at work."""
-        return sum(held.places for held in self.caches.values())
-
-    def check(self, job: Planned) -> None:
-        """Raise InputError where it can never be let in."""
-        if Held().more(job) > self.most:
+    def __init__(self, max_waiting: int, max_running: int, max_kv_cache_tokens: int) -> None:
+        """Raise InputError on a limit below 1."""
+        limits = (max_waiting, max_running, max_kv_cache_tokens)
+        if min(limits) < 1:
             raise InputError(
-                f"{job.rows} x {job.room} places of cache are needed, there are {self.most}; "
-                "ask for something smaller"
+                f"max_waiting {max_waiting}, max_running {max_running} and max_kv_cache_tokens "
+                f"{max_kv_cache_tokens} must all be at least 1"
+            )
+        self.max_waiting, self.max_running, self.max_kv_cache_tokens = limits
+        self.waiting: deque[R] = deque()
+        self.running: list[R] = []
+        self._rows = self._width = 0
+
+    @property
+    def kv_cache_tokens(self) -> int:
+        """Tokens reserved for running requests."""
+        return self._rows * self._width
+
+    def check(self, request: R) -> None:
+        """Raise InputError where a request can never be admitted."""
+        need = request.num_rows * request.max_tokens
+        if need > self.max_kv_cache_tokens:
+            raise InputError(
+                f"the request needs {need:,} KV-cache tokens ({request.num_rows} sequences of "
+                f"{request.max_tokens:,}), the limit is {self.max_kv_cache_tokens:,}; lower the "
+                "size or the length"
             )
 
-    def offer(self, job: J) -> None:
-        """Queue up. Raises EngineFull without room, InputError where it can never be let in."""
-        self.check(job)
-        if len(self.waiting) >= self.queue:
-            raise EngineFull(f"{len(self.waiting)} requests are waiting already; come back later")
-        self.waiting.append(job)
+    def enqueue(self, request: R) -> None:
+        """Queue a request. Raises EngineFull, or InputError where it can never be admitted."""
+        self.check(request)
+        if len(self.waiting) >= self.max_waiting:
+            raise EngineFull(f"{len(self.waiting)} requests are waiting already; try again later")
+        self.waiting.append(request)
 
-    def admit(self) -> list[J]:
-        """Let in those that fit, from the front of the queue."""
-        fresh = []
-        while self.waiting and len(self.active) < self.slots:
-            job = self.waiting[0]
-            held = self.caches.get(job.key, Held())
-            if self.places + held.more(job) > self.most:
+    def admit(self) -> list[R]:
+        """Move the requests that fit from the front of the queue to the running ones."""
+        admitted = []
+        while self.waiting and len(self.running) < self.max_running:
+            request = self.waiting[0]
+            rows = self._rows + request.num_rows
+            width = max(self._width, request.max_tokens) if request.num_rows else self._width
+            if rows * width > self.max_kv_cache_tokens:
                 break
-            held.rows, held.room = held.rows + job.rows, max(held.room, job.room)
-            self.caches[job.key] = held
-            fresh.append(self.waiting.popleft())
-            self.active.append(job)
-        return fresh
+            self._rows, self._width = rows, width
+            admitted.append(self.waiting.popleft())
+            self.running.append(request)
+        return admitted
 
-    def leave(self, job: J) -> None:
-        """Free the place of one at work, or waiting."""
-        if job in self.waiting:
-            self.waiting.remove(job)
+    def release(self, request: R) -> None:
+        """Remove a waiting or running request and free what it holds."""
+        if request in self.waiting:
+            self.waiting.remove(request)
             return
-        self.active.remove(job)
-        held = self.caches[job.key]
-        held.rows -= job.rows
-        if not held.rows:
-            del self.caches[job.key]
+        self.running.remove(request)
+        self._rows -= request.num_rows
+        if not self._rows:
+            self._width = 0

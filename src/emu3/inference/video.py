@@ -1,131 +1,52 @@
-"""Videos: drawn from words, gone on with, and brought before a question. The moving half of `Emu3`.
+"""Videos: the plan of context windows, and the run that generates one after another.
 
-A video is drawn as one document, behind a header that says its length. A longer one slides: its
-last frames of codes stand behind a new header, and what follows them is drawn.
+A video is generated as one document, behind a header that states its length. A continuation that
+does not fit the context slides: its last frames of codes stand behind a new header, and what
+follows them is generated, window after window.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from emu3.checkpoints.generation_defaults import GenerationSettings
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
+from emu3.inference.captioning import MAX_CAPTION_TOKENS, can_caption, caption_prompt_ids
+from emu3.inference.events import Event, VideoFrames, VideoResult, VideoSpec
+from emu3.inference.requests import VideoRequest
+from emu3.inference.runs import (
+    DecodeJob,
+    Run,
+    decode_text,
+    ratio_and_area,
+    resolve_sampling,
+    resolve_settings,
+)
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
-from emu3.inference.validation import check_context, check_guidance, check_seed
-from emu3.outputs import VideoOutput, VideoSettings
-from emu3.processing.document_format import VideoCodes, fps_and_duration
-from emu3.processing.video import Frame
+from emu3.inference.sequences import STEP_WIDTH, TextSequence, VisualSequence
+from emu3.inference.validation import (
+    SHORTER_VIDEO,
+    check_context,
+    check_seed,
+    given_frames,
+    num_frames,
+)
+from emu3.outputs import VideoSettings
+from emu3.processing.document_format import VideoCodes
 from emu3.processing.vision_processor import FrameGroup
 
-SHORTER = "use fewer seconds, a lower fps, a smaller area or a shorter text"
-
-
-class VideoSource(Protocol):
-    """What a question may be about: `video.Clip`, `VideoOutput`, or anything with these two."""
-
-    @property
-    def frames(self) -> Iterable[Frame | Tensor]:
-        """Frames [H, W, 3] uint8, all of one size; [T, H, W, 3] is so many of them."""
-
-    @property
-    def fps(self) -> float:
-        """Frames a second."""
-
-
-@dataclass(frozen=True)
-class VideoProgress:
-    """The next frames of a video that is being made: [n, H, W, 3] uint8, the `done`-th of `total`
-    groups. Groups come in order, those that were given first.
-    """
-
-    done: int
-    total: int
-    frames: Tensor
-    settings: VideoSettings
-
-
-OnGroup = Callable[[VideoProgress], None]
-"""Called with each group of frames as it is finished."""
-
-
-def num_frames(seconds: float, fps: float) -> int:
-    """Whole frames in so many seconds, at least one; raises InputError on what has no length."""
-    fps_and_duration(fps, 1)  # what no header could say is refused
-    if not 0 < seconds < math.inf:
-        raise InputError(f"seconds = {seconds} must be above 0")
-    return max(1, round(seconds * fps))
-
-
-def video_settings(
-    checkpoint: Checkpoint,
-    manner: GenerationSettings,
-    *,
-    prompt: str,
-    ratio: str,
-    area: int,
-    seconds: float,
-    fps: float,
-    seed: int,
-    given: int,
-) -> VideoSettings:
-    """The settings of a video by this checkpoint."""
-    return VideoSettings(
-        prompt=prompt,
-        ratio=ratio,
-        area=area,
-        seconds=seconds,
-        fps=fps,
-        seed=seed,
-        given=given,
-        model=checkpoint.name,
-        dtype=checkpoint.precision,
-        **asdict(manner),
-    )
-
-
-def ratio_and_area(checkpoint: Checkpoint, size: tuple[int, int]) -> tuple[str, int]:
-    """Ratio (width:height) and area in pixels of so many codes in height and width."""
-    (height, width), factor = size, checkpoint.vision_processor.vision.config.spatial_factor
-    common = math.gcd(height, width)
-    return f"{width // common}:{height // common}", height * width * factor**2
-
-
-def encode_video(checkpoint: Checkpoint, footage: VideoSource) -> VideoCodes:
-    """A video in codes, as a document has it.
-
-    Raises InputError on no frames, and as soon as they are more than the context holds.
-    """
-    document_format, limit = (
-        checkpoint.prompts.document_format,
-        checkpoint.decoder.config.max_position_embeddings,
-    )
-    groups: list[FrameGroup] = []
-    for group in checkpoint.vision_processor.encode_frames(footage.frames):
-        groups.append(group)
-        _, height, width = group.codes.shape
-        if document_format.num_tokens(height, width, len(groups)) > limit:
-            raise InputError(
-                f"a video of {document_format.group * len(groups)} frames or more exceeds the context of "
-                f"{limit}; cut it, or take a lower fps"
-            )
-    if not groups:
-        raise InputError("a video without frames")
-    codes = torch.cat([group.codes for group in groups])
-    return VideoCodes(codes, footage.fps, sum(group.frames for group in groups))
+DEFAULT_FPS = 8.0
 
 
 @dataclass(frozen=True)
 class ContextWindow:
-    """A window of a video: groups `before` it, groups read at its beginning (`context`), and all
-    the frames that it stands for.
+    """One document of a video.
+
+    `before` groups of frames precede it, `context` groups at its beginning are read and not
+    generated, and it stands for `frames` frames.
     """
 
     before: int
@@ -135,175 +56,248 @@ class ContextWindow:
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """One video to be made, and with which model."""
+    """A video to be generated. `extra_prompt_tokens` leaves room for a caption to come."""
 
     checkpoint: Checkpoint
     settings: VideoSettings
-    size: tuple[int, int]  # codes in height and width
-    on_group: OnGroup | None = None
-
-    def __post_init__(self) -> None:
-        """Raise InputError on settings that make no video."""
-        check_seed(self.settings.seed, 1)
-        check_guidance(self.settings.guidance_scale)
-        self.sampling()
-
-    def sampling(self) -> SamplingParams:
-        """How codes are drawn; raises InputError."""
-        return SamplingParams(self.settings.top_k, self.settings.top_p, self.settings.temperature)
+    size: tuple[int, int]  # height and width in codes
+    extra_prompt_tokens: int = 0
 
     def prompts(self, frames: int) -> list[list[int]]:
-        """What a video of so many frames follows: the prompt, and that of the guidance branch."""
-        said, prompts = self.settings, self.checkpoint.prompts
-        texts = [said.prompt + said.suffix, said.negative_prompt]
-        guided = said.guidance_scale != 1
-        return [prompts.video(text, self.size, said.fps, frames) for text in texts[: 1 + guided]]
+        """The prompt of a video of so many frames, and with guidance the negative prompt."""
+        settings, prompts = self.settings, self.checkpoint.prompts
+        texts = [settings.prompt + settings.suffix, settings.negative_prompt]
+        guided = settings.guidance_scale != 1
+        return [
+            prompts.video(text, self.size, settings.fps, frames) for text in texts[: 1 + guided]
+        ]
 
-    def ids(self, frames: int) -> tuple[int, int]:
-        """How long the longest prompt of a video of so many frames is, and the video itself."""
+    def token_counts(self, frames: int) -> tuple[int, int]:
+        """Tokens of the longest prompt of a video of so many frames, and of the video itself."""
         document_format = self.checkpoint.prompts.document_format
         length = document_format.num_tokens(*self.size, document_format.num_groups(frames))
-        return max(map(len, self.prompts(frames))), length
-
-    def whole(self, frames: int, known: Tensor | None) -> VideoOutput:
-        """Draw all in one document, behind the codes `known` [t, h, w].
-
-        Raises InputError where it exceeds the context.
-        """
-        given = torch.empty(0, *self.size, dtype=torch.long) if known is None else known
-        return self._made(VideoRun(self, frames, self.one(frames, len(given)), given))
-
-    def slide(self, frames: int, known: Tensor) -> VideoOutput:
-        """Go on with the codes `known` [t, h, w], t > 0, up to so many frames in all.
-
-        The last groups are read and new ones drawn, window after window, as far as the context
-        goes. Raises InputError where it does not hold two groups.
-        """
-        return self._made(VideoRun(self, frames, self.several(frames, len(known)), known))
-
-    def one(self, frames: int, have: int) -> list[ContextWindow]:
-        """The document of `whole`, behind `have` groups. Raises InputError as it does."""
-        check_context(self._limit, *self.ids(frames), "video", SHORTER)
-        return [ContextWindow(0, have, frames)]
-
-    def several(self, frames: int, have: int) -> list[ContextWindow]:
-        """The documents of `slide`, behind `have` groups. Raises InputError as it does."""
-        group, found = self.checkpoint.vision_processor.group, list[ContextWindow]()
-        while have < self.checkpoint.prompts.document_format.num_groups(frames):
-            context, new = self.window(have, frames)
-            before = have - context
-            last = min(frames - before * group, (context + new) * group)
-            found.append(ContextWindow(before, context, last))
-            have += new
-        return found
-
-    def window(self, have: int, frames: int) -> tuple[int, int]:
-        """How many groups are read next, and how many drawn behind them, towards `frames` in all.
-
-        As many as fit; what is read is half of it at least, or all that there is.
-        """
-        document_format, limit = self.checkpoint.prompts.document_format, self._limit
-        left = document_format.num_groups(frames) - have
-        most = min(have + left, limit // document_format.num_tokens(*self.size))
-        for both in range(most, 1, -1):
-            new = min(left, max(both // 2, both - have))
-            last = min(
-                frames - (have + new - both) * document_format.group, both * document_format.group
-            )
-            if sum(self.ids(last)) <= limit:
-                return both - new, new
-        prompt, length = self.ids(2 * document_format.group)
-        raise InputError(
-            f"{prompt} ids of prompt and {length} of two groups of frames exceed the context of "
-            f"{limit}; use smaller frames or a shorter text"
-        )
+        prompt = max(map(len, self.prompts(frames))) + self.extra_prompt_tokens
+        return prompt, length
 
     @property
     def _limit(self) -> int:
         return self.checkpoint.decoder.config.max_position_embeddings
 
-    def picture(self, document: ContextWindow, codes: Tensor) -> VisualSequence:
-        """What is to be drawn of a document, behind its share of the video's codes [t, h, w]."""
-        known = codes[document.before : document.before + document.context]
-        return VisualSequence(
-            self.prompts(document.frames),
-            self.size,
-            self.settings.seed,
-            codes=known.flatten().tolist(),
-            groups=self.checkpoint.prompts.document_format.num_groups(document.frames),
-            before=document.before,
+    def single_window(self, frames: int, known: int) -> list[ContextWindow]:
+        """The whole video behind `known` groups. Raises InputError where it exceeds the context."""
+        check_context(self._limit, *self.token_counts(frames), "video", SHORTER_VIDEO)
+        return [ContextWindow(0, known, frames)]
+
+    def sliding_windows(self, frames: int, known: int) -> list[ContextWindow]:
+        """As many windows behind `known` groups as `frames` need. Raises InputError."""
+        group, windows = self.checkpoint.vision_processor.group, list[ContextWindow]()
+        while known < self.checkpoint.prompts.document_format.num_groups(frames):
+            context, new = self.next_window(known, frames)
+            before = known - context
+            last = min(frames - before * group, (context + new) * group)
+            windows.append(ContextWindow(before, context, last))
+            known += new
+        return windows
+
+    def next_window(self, known: int, frames: int) -> tuple[int, int]:
+        """How many groups are read next, and how many generated, towards `frames` in all.
+
+        As many as fit; at least half of them are read, or all that there are. Raises InputError
+        where the context does not hold two groups.
+        """
+        document_format, limit = self.checkpoint.prompts.document_format, self._limit
+        left = document_format.num_groups(frames) - known
+        most = min(known + left, limit // document_format.num_tokens(*self.size))
+        for both in range(most, 1, -1):
+            new = min(left, max(both // 2, both - known))
+            before = (known + new - both) * document_format.group
+            last = min(frames - before, both * document_format.group)
+            if sum(self.token_counts(last)) <= limit:
+                return both - new, new
+        prompt, length = self.token_counts(2 * document_format.group)
+        raise InputError(
+            f"{prompt} prompt tokens and {length} tokens of two groups of frames exceed the "
+            f"context of {limit}; use smaller frames or a shorter text"
         )
 
-    def decoded(self, group: FrameGroup) -> Tensor:
-        """The frames of a group, [n, H, W, 3] uint8."""
-        frames = self.checkpoint.vision_processor.decode_frames([group])
-        return torch.stack([torch.as_tensor(frame) for frame in frames])
-
-    @torch.no_grad()
-    def _made(self, take: VideoRun) -> VideoOutput:
-        """Draw a take to its end, group by group told and decoded."""
-        decoder, scale = self.checkpoint.decoder, self.settings.guidance_scale
-        window = draft_length_for(decoder, len(take.picture.prompts))
-        document_format, shown = self.checkpoint.prompts.document_format, list[Tensor]()
-        drawing = JacobiDecoder(decoder, document_format, self.sampling(), scale, window)
-
-        def show(active: Sequence[VisualSequence]) -> None:
-            for group in take.fresh():
-                shown.append(self.decoded(group))
-                if self.on_group is not None:
-                    told = VideoProgress(len(shown), take.total, shown[-1], self.settings)
-                    self.on_group(told)
-
-        show([])  # what was given
-        going_on = True
-        while going_on:
-            drawing.run([take.picture], show)
-            going_on = take.turn()
-        return VideoOutput(torch.cat(shown), take.codes, self.settings.fps, self.settings)
+    def sequence(self, window: ContextWindow, codes: Tensor) -> VisualSequence:
+        """The sequence of a window, behind its share of the video's codes [t, h, w]."""
+        document_format = self.checkpoint.prompts.document_format
+        settings = self.settings
+        return VisualSequence(
+            self.prompts(window.frames),
+            self.size,
+            settings.seed,
+            document_format,
+            SamplingParams(settings.top_k, settings.top_p, settings.temperature),
+            settings.guidance_scale,
+            groups=document_format.num_groups(window.frames),
+            known=codes[window.before : window.before + window.context],
+            frame_offset=window.before,
+        )
 
 
-class VideoRun:
-    """A film on its way, one document after another, whoever draws them.
+class VideoRun(Run):
+    """A video: its windows one after another, a caption before them where one is wanted."""
 
-    `picture` is what is drawn now. Once it is done, `turn` puts the next one in its place.
-    """
+    kind = "video"
 
-    def __init__(
-        self, film: VideoPlan, frames: int, documents: Sequence[ContextWindow], known: Tensor
-    ) -> None:
-        """A video of so many frames, behind the codes `known` [t, h, w]."""
-        self.film, self.frames, self.known = film, frames, known
-        self.total = film.checkpoint.prompts.document_format.num_groups(frames)
-        self.document, *self.left = documents
-        self.picture = film.picture(self.document, known)
-        self.given = 0  # groups that `fresh` gave
+    def __init__(self, checkpoint: Checkpoint, request: VideoRequest) -> None:
+        """Check a request. Raises InputError."""
+        check_seed(request.seed)
+        size, self.given, frames_before = given_frames(checkpoint, request)
+        self.request = request
+        self.captions = (
+            request.prompt is None
+            and request.video is not None
+            and can_caption(checkpoint.defaults)
+        )
+        settings = _settings(checkpoint, request, size, self.given, self.captions)
+        extra = MAX_CAPTION_TOKENS if self.captions else 0
+        self.plan = VideoPlan(checkpoint, settings, size, extra)
+        self.frames = frames_before + num_frames(request.seconds, settings.fps)
+        self.windows = self._plan_windows()
+        groups = checkpoint.prompts.document_format.num_groups(self.frames)
+        blank = torch.zeros(groups, *size, dtype=torch.long)
+        sequences = [self.plan.sequence(window, blank) for window in self.windows]
+        generates = not all(sequence.done for sequence in sequences)
+        max_tokens = max(sequence.max_tokens for sequence in sequences)
+        if self.captions:  # the windows follow from the caption's length
+            max_tokens = checkpoint.decoder.config.max_position_embeddings + STEP_WIDTH
+        num_rows = len(sequences[0].prompts)
+        super().__init__(checkpoint, num_rows * generates, max_tokens * generates)
+        self.prompt_tokens = len(sequences[0].prompts[0])
+        self.decoded: list[Tensor] = []
+        self.known = torch.empty(0, *size, dtype=torch.long)
+
+    def _plan_windows(self) -> list[ContextWindow]:
+        if self.request.video is None:
+            return self.plan.single_window(self.frames, self.given)
+        return self.plan.sliding_windows(self.frames, self.given)
 
     @property
-    def done(self) -> int:
-        """Groups that are finished."""
-        return self.document.before + len(self.picture.codes) // self.picture.frame
+    def total_groups(self) -> int:
+        """Groups of frames of the whole video."""
+        return self.checkpoint.prompts.document_format.num_groups(self.frames)
+
+    def spec(self) -> VideoSpec:
+        """What the video will be."""
+        height, width = self.plan.size
+        factor = self.checkpoint.vision_processor.vision.config.spatial_factor
+        return VideoSpec(width * factor, height * factor, self.frames, self.plan.settings.fps)
+
+    def start(self) -> None:
+        """Encode what is given; begin with the caption or with the first window."""
+        self.known = self._encode_given()
+        prompt = None
+        if self.captions and self.num_rows:
+            prompt = caption_prompt_ids(self.checkpoint, self.known, self.plan.settings.fps)
+        if prompt is None:
+            self._begin("" if self.captions else self.plan.settings.prompt)
+            return
+        limit = self.checkpoint.decoder.config.max_position_embeddings
+        self.sequence = TextSequence(
+            prompt,
+            min(MAX_CAPTION_TOKENS, limit - len(prompt)),
+            SamplingParams(top_k=1),
+            0,
+            self.checkpoint.text_tokenizer.vocabulary.eos,
+        )
+
+    def _encode_given(self) -> Tensor:
+        request, processor = self.request, self.checkpoint.vision_processor
+        if request.image is not None:
+            return processor.encode(request.image)[None]
+        if request.video is None:
+            return self.known
+        if isinstance(request.video, VideoCodes):
+            return request.video.codes[: self.given]
+        return processor.encode(request.video.frames[: self.given * processor.group])
+
+    def _begin(self, prompt: str) -> None:
+        """Plan the windows with the final prompt and begin the first."""
+        settings = replace(self.plan.settings, prompt=prompt)
+        self.plan = VideoPlan(self.checkpoint, settings, self.plan.size)
+        self.windows = self._plan_windows()
+        self._next_window()
+        self.prompt_tokens = len(self.sequence.prompts[0])
+
+    def _next_window(self) -> None:
+        self.window = self.windows.pop(0)
+        self.sequence: VisualSequence | TextSequence = self.plan.sequence(self.window, self.known)
 
     @property
     def codes(self) -> Tensor:
-        """All groups that are finished, [t, h, w]."""
-        return torch.cat([self.known[: self.document.before], self.picture.frames()])
+        """All finished groups of codes, [t, h, w]."""
+        if not isinstance(self.sequence, VisualSequence):
+            return self.known
+        return torch.cat([self.known[: self.window.before], self.sequence.finished_frames()])
 
-    def fresh(self) -> list[FrameGroup]:
-        """The groups finished since this was last asked, each with its number of true frames."""
-        if self.done == self.given:
+    def advance(self) -> list[Event | DecodeJob]:
+        """Decode finished groups; the next window when one is done; the video at the end."""
+        sequence = self.sequence
+        if isinstance(sequence, TextSequence):
+            if sequence.done:
+                self._begin(decode_text(self.checkpoint, sequence.ids))
             return []
-        size, begin = self.film.checkpoint.vision_processor.group, self.given
-        new, self.given = self.codes[begin:], self.done
-        return [
-            FrameGroup(codes[None], min(size, self.frames - (begin + index) * size))
-            for index, codes in enumerate(new)
-        ]
+        out: list[Event | DecodeJob] = list(self._new_frames())
+        if not sequence.done:
+            return out
+        if self.windows:
+            self.known = self.codes
+            self._next_window()
+            return out
+        frames = torch.cat(self.decoded)
+        return [*out, VideoResult(frames, self.codes, self.plan.settings, self.prompt_tokens)]
 
-    def turn(self) -> bool:
-        """Go on to the next document, the last one being done; False if that was the end."""
-        if not self.left:
-            return False
-        self.known = self.codes
-        self.document, *self.left = self.left
-        self.picture = self.film.picture(self.document, self.known)
-        return True
+    def _new_frames(self) -> list[VideoFrames]:
+        """Decode the groups that were finished since the last call."""
+        processor, codes, new = self.checkpoint.vision_processor, self.codes, list[VideoFrames]()
+        for index in range(len(self.decoded), len(codes)):
+            count = min(processor.group, self.frames - index * processor.group)
+            group = FrameGroup(codes[index : index + 1], count)
+            frames = [torch.as_tensor(frame) for frame in processor.decode_frames([group])]
+            self.decoded.append(torch.stack(frames))
+            new.append(
+                VideoFrames(index + 1, self.total_groups, self.decoded[-1], self.plan.settings)
+            )
+        return new
+
+
+def _settings(
+    checkpoint: Checkpoint,
+    request: VideoRequest,
+    size: tuple[int, int],
+    given: int,
+    captions: bool,
+) -> VideoSettings:
+    """Everything that decides the video."""
+    guidance = request.guidance_scale
+    if captions and guidance is None and request.negative_prompt is None:
+        # Guiding towards a caption of what is seen pushes away from what is seen.
+        guidance = 1.0
+    generation = resolve_settings(
+        checkpoint,
+        suffix=request.suffix,
+        negative_prompt=request.negative_prompt,
+        guidance_scale=guidance,
+        sampling=request.sampling,
+    )
+    resolve_sampling(generation)
+    ratio, area = ratio_and_area(checkpoint, size)
+    if request.size is None and request.image is None and request.video is None:
+        ratio = request.ratio or "1:1"
+        area = checkpoint.decoder.config.image_area if request.area is None else request.area
+    fps = DEFAULT_FPS if request.fps is None else request.fps
+    return VideoSettings(
+        prompt=request.prompt or "",
+        ratio=ratio,
+        area=area,
+        seconds=request.seconds,
+        fps=fps if request.video is None else request.video.fps,
+        seed=request.seed,
+        given=given,
+        model=checkpoint.name,
+        dtype=checkpoint.precision,
+        **asdict(generation),
+    )

@@ -142,6 +142,15 @@ class KVCache:
             self._hold(self.keys[:, index], self.values[:, index])
         self.lengths = [self.lengths[row] for row in rows]
 
+    def copy_row(self, row: int) -> KVCache:
+        """A cache of its own with the tokens of one row, and no room for more."""
+        length = self.lengths[row]
+        copy = KVCache.__new__(KVCache)
+        part = (slice(None), slice(row, row + 1), slice(None), slice(0, length))
+        copy._hold(self.keys[part].clone(), self.values[part].clone())
+        copy.capacity, copy.lengths, copy._places = length, [length], None
+        return copy
+
     def append_rows(self, other: KVCache) -> None:
         """Take the rows of another cache in behind one's own; it must not be larger."""
         mine, filled = len(self.lengths), other.max_length

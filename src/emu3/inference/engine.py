@@ -1,0 +1,404 @@
+"""The engine: requests in, events out, one forward pass per step for all of them.
+
+A synchronous core that owns the model, the KV cache, the scheduler and the running requests.
+`Emu3` (Python API and command line) drives `step` in the caller's thread; `AsyncEngine` drives it
+in a background thread for the server. Requests join and leave between steps, so none waits for the
+slowest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from itertools import count
+from threading import RLock
+
+from PIL import Image
+
+from emu3.checkpoints.loading import Checkpoint
+from emu3.errors import InputError
+from emu3.inference.events import (
+    ChatResult,
+    EngineStats,
+    Event,
+    FinalEvent,
+    ImageResult,
+    RequestCancelled,
+    RequestFailed,
+    RequestId,
+    RequestOutput,
+    VideoResult,
+    VideoSpec,
+)
+from emu3.inference.model_runner import ModelRunner
+from emu3.inference.requests import (
+    ChatRequest,
+    ImageRequest,
+    Request,
+    TokenizeRequest,
+    VideoRequest,
+)
+from emu3.inference.runs import ChatRun, DecodeJob, ImageRun, Run, TokenizeRun
+from emu3.inference.scheduler import Scheduler
+from emu3.inference.sequences import DecodingSequence, TextSequence, VisualSequence
+from emu3.inference.video import VideoRun
+from emu3.inference.vision_worker import InlineVisionWorker, VisionWorker
+from emu3.models.memory import max_kv_cache_tokens
+
+INTERNAL_ERROR = "the engine failed on this request; see its log"
+
+
+@dataclass
+class Counters:
+    """What was done since the start."""
+
+    steps: int = 0
+    generated_codes: int = 0
+    generated_tokens: int = 0
+    finished_images: int = 0
+    finished_videos: int = 0
+    finished_chats: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True)
+class PendingDecode:
+    """An image that the vision worker decodes; `final` if it ends its request."""
+
+    run: Run
+    future: Future[Image.Image]
+    event: Callable[[Image.Image], Event]
+    final: bool
+
+
+class Engine:
+    """Works on many requests at once.
+
+    `add_request`, `cancel` and `stats` may be called from any thread, `step` from one at a time.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        max_waiting: int = 2**31,
+        max_running: int = 64,
+        max_kv_cache_tokens: int | None = None,
+        vision_worker: VisionWorker | None = None,
+    ) -> None:
+        """At most `max_waiting` requests wait and `max_running` run.
+
+        `max_kv_cache_tokens` bounds the KV cache, rows times tokens; by default, by the free
+        memory. Raises InputError on a limit below 1.
+        """
+        self.checkpoint = checkpoint
+        vocabulary = checkpoint.text_tokenizer.vocabulary
+        self.runner = ModelRunner(checkpoint.decoder, vocabulary)
+        limit = _default_limit(checkpoint) if max_kv_cache_tokens is None else max_kv_cache_tokens
+        self.scheduler: Scheduler[Run] = Scheduler(max_waiting, max_running, limit)
+        self.vision_worker = vision_worker or InlineVisionWorker(checkpoint.vision_processor)
+        self.lock = RLock()
+        self._counters = Counters()
+        self._ids = count(1)
+        self._cancelled: set[RequestId] = set()
+        self._pending: deque[PendingDecode] = deque()
+        self._held: dict[RequestId, DecodingSequence] = {}  # what the runner decodes of a run
+
+    # Requests in.
+
+    def prepare(self, request: Request) -> Run:
+        """Check a request and reserve nothing. Raises InputError on what can never be served."""
+        run = _run_of(self.checkpoint, request)
+        self.scheduler.check(run)
+        return run
+
+    def add_request(self, request: Request | Run) -> RequestId:
+        """Queue a request, or one that was prepared. Raises InputError and EngineFull."""
+        run = request if isinstance(request, Run) else self.prepare(request)
+        with self.lock:
+            try:
+                self.scheduler.enqueue(run)
+            except Exception:
+                self._counters.refused += 1
+                raise
+            run.request_id = next(self._ids)
+            return run.request_id
+
+    def describe_video(self, request: VideoRequest) -> VideoSpec:
+        """What a video will be; nothing is queued. Raises InputError as `add_request` does."""
+        run = VideoRun(self.checkpoint, request)
+        self.scheduler.check(run)
+        return run.spec()
+
+    def cancel(self, request_id: RequestId) -> RequestCancelled | None:
+        """Cancel a request; its memory is free within a step.
+
+        Returns the final event of a request that was still waiting. A running one ends with an
+        output of the next step; one that has ended is left alone.
+        """
+        with self.lock:
+            for run in self.scheduler.waiting:
+                if run.request_id == request_id:
+                    self.scheduler.release(run)
+                    self._counters.cancelled += 1
+                    return RequestCancelled()
+            live = [*self.scheduler.running, *(pending.run for pending in self._pending)]
+            if any(run.request_id == request_id for run in live):
+                self._cancelled.add(request_id)
+        return None
+
+    # Work.
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do now, other than to wait for the vision worker."""
+        with self.lock:
+            decoded = any(pending.future.done() for pending in self._pending)
+            return bool(self.scheduler.running) or decoded or self._may_admit()
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether any request has not ended."""
+        with self.lock:
+            return bool(self.scheduler.waiting or self.scheduler.running or self._pending)
+
+    def step(self) -> list[RequestOutput]:
+        """Admit what fits, run one forward pass, and return what is new.
+
+        Waits for the vision worker if nothing else is left to do.
+        """
+        outputs = self._end_cancelled()
+        outputs += self._admit()
+        if self.runner.sequences:
+            outputs += self._decode()
+        for run in list(self.scheduler.running):
+            outputs += self._advance(run)
+        if not self.scheduler.running and not outputs and self._pending:
+            wait([self._pending[0].future])
+        outputs += self._collect_images()
+        return outputs
+
+    def run(
+        self,
+        requests: Sequence[Request],
+        on_event: Callable[[int, Event], None] | None = None,
+    ) -> list[FinalEvent]:
+        """Work on requests to their ends in the caller's thread; results in their order.
+
+        `on_event` gets the index of a request and each of its events but the last. At least one
+        request runs at a time, whatever the free memory. Raises InputError where a request is
+        refused, before any begins, and the error of one that fails.
+        """
+        runs = [_run_of(self.checkpoint, request) for request in requests]
+        need = max((run.num_rows * run.max_tokens for run in runs), default=0)
+        limit = self.scheduler.max_kv_cache_tokens
+        self.scheduler.max_kv_cache_tokens = max(limit, need)
+        ids = {self.add_request(run): index for index, run in enumerate(runs)}
+        results: dict[int, FinalEvent] = {}
+        try:
+            while len(results) < len(runs):
+                for output in self.step():
+                    index, event = ids[output.request_id], output.event
+                    if isinstance(event, RequestFailed):
+                        raise event.error or InputError(event.message)
+                    if isinstance(event, FinalEvent):
+                        results[index] = event
+                    elif on_event is not None:
+                        on_event(index, event)
+        finally:
+            self.scheduler.max_kv_cache_tokens = limit
+            for request_id in ids:
+                self.cancel(request_id)
+            self._end_cancelled()
+            self._collect_images()
+        return [results[index] for index in range(len(runs))]
+
+    def fail_running(self, error: Exception) -> list[RequestOutput]:
+        """End all running requests after an error of `step` itself."""
+        self.runner.clear()
+        self._held.clear()
+        return [self._fail(run, error) for run in list(self.scheduler.running)]
+
+    def stats(self) -> EngineStats:
+        """What the engine holds now and has done so far."""
+        with self.lock:
+            running = [run.kind for run in self.scheduler.running]
+            running += [pending.run.kind for pending in self._pending if pending.final]
+            return EngineStats(
+                waiting=len(self.scheduler.waiting),
+                running_images=running.count("image"),
+                running_videos=running.count("video"),
+                running_chats=running.count("chat"),
+                kv_cache_tokens=self.scheduler.kv_cache_tokens,
+                max_kv_cache_tokens=self.scheduler.max_kv_cache_tokens,
+                **vars(self._counters),
+            )
+
+    def _may_admit(self) -> bool:
+        """Whether waiting requests may start: not while too many images wait to be decoded."""
+        decoding = sum(pending.final for pending in self._pending)
+        return bool(self.scheduler.waiting) and decoding < self.scheduler.max_running
+
+    def _end_cancelled(self) -> list[RequestOutput]:
+        with self.lock:
+            running = [r for r in self.scheduler.running if r.request_id in self._cancelled]
+        return [self._end(run, RequestCancelled()) for run in running]
+
+    def _admit(self) -> list[RequestOutput]:
+        """Start the requests that fit; one that fails on the way ends alone."""
+        with self.lock:
+            admitted = self.scheduler.admit() if self._may_admit() else []
+        outputs, started = list[RequestOutput](), list[Run]()
+        for run in admitted:
+            try:
+                run.start()
+                started.append(run)
+            except Exception as error:
+                outputs.append(self._fail(run, error))
+        return outputs + self._hold(started)
+
+    def _hold(self, runs: Sequence[Run]) -> list[RequestOutput]:
+        """Hand the current sequences of runs to the model runner, in place of earlier ones."""
+        fresh: list[Run] = []
+        for run in runs:
+            held = self._held.get(run.request_id)
+            if held is not None and (held is not run.sequence or held.done):
+                self._release_sequence(run)
+                held = None
+            if held is None and run.sequence is not None and not run.sequence.done:
+                fresh.append(run)
+        sequences = [run.sequence for run in fresh if run.sequence is not None]
+        try:
+            self.runner.add(sequences)
+        except Exception as error:  # the KV cache may be in any state
+            self.runner.clear()
+            running = [run for run in self.scheduler.running if run.request_id in self._held]
+            self._held.clear()
+            return [self._fail(run, error) for run in dict.fromkeys([*fresh, *running])]
+        for run, sequence in zip(fresh, sequences, strict=True):
+            self._held[run.request_id] = sequence
+        return []
+
+    def _release_sequence(self, run: Run) -> None:
+        sequence = self._held.pop(run.request_id, None)
+        if sequence is not None:
+            self.runner.remove(sequence)
+
+    def _decode(self) -> list[RequestOutput]:
+        """One forward pass; if it fails, so do the requests that share it."""
+        before = self._generated()
+        try:
+            self.runner.step()
+        except Exception as error:
+            failed = [run for run in self.scheduler.running if run.request_id in self._held]
+            self.runner.clear()
+            self._held.clear()
+            return [self._fail(run, error) for run in failed]
+        after = self._generated()
+        with self.lock:
+            self._counters.steps += 1
+            self._counters.generated_codes += after[0] - before[0]
+            self._counters.generated_tokens += after[1] - before[1]
+        return []
+
+    def _generated(self) -> tuple[int, int]:
+        """Visual codes and text tokens of all sequences in the runner."""
+        held = self.runner.sequences
+        codes = sum(each.num_codes for each in held if isinstance(each, VisualSequence))
+        return codes, sum(len(each.ids) for each in held if isinstance(each, TextSequence))
+
+    def _advance(self, run: Run) -> list[RequestOutput]:
+        """Report what is new of a run after a step, and end it if it is finished."""
+        try:
+            news = run.advance()
+        except Exception as error:
+            return [self._fail(run, error)]
+        outputs: list[RequestOutput] = []
+        for item in news:
+            if isinstance(item, DecodeJob):
+                self._submit(run, item)
+            elif isinstance(item, FinalEvent):
+                return [*outputs, self._end(run, item)]
+            else:
+                outputs.append(RequestOutput(run.request_id, item))
+        return outputs + self._hold([run] if run in self.scheduler.running else [])
+
+    def _submit(self, run: Run, job: DecodeJob) -> None:
+        """Have an image decoded; a run without a sequence waits for nothing else and is freed."""
+        final = run.sequence is None
+        future = self.vision_worker.submit(job.codes)
+        with self.lock:
+            self._pending.append(PendingDecode(run, future, job.event, final))
+            if final:
+                self._release_sequence(run)
+                self.scheduler.release(run)
+
+    def _collect_images(self) -> list[RequestOutput]:
+        """The events of images that are decoded, in the order in which they were submitted."""
+        outputs: list[RequestOutput] = []
+        while self._pending and self._pending[0].future.done():
+            pending = self._pending[0]
+            run, error = pending.run, pending.future.exception()
+            with self.lock:
+                self._pending.popleft()
+                cancelled = run.request_id in self._cancelled
+                if pending.final:
+                    event: Event
+                    if cancelled:
+                        event = RequestCancelled()
+                    elif error is not None:
+                        event = _failure(error)
+                    else:
+                        event = pending.event(pending.future.result())
+                    outputs.append(self._ended(run, event))
+                elif error is None and not cancelled:
+                    event = pending.event(pending.future.result())
+                    outputs.append(RequestOutput(run.request_id, event))
+        return outputs
+
+    def _fail(self, run: Run, error: BaseException) -> RequestOutput:
+        return self._end(run, _failure(error))
+
+    def _end(self, run: Run, event: FinalEvent) -> RequestOutput:
+        """Free what a running request holds; its end."""
+        self._release_sequence(run)
+        with self.lock:
+            self.scheduler.release(run)
+            return self._ended(run, event)
+
+    def _ended(self, run: Run, event: Event) -> RequestOutput:
+        """Count an end, under the lock in which its request ceases to be held."""
+        counters = self._counters
+        self._cancelled.discard(run.request_id)
+        counters.finished_images += isinstance(event, ImageResult)
+        counters.finished_videos += isinstance(event, VideoResult)
+        counters.finished_chats += isinstance(event, ChatResult)
+        counters.failed += isinstance(event, RequestFailed)
+        counters.cancelled += isinstance(event, RequestCancelled)
+        return RequestOutput(run.request_id, event)
+
+
+def _default_limit(checkpoint: Checkpoint) -> int:
+    return max_kv_cache_tokens(checkpoint.decoder)
+
+
+def _failure(error: BaseException) -> RequestFailed:
+    if isinstance(error, InputError):
+        return RequestFailed(str(error), internal=False, error=error)
+    return RequestFailed(INTERNAL_ERROR, internal=True, error=error)
+
+
+def _run_of(checkpoint: Checkpoint, request: Request) -> Run:
+    """The run of a request. Raises InputError on what can never be served."""
+    if isinstance(request, ImageRequest):
+        return ImageRun(checkpoint, request)
+    if isinstance(request, VideoRequest):
+        return VideoRun(checkpoint, request)
+    if isinstance(request, ChatRequest):
+        return ChatRun(checkpoint, request)
+    assert isinstance(request, TokenizeRequest)
+    return TokenizeRun(checkpoint, request)
