@@ -65,7 +65,7 @@ def test_pictures_are_drawn_one_after_another_where_memory_is_scarce(
     def on_row(done: int, total: int, rows: Sequence[Tensor]) -> None:
         told.append([len(each) for each in rows])
 
-    monkeypatch.setattr("emu3.inference.images.cache_places", lambda model: 1)
+    monkeypatch.setattr("emu3.inference.engine.max_kv_cache_tokens", lambda model: 1)
     alone = MODEL.image(PROMPTS, ratio=RATIOS, seed=5, on_row=on_row)
     assert equal(alone.codes, together.codes)
     heights = [len(each) for each in alone.codes]
@@ -194,7 +194,7 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"negative_prompt": "x" * 600}, "exceed the context of 512"),
     ({"num_images": 0}, "num_images = 0"),
     ({"seed": -1}, "seed = -1"),
-    ({"seed": 2**63 - 1}, "seed = "),
+    ({"seed": 2**63 - 1, "num_images": 2}, "seed = "),
     ({"guidance_scale": -1.0}, "guidance_scale"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
     ({"guidance_scale": float("inf")}, "guidance_scale"),

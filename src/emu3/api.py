@@ -34,7 +34,7 @@ from emu3.inference.optimize import optimize_for_inference, optimize_vision_toke
 from emu3.inference.requests import ChatRequest, ImageRequest, VideoRequest
 from emu3.inference.runs import resolve_sampling
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.validation import check_seed
+from emu3.inference.validation import check_seed, requested_size
 from emu3.models.precision import Precision
 from emu3.outputs import ImageOutput, VideoOutput
 from emu3.processing.document_format import VideoCodes
@@ -141,7 +141,7 @@ class Emu3:
             for index, (text, shape) in enumerate(zip(prompts, ratios, strict=True))
             for number in range(num_images)
         ]
-        on_event = None if on_row is None else _RowReporter(on_row, len(requests))
+        on_event = None if on_row is None else _RowReporter(on_row, self._sizes(requests))
         results = Engine(self.checkpoint).run(requests, on_event)
         images = [result for result in results if isinstance(result, ImageResult)]
         return ImageOutput(
@@ -149,6 +149,10 @@ class Emu3:
             [each.codes for each in images],
             [each.settings for each in images],
         )
+
+    def _sizes(self, requests: Sequence[ImageRequest]) -> list[tuple[int, int]]:
+        """Height and width in codes of each image."""
+        return [requested_size(self.checkpoint, r.size, r.ratio, r.area) for r in requests]
 
     def video(
         self,
@@ -356,12 +360,11 @@ class Emu3:
 class _RowReporter:
     """Turns the row events of several images into calls of `on_row`."""
 
-    def __init__(self, on_row: OnRow, count: int) -> None:
-        self.on_row = on_row
-        self.rows = [torch.empty(0, 0, dtype=torch.long)] * count
-        self.totals = [0] * count
+    def __init__(self, on_row: OnRow, sizes: Sequence[tuple[int, int]]) -> None:
+        self.on_row, self.total = on_row, sum(height for height, _ in sizes)
+        self.rows = [torch.empty(0, width, dtype=torch.long) for _, width in sizes]
 
     def __call__(self, index: int, event: Event) -> None:
         if isinstance(event, RowProgress):
-            self.rows[index], self.totals[index] = event.codes, event.total
-            self.on_row(sum(map(len, self.rows)), sum(self.totals), list(self.rows))
+            self.rows[index] = event.codes
+            self.on_row(sum(map(len, self.rows)), self.total, list(self.rows))

@@ -8,20 +8,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from emu3.api import Emu3
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
-from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.request_handle import RequestHandle
-from emu3.inference.requests import (
-    ChatRequest,
+from emu3.inference.async_engine import AsyncEngine, RequestHandle
+from emu3.inference.events import (
     ChatResult,
-    ChatTurn,
     EngineClosed,
     EngineFull,
-    ImageRequest,
     ImageResult,
     PartialImage,
     PartialText,
@@ -29,6 +26,8 @@ from emu3.inference.requests import (
     RequestFailed,
     RowProgress,
 )
+from emu3.inference.requests import ChatRequest, ChatTurn, ImageRequest
+from emu3.inference.runs import ChatRun
 from emu3.inference.sampling import SamplingParams
 from emu3.testing import tiny_checkpoint
 
@@ -48,7 +47,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture
 def engine(checkpoint: Checkpoint) -> Iterator[AsyncEngine]:
-    engine = AsyncEngine(checkpoint, queue=100, slots=12)
+    engine = AsyncEngine(checkpoint, max_waiting=100, max_running=12)
     yield engine
     engine.close(drain=False)
 
@@ -73,8 +72,8 @@ def crowd() -> list[ImageRequest]:
             area=96 + 64 * (seed % 4),
             seed=seed,
             sampling=SAMPLINGS[seed % 3],
-            guidance=[3.0, 1.0, 1.5][seed % 3],
-            negative="ugly" if seed % 2 else "",
+            guidance_scale=[3.0, 1.0, 1.5][seed % 3],
+            negative_prompt="ugly" if seed % 2 else "",
         )
         for seed in range(30)
     ]
@@ -90,7 +89,7 @@ def test_a_picture_among_thirty_is_the_picture_alone(
     tickets = [engine.submit(request) for request in crowd()]
     together = [drawn(ticket) for ticket in tickets]
     for request, theirs in zip(crowd()[::3], together[::3], strict=True):
-        assert drawn(engine.submit(request)).codes == theirs.codes
+        assert torch.equal(drawn(engine.submit(request)).codes, theirs.codes)
     for request, theirs in zip(crowd(), together, strict=True):
         assert request.sampling is not None
         out = Emu3(checkpoint).image(
@@ -98,19 +97,25 @@ def test_a_picture_among_thirty_is_the_picture_alone(
             ratio=request.ratio,
             area=request.area,
             seed=request.seed,
-            guidance_scale=request.guidance,
-            negative_prompt=request.negative,
+            guidance_scale=request.guidance_scale,
+            negative_prompt=request.negative_prompt,
             top_k=request.sampling.top_k,
             top_p=request.sampling.top_p,
             temperature=request.sampling.temperature,
         )
-        assert [list(row) for row in theirs.codes] == out.codes[0].tolist()
+        assert torch.equal(theirs.codes, out.codes[0])
+        assert theirs.settings == out.settings[0]
         # Decoded in company, which rounds otherwise: by one level of 255 at most.
-        apart = np.asarray(theirs.picture).astype(int) - np.asarray(out.images[0])
+        apart = np.asarray(theirs.image).astype(int) - np.asarray(out.images[0])
         assert np.abs(apart).max() <= 1
     stats = engine.stats()
-    assert (stats.drawn, stats.waiting, stats.pictures, stats.places) == (40, 0, 0, 0)
-    assert stats.codes == sum(len(e.codes) * len(e.codes[0]) for e in (*together, *together[::3]))
+    assert (stats.finished_images, stats.waiting, stats.running_images, stats.kv_cache_tokens) == (
+        40,
+        0,
+        0,
+        0,
+    )
+    assert stats.generated_codes == sum(e.codes.numel() for e in (*together, *together[::3]))
 
 
 def questions() -> list[ChatRequest]:
@@ -142,7 +147,7 @@ def test_an_answer_in_a_crowd_is_the_answer_alone(
             **vars(request.sampling),
         )
         assert end.text == alone
-        assert end.new_ids == request.max_new_tokens or end.whole
+        assert end.new_tokens == request.max_new_tokens or end.complete
         assert said(engine.submit(request)) == end
     assert all(drawn(other) for other in others)
 
@@ -150,13 +155,13 @@ def test_an_answer_in_a_crowd_is_the_answer_alone(
 def test_a_second_turn_has_read_the_first(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     """Byte by byte, an answer of ASCII is read as the conversation has it."""
     first = ChatTurn("look", "a b", (photo(),))
-    request = ChatRequest("and now?", max_new_tokens=4, before=(first,))
+    request = ChatRequest("and now?", max_new_tokens=4, history=(first,))
     end = said(engine.submit(request))
     prompts, codes = checkpoint.prompts, checkpoint.vision_processor.encode(photo())
     asked = prompts.chat("look", [codes]) + checkpoint.text_tokenizer.encode(" a b")
-    assert end.prompt_ids == len(asked + prompts.turn("and now?", []))
-    other = ChatRequest("and now?", max_new_tokens=4, before=(ChatTurn("look", "c"),))
-    assert said(engine.submit(other)).prompt_ids < end.prompt_ids
+    assert end.prompt_tokens == len(asked + prompts.turn("and now?", []))
+    other = ChatRequest("and now?", max_new_tokens=4, history=(ChatTurn("look", "c"),))
+    assert said(engine.submit(other)).prompt_tokens < end.prompt_tokens
 
 
 def test_events_grow_towards_the_end(engine: AsyncEngine) -> None:
@@ -168,10 +173,10 @@ def test_events_grow_towards_the_end(engine: AsyncEngine) -> None:
     assert partials
     end = events[-1]
     assert isinstance(end, ImageResult)
-    assert end.picture.size == (16, 24)
+    assert end.image.size == (16, 24)
     for partial in partials:
-        assert partial.picture.width == 16
-        assert 0 < partial.picture.height < 24
+        assert partial.image.width == 16
+        assert 0 < partial.image.height < 24
     texts = list(engine.submit(ChatRequest("x", max_new_tokens=6, stream=True)).events())
     assert all(isinstance(event, PartialText) for event in texts[:-1])
     assert len(texts) > 2
@@ -183,10 +188,14 @@ def test_nobody_decodes_what_nobody_asked_for(engine: AsyncEngine) -> None:
 
 
 def held(
-    checkpoint: Checkpoint, slots: int, queue: int
+    checkpoint: Checkpoint, max_running: int, max_waiting: int
 ) -> tuple[AsyncEngine, RequestHandle, threading.Event]:
     """An engine at work on a picture that waits for leave to go on."""
-    engine, started, go = AsyncEngine(checkpoint, slots=slots, queue=queue), threading.Event(), None
+    engine, started, go = (
+        AsyncEngine(checkpoint, max_running=max_running, max_waiting=max_waiting),
+        threading.Event(),
+        None,
+    )
     go = threading.Event()
 
     def listener(event: object) -> None:
@@ -199,21 +208,21 @@ def held(
 
 
 def test_cancelling_frees_the_place(checkpoint: Checkpoint) -> None:
-    engine, ticket, go = held(checkpoint, slots=1, queue=4)
+    engine, ticket, go = held(checkpoint, max_running=1, max_waiting=4)
     waiting, next_one = (engine.submit(ImageRequest("x", seed=seed)) for seed in (1, 2))
-    assert engine.stats().pictures == 1
+    assert engine.stats().running_images == 1
     ticket.cancel()
     waiting.cancel()
     go.set()
     assert isinstance(waiting.result(), RequestCancelled)
     assert drawn(next_one)
     stats = engine.stats()
-    assert (stats.cancelled, stats.drawn, stats.places) == (2, 1, 0)
+    assert (stats.cancelled, stats.finished_images, stats.kv_cache_tokens) == (2, 1, 0)
     engine.close()
 
 
 def test_a_full_queue_refuses_at_once(checkpoint: Checkpoint) -> None:
-    engine, _, go = held(checkpoint, slots=1, queue=2)
+    engine, _, go = held(checkpoint, max_running=1, max_waiting=2)
     tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(2)]
     with pytest.raises(EngineFull, match="2 requests are waiting"):
         engine.submit(ChatRequest("x"))
@@ -224,7 +233,7 @@ def test_a_full_queue_refuses_at_once(checkpoint: Checkpoint) -> None:
 
 
 def test_who_gave_up_waiting_is_in_nobodys_way(checkpoint: Checkpoint) -> None:
-    engine, _, go = held(checkpoint, slots=1, queue=1)
+    engine, _, go = held(checkpoint, max_running=1, max_waiting=1)
     gone = engine.submit(ImageRequest("x"))
     gone.cancel()
     comes = engine.submit(ImageRequest("y"))  # at once, while the engine is still in its pass
@@ -237,7 +246,7 @@ def test_who_gave_up_waiting_is_in_nobodys_way(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize("drain", [True, False])
 def test_closing_drains_or_cancels(checkpoint: Checkpoint, drain: bool) -> None:
-    engine, _, go = held(checkpoint, slots=1, queue=4)
+    engine, _, go = held(checkpoint, max_running=1, max_waiting=4)
     tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
     closing = threading.Thread(target=engine.close, args=(drain,))
     closing.start()
@@ -251,16 +260,16 @@ def test_closing_drains_or_cancels(checkpoint: Checkpoint, drain: bool) -> None:
     assert kinds == ({ImageResult} if drain else {RequestCancelled})
 
 
-def test_a_failure_stays_in_its_batch(
+def test_a_request_that_fails_to_start_fails_alone(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, _, go = held(checkpoint, slots=8, queue=8)
+    engine, _, go = held(checkpoint, max_running=8, max_waiting=8)
     broken, fine = engine.submit(ChatRequest("x")), engine.submit(ImageRequest("x"))
-    monkeypatch.setattr("emu3.inference.batch.ChatBatch.draw", lambda self: 1 / 0)
+    monkeypatch.setattr(ChatRun, "start", lambda self: 1 / 0)
     go.set()
     end = broken.result()
     assert isinstance(end, RequestFailed)
-    assert end.ours
+    assert end.internal
     assert "division" not in end.message
     assert drawn(fine)
     monkeypatch.undo()
@@ -281,11 +290,11 @@ def test_a_listener_that_fails_is_gone(checkpoint: Checkpoint) -> None:
 
 
 def test_few_places_are_shared_one_after_another(checkpoint: Checkpoint) -> None:
-    engine = AsyncEngine(checkpoint, places=200)
+    engine = AsyncEngine(checkpoint, max_kv_cache_tokens=200)
     tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(5)]
     assert all(drawn(ticket) for ticket in tickets)
-    assert engine.stats().places == 0
-    with pytest.raises(InputError, match="there are 200"):
+    assert engine.stats().kv_cache_tokens == 0
+    with pytest.raises(InputError, match="the limit is 200"):
         engine.submit(ChatRequest("x", max_new_tokens=400))
     engine.close()
 
@@ -294,7 +303,7 @@ def test_few_places_are_shared_one_after_another(checkpoint: Checkpoint) -> None
     ("request_", "message"),
     [
         (ImageRequest("x", seed=-1), "seed = -1"),
-        (ImageRequest("x", guidance=float("nan")), "guidance_scale"),
+        (ImageRequest("x", guidance_scale=float("nan")), "guidance_scale"),
         (ImageRequest("x", size=(15, 16)), "multiples of 4"),
         (ImageRequest("x", size=(0, 0)), "multiples of 4"),
         (ImageRequest("x", size=(4, 400)), "5 times"),
@@ -313,10 +322,10 @@ def test_what_cannot_be_done_is_said_at_once(
 ) -> None:
     with pytest.raises(InputError, match=message):
         engine.submit(request_)
-    assert engine.stats().passes == 0
+    assert engine.stats().steps == 0
 
 
 def test_names_of_control_tokens_stay_text(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     name = "<|extra_204|>"
     end = drawn(engine.submit(ImageRequest(name)))
-    assert end.prompt_ids == len(checkpoint.prompts.image("y" * len(name), (4, 4)))
+    assert end.prompt_tokens == len(checkpoint.prompts.image("y" * len(name), (4, 4)))

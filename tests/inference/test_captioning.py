@@ -10,9 +10,13 @@ import torch
 
 from emu3 import Emu3
 from emu3.checkpoints.generation_defaults import GenerationDefaults
-from emu3.inference import captioning
-from emu3.inference.captioning import DESCRIBE, LONGEST, can_caption, caption_video
-from emu3.inference.video import VideoSource
+from emu3.inference.captioning import (
+    MAX_CAPTION_TOKENS,
+    QUESTION,
+    can_caption,
+    caption_prompt_ids,
+)
+from emu3.inference.inputs import VideoSource
 from emu3.outputs import VideoOutput
 from emu3.processing.video import Clip
 from emu3.testing import tiny_checkpoint
@@ -34,30 +38,28 @@ def codes_of(frames: torch.Tensor) -> torch.Tensor:
     return torch.cat([group.codes for group in ABLE.vision_processor.encode_frames(frames)])
 
 
-def test_what_is_told_is_what_is_answered() -> None:
-    frames = moving(8)
+def caption(frames: torch.Tensor) -> str:
     clip: VideoSource = Clip(iter(frames.numpy()), FPS)
-    said = Emu3(ABLE).chat(DESCRIBE, videos=[clip], max_new_tokens=LONGEST)
-    assert said
-    assert caption_video(ABLE, codes_of(frames), FPS) == said
+    return Emu3(ABLE).chat(QUESTION, videos=[clip], max_new_tokens=MAX_CAPTION_TOKENS)
 
 
-def test_of_a_long_clip_the_end_is_told_and_of_one_too_large_nothing() -> None:
+def test_of_a_long_clip_the_end_is_captioned_and_of_one_too_large_nothing() -> None:
     codes = codes_of(moving(80))
     document_format, config = ABLE.prompts.document_format, ABLE.decoder.config
     groups = config.max_position_embeddings // 2 // document_format.num_tokens(4, 4)
     assert 1 < groups < len(codes)
-    assert caption_video(ABLE, codes, FPS) == caption_video(ABLE, codes[-groups:], FPS)
+    prompt = caption_prompt_ids(ABLE, codes, FPS)
+    assert prompt == caption_prompt_ids(ABLE, codes[-groups:], FPS)
     other = codes.clone()
     other[-1] = other[-1].flip(0)
-    assert caption_video(ABLE, codes, FPS) != caption_video(ABLE, other, FPS)
-    assert caption_video(ABLE, codes.new_zeros(1, 60, 60), FPS) == ""
+    assert prompt != caption_prompt_ids(ABLE, other, FPS)
+    assert caption_prompt_ids(ABLE, codes.new_zeros(1, 60, 60), FPS) is None
 
 
 @pytest.fixture
-def silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody may be asked."""
-    monkeypatch.setattr(captioning, "generate_text", None)
+def no_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No caption may be asked for."""
+    monkeypatch.setattr("emu3.inference.video.caption_prompt_ids", None)
 
 
 def extended(card: GenerationDefaults, prompt: str | None, **settings: Any) -> VideoOutput:
@@ -66,7 +68,7 @@ def extended(card: GenerationDefaults, prompt: str | None, **settings: Any) -> V
 
 
 def test_a_clip_goes_on_with_what_is_told() -> None:
-    said = caption_video(ABLE, codes_of(moving(8)), FPS)
+    said = caption(moving(8))
     out = extended(ABLE.defaults, None)
     assert out.settings.prompt == said
     assert same(out, extended(ABLE.defaults, said, guidance_scale=1.0))
@@ -75,7 +77,7 @@ def test_a_clip_goes_on_with_what_is_told() -> None:
 
 def test_what_is_told_does_not_guide_unless_it_is_asked_to() -> None:
     guided = replace(ABLE.defaults, guidance_scale=4.0)
-    said = caption_video(ABLE, codes_of(moving(8)), FPS)
+    said = caption(moving(8))
     asked: list[tuple[str | None, dict[str, Any]]] = [
         (None, {}),
         (None, {"guidance_scale": 2.0}),
@@ -86,7 +88,7 @@ def test_what_is_told_does_not_guide_unless_it_is_asked_to() -> None:
     assert scales == [1.0, 2.0, 4.0, 4.0]
 
 
-@pytest.mark.usefixtures("silence")
+@pytest.mark.usefixtures("no_caption")
 @pytest.mark.parametrize(("tasks", "prompt"), [(("video",), None), (("chat", "video"), "")])
 def test_who_cannot_or_need_not_tell_is_not_asked(
     tasks: tuple[str, ...], prompt: str | None

@@ -57,16 +57,16 @@ def test_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Conversation(CHECKPOINT)
     for text, images in TURNS:
         talk.say(text, images, max_new_tokens=4)
-    assert sum(read) == talk.length - len(talk.unread)
+    assert sum(read) == talk.num_tokens - 1
 
 
 def test_a_full_context_is_refused_and_nothing_is_lost() -> None:
     talk = Conversation(CHECKPOINT)
     first = talk.say("hi", max_new_tokens=3)
-    length = talk.length
+    length = talk.num_tokens
     with pytest.raises(InputError, match="context of 512"):
         talk.say("why? " * 200)
-    assert talk.length == length
+    assert talk.num_tokens == length
     again = Conversation(CHECKPOINT)
     assert again.say("hi", max_new_tokens=3) == first
     assert again.say("and?", max_new_tokens=3) == talk.say("and?", max_new_tokens=3)
@@ -108,4 +108,4 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, int], says: 
     talk = Conversation(CHECKPOINT)
     with pytest.raises(InputError, match=says):
         talk.say("What?", **settings)  # type: ignore[arg-type]
-    assert talk.length == 0
+    assert talk.num_tokens == 0

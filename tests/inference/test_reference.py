@@ -41,7 +41,7 @@ class Published:
         self.golden = load_file(folder / "golden.safetensors")
         self.said: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
 
-    def draw(self, texts: list[str], ratios: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+    def sample(self, texts: list[str], ratios: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts, and prompts with what follows them up to EOS."""
         area = self.decoder.config.image_area
         sizes = [size_in_codes(ratio, area, 8) for ratio in ratios]
@@ -74,10 +74,10 @@ def test_pictures_are_those_of_the_reference(published: Published) -> None:
         ("batch1", batch["prompts"][1:], batch["ratios"][1:]),
     ]
     for key, texts, ratios in cases:
-        negatives, whole = published.draw(texts, ratios)
+        negatives, whole = published.sample(texts, ratios)
         assert negatives[0] == published.golden[f"{key}.neg_ids"][0].tolist()
         assert whole[0] == published.golden[f"{key}.output"][0].tolist()
-    _, whole = published.draw(batch["prompts"], batch["ratios"])
+    _, whole = published.sample(batch["prompts"], batch["ratios"])
     for index, ids in enumerate(whole):
         assert ids == published.golden[f"batch{index}.output"][0].tolist()
 
@@ -125,7 +125,7 @@ def slow_picture(
         if high - low > 1 and not sampling.greedy:
             gumbel = torch.zeros_like(logits)
             gumbel[:, v.visual] = noise.gumbel(v.codebook_size)
-            allowed = sampling.filter(allowed) + gumbel
+            allowed = sampling.filter_logits(allowed) + gumbel
         new.append(int(allowed.argmax()))
     return new
 
@@ -142,7 +142,7 @@ def slow_text(
     noise, new = GumbelNoise([seed], CPU), list[int]()
     while len(new) < most and stop not in new:
         logits = model(torch.tensor([[*prompt, *new]]))[:, -1]
-        new.append(int(sampling.draw(logits, noise)))
+        new.append(int(sampling.sample(logits, noise)))
     return new
 
 

@@ -24,12 +24,12 @@ def test_greedy_is_the_likeliest() -> None:
     sampling = SamplingParams(top_k=1, temperature=7.0)
     assert sampling.greedy
     assert not SamplingParams().greedy
-    assert torch.equal(sampling.draw(logits, GumbelNoise([0, 1, 2], CPU)), logits.argmax(-1))
+    assert torch.equal(sampling.sample(logits, GumbelNoise([0, 1, 2], CPU)), logits.argmax(-1))
 
 
 def test_top_k_of_one_and_greedy_are_the_same_thing() -> None:
     logits = some_logits()
-    kept = SamplingParams(top_k=1).filter(logits).isfinite()
+    kept = SamplingParams(top_k=1).filter_logits(logits).isfinite()
     assert torch.equal(kept.float().argmax(-1), logits.argmax(-1))
     assert kept.sum() == len(logits)
 
@@ -37,7 +37,7 @@ def test_top_k_of_one_and_greedy_are_the_same_thing() -> None:
 @pytest.mark.parametrize("k", [1, 2, 7, 19, 20, 2048])
 def test_top_k_keeps_the_k_likeliest_as_they_are(k: int) -> None:
     logits = some_logits()
-    kept = SamplingParams(top_k=k).filter(logits)
+    kept = SamplingParams(top_k=k).filter_logits(logits)
     assert kept.isfinite().sum(-1).tolist() == [min(k, 20)] * 3
     best = logits.topk(min(k, 20))
     assert torch.equal(kept.gather(-1, best.indices), best.values)
@@ -45,7 +45,7 @@ def test_top_k_keeps_the_k_likeliest_as_they_are(k: int) -> None:
 
 def test_zero_keeps_all() -> None:
     logits = some_logits()
-    assert torch.equal(KEEP_ALL.filter(logits), logits)
+    assert torch.equal(KEEP_ALL.filter_logits(logits), logits)
 
 
 @settings(max_examples=50)
@@ -55,7 +55,7 @@ def test_zero_keeps_all() -> None:
 )
 def test_top_p_keeps_the_smallest_set_that_reaches_p(values: list[float], p: float) -> None:
     logits = torch.tensor([values])
-    kept = SamplingParams(top_k=0, top_p=p).filter(logits)[0].isfinite()
+    kept = SamplingParams(top_k=0, top_p=p).filter_logits(logits)[0].isfinite()
     probabilities = logits[0].softmax(-1)
     inside = probabilities[kept]
     assert len(inside) >= 1
@@ -68,10 +68,10 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(values: list[float], p: flo
 def test_the_order_is_temperature_then_k_then_p() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.1, 0.1]]).log()
     # of the best two alone, the first has 5/8 of the probability: enough for 0.6
-    assert SamplingParams(top_k=2, top_p=0.6).filter(logits).isfinite().sum() == 1
-    assert SamplingParams(top_k=0, top_p=0.6).filter(logits).isfinite().sum() == 2
+    assert SamplingParams(top_k=2, top_p=0.6).filter_logits(logits).isfinite().sum() == 1
+    assert SamplingParams(top_k=0, top_p=0.6).filter_logits(logits).isfinite().sum() == 2
     # cold enough, the first has it all
-    cold = SamplingParams(top_k=0, top_p=0.6, temperature=0.1).filter(logits)
+    cold = SamplingParams(top_k=0, top_p=0.6, temperature=0.1).filter_logits(logits)
     assert cold.isfinite().sum() == 1
     assert cold[0, 0] == pytest.approx(logits[0, 0].item() * 10)
 
@@ -92,16 +92,16 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
     sampling = SamplingParams(top_k=0, temperature=temperature)
     wanted = (logits / temperature).softmax(-1)
     noise = GumbelNoise([3], CPU)
-    later = torch.cat([sampling.draw(logits[None], noise) for _ in range(3000)])
+    later = torch.cat([sampling.sample(logits[None], noise) for _ in range(3000)])
     assert chi_square(later, wanted) < WORST
-    first = sampling.draw(logits.expand(2000, -1), GumbelNoise(list(range(2000)), CPU))
+    first = sampling.sample(logits.expand(2000, -1), GumbelNoise(list(range(2000)), CPU))
     assert chi_square(first, wanted) < WORST
     assert chi_square(later, logits.softmax(-1) if temperature != 1 else wanted.flip(0)) > WORST
 
 
 def test_what_is_filtered_out_is_never_drawn() -> None:
     logits = some_logits(1, 6).expand(500, -1)
-    drawn = SamplingParams(top_k=2).draw(logits, GumbelNoise(list(range(500)), CPU))
+    drawn = SamplingParams(top_k=2).sample(logits, GumbelNoise(list(range(500)), CPU))
     assert set(drawn.tolist()) == set(logits[0].topk(2).indices.tolist())
 
 
@@ -111,23 +111,23 @@ def test_a_row_draws_what_it_would_draw_alone() -> None:
     drawing = [[True, True, False], [False] * 3, [True, False, True]] * 2
     together = GumbelNoise([5, 6, 7], CPU)
     drawn = [
-        KEEP_ALL.draw(step, together, mask).tolist()
+        KEEP_ALL.sample(step, together, mask).tolist()
         for step, mask in zip(logits, drawing, strict=True)
     ]
     for row, seed in enumerate([5, 6, 7]):
         alone = GumbelNoise([seed], CPU)
         for step, mask in enumerate(drawing):
             if mask[row]:
-                expected = KEEP_ALL.draw(logits[step, row : row + 1], alone).item()
+                expected = KEEP_ALL.sample(logits[step, row : row + 1], alone).item()
                 assert drawn[step][row] == expected
 
 
 def test_seeds_matter() -> None:
     logits = torch.zeros(2, 1000)
-    first, second = KEEP_ALL.draw(logits, GumbelNoise([1, 2], CPU)).tolist()
+    first, second = KEEP_ALL.sample(logits, GumbelNoise([1, 2], CPU)).tolist()
     assert first != second
     noise = GumbelNoise([1, 2], CPU)
-    again = [KEEP_ALL.draw(logits, noise).tolist() for _ in range(2)]
+    again = [KEEP_ALL.sample(logits, noise).tolist() for _ in range(2)]
     assert again[0] == [first, second]
     assert again[1] != again[0]
 
@@ -161,8 +161,8 @@ def test_codes_alone_are_the_whole_vocabulary_masked(sampling: SamplingParams) -
     masked = torch.full((2, 60), -torch.inf)
     masked[:, codes] = apply_cfg(conditional, unconditional, 3.0)[:, codes]
     ours = apply_cfg(conditional[:, codes], unconditional[:, codes], 3.0)
-    expected = sampling.filter(masked).softmax(-1)[:, codes]
-    torch.testing.assert_close(sampling.filter(ours).softmax(-1), expected)
+    expected = sampling.filter_logits(masked).softmax(-1)[:, codes]
+    torch.testing.assert_close(sampling.filter_logits(ours).softmax(-1), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The plan of slots and memory, against its own rules, for any requests in any order."""
+"""The scheduler's limits, for any requests in any order."""
 
 from __future__ import annotations
 
@@ -9,61 +9,57 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu3.errors import InputError
-from emu3.inference.requests import EngineFull
+from emu3.inference.events import EngineFull
 from emu3.inference.scheduler import Scheduler
 
 
 @dataclass(eq=False)
-class Asked:
-    key: str
-    rows: int
-    room: int
+class Request:
+    num_rows: int
+    max_tokens: int
 
 
-ASKED = st.builds(Asked, st.sampled_from("ab"), st.integers(1, 2), st.integers(1, 30))
+REQUESTS = st.builds(Request, st.integers(0, 2), st.integers(1, 30))
 
 
-@given(st.lists(ASKED, max_size=20), st.integers(1, 5), st.integers(60, 150), st.data())
-def test_all_are_let_in_once_in_order_and_never_too_many(
-    asked: list[Asked], slots: int, places: int, data: st.DataObject
+@given(st.lists(REQUESTS, max_size=20), st.integers(1, 5), st.integers(60, 150), st.data())
+def test_all_are_admitted_once_in_order_within_the_limits(
+    requests: list[Request], max_running: int, limit: int, data: st.DataObject
 ) -> None:
-    scheduler: Scheduler[Asked] = Scheduler(queue=20, slots=slots, places=places)
-    for each in asked:
-        scheduler.offer(each)
+    scheduler: Scheduler[Request] = Scheduler(20, max_running, limit)
+    for request in requests:
+        scheduler.enqueue(request)
     served = []
-    while scheduler.waiting or scheduler.active:
+    while scheduler.waiting or scheduler.running:
         served += scheduler.admit()
-        assert scheduler.active
-        assert len(scheduler.active) <= slots
-        assert scheduler.places <= places
-        for key in "ab":
-            held = [each for each in scheduler.active if each.key == key]
-            if held:
-                rectangle = sum(each.rows for each in held) * max(each.room for each in held)
-                assert scheduler.caches[key].places >= rectangle
-        scheduler.leave(data.draw(st.sampled_from(scheduler.active)))
-    assert served == asked
-    assert not scheduler.caches
+        assert scheduler.running
+        assert len(scheduler.running) <= max_running
+        rows = sum(each.num_rows for each in scheduler.running)
+        width = max((each.max_tokens for each in scheduler.running if each.num_rows), default=0)
+        assert rows * width <= scheduler.kv_cache_tokens <= limit
+        scheduler.release(data.draw(st.sampled_from(scheduler.running)))
+    assert served == requests
+    assert scheduler.kv_cache_tokens == 0
 
 
-def test_the_queue_is_bounded_and_impossible_things_never_wait() -> None:
-    scheduler: Scheduler[Asked] = Scheduler(queue=1, slots=1, places=10)
-    with pytest.raises(InputError, match="2 x 6 places"):
-        scheduler.offer(Asked("a", 2, 6))
-    scheduler.offer(Asked("a", 2, 5))
+def test_the_queue_is_bounded_and_impossible_requests_never_wait() -> None:
+    scheduler: Scheduler[Request] = Scheduler(1, 1, 10)
+    with pytest.raises(InputError, match="needs 12 KV-cache tokens"):
+        scheduler.enqueue(Request(2, 6))
+    scheduler.enqueue(Request(2, 5))
     with pytest.raises(EngineFull, match="1 requests"):
-        scheduler.offer(Asked("a", 1, 1))
+        scheduler.enqueue(Request(1, 1))
 
 
-def test_one_that_leaves_the_queue_was_never_there() -> None:
-    scheduler: Scheduler[Asked] = Scheduler(queue=2, slots=1, places=10)
-    gone, stays = Asked("a", 1, 5), Asked("a", 1, 5)
-    scheduler.offer(gone)
-    scheduler.offer(stays)
-    scheduler.leave(gone)
+def test_a_request_that_leaves_the_queue_holds_nothing() -> None:
+    scheduler: Scheduler[Request] = Scheduler(2, 1, 10)
+    gone, stays = Request(1, 5), Request(1, 5)
+    scheduler.enqueue(gone)
+    scheduler.enqueue(stays)
+    scheduler.release(gone)
     assert scheduler.admit() == [stays]
 
 
-def test_bounds_below_one_are_refused() -> None:
+def test_limits_below_one_are_refused() -> None:
     with pytest.raises(InputError, match="at least 1"):
         Scheduler(0, 1, 1)

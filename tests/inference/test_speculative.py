@@ -1,17 +1,19 @@
-"""Drawing in windows against drawing one code at a time: the same ids, whatever is guessed."""
+"""Speculative decoding equals reference decoding: the same ids, whatever is drafted."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from emu3.inference.model_runner import ModelRunner
 from emu3.inference.optimize import optimize_for_inference
-from emu3.inference.reference import generate_visual
+from emu3.inference.reference import generate_text, generate_visual
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.speculative import JacobiDecoder, VisualSequence
+from emu3.inference.sequences import TextSequence, VisualSequence
+from emu3.inference.speculative import accept_draft
+from emu3.models.transformer import Transformer
 from emu3.processing.prompts import PromptTemplates
 from emu3.testing import byte_tokenizer, tiny_decoder
 
@@ -29,100 +31,154 @@ SAMPLINGS = [
 ]
 
 
-def pictures(guided: bool) -> list[VisualSequence]:
+def decoder() -> Transformer:
+    return tiny_decoder(initializer_range=0.3)
+
+
+def decode(
+    sequences: Sequence[VisualSequence], draft_length: int | None, model: Transformer | None = None
+) -> list[list[int]]:
+    ModelRunner(model or decoder(), V, draft_length).run(sequences)
+    return [sequence.codes.tolist() for sequence in sequences]
+
+
+def images(sampling: SamplingParams, scale: float) -> list[VisualSequence]:
     return [
-        VisualSequence([row, negative] if guided else [row], size, seed)
+        VisualSequence(
+            [row] if scale == 1 else [row, negative], size, seed, FORMAT, sampling, scale
+        )
         for row, negative, size, seed in zip(ROWS, NEGATIVES, SIZES, SEEDS, strict=True)
     ]
 
 
-def slow(sampling: SamplingParams, guided: bool, scale: float) -> list[list[int]]:
-    model, negatives = tiny_decoder(initializer_range=0.3), NEGATIVES if guided else None
-    out = generate_visual(model, FORMAT, ROWS, negatives, SIZES, sampling, scale, SEEDS)
+def reference(sampling: SamplingParams, scale: float) -> list[list[int]]:
+    negatives = None if scale == 1 else NEGATIVES
+    out = generate_visual(decoder(), FORMAT, ROWS, negatives, SIZES, sampling, scale, SEEDS)
     return [
         FORMAT.decode_body(ids, *size).flatten().tolist()
         for ids, size in zip(out, SIZES, strict=True)
     ]
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("window", [1, 2, 5, 40])
+@pytest.mark.parametrize("optimized", [False, True])
+@pytest.mark.parametrize("draft_length", [1, 2, 5, 40])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_a_window_draws_what_one_at_a_time_draws(
-    sampling: SamplingParams, window: int, fused: bool
-) -> None:
-    """Of pictures of several sizes in a batch, with guidance and without."""
-    for guided, scale in ((True, 3.0), (False, 1.0)):
-        model = tiny_decoder(initializer_range=0.3)
-        if fused:
+def test_equals_reference(sampling: SamplingParams, draft_length: int, optimized: bool) -> None:
+    """Images of several sizes in a batch, with guidance and without."""
+    for scale in (3.0, 1.0):
+        model = decoder()
+        if optimized:
             optimize_for_inference(model, V.visual)
-        drawn = pictures(guided)
-        JacobiDecoder(model, FORMAT, sampling, scale, window).run(drawn)
-        assert [picture.codes for picture in drawn] == slow(sampling, guided, scale)
+        assert decode(images(sampling, scale), draft_length, model) == reference(sampling, scale)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3])
-def test_slots_are_refilled_and_nobody_notices(slots: int) -> None:
-    sampling, seen = SamplingParams(top_k=20), []
+def test_one_pass_serves_all_sampling_parameters_and_kinds() -> None:
+    """Images with their own parameters and guidance, and answers, share every forward pass."""
+    scales = [1.0, 3.0, 1.5, 0.5, 1.0]
+    params = [*SAMPLINGS, SamplingParams(7, 0.9, 0.7)]
+    expected = [
+        reference(sampling, scale)[index]
+        for index, (sampling, scale) in enumerate(zip(params, scales, strict=True))
+    ]
+    sequences = [
+        images(sampling, scale)[index]
+        for index, (sampling, scale) in enumerate(zip(params, scales, strict=True))
+    ]
+    questions = [PROMPTS.chat("what?" * n, []) for n in (1, 4)]
+    answers = [
+        TextSequence(prompt, 9, sampling, seed, V.eos)
+        for prompt, sampling, seed in zip(questions, SAMPLINGS[:2], (5, 6), strict=True)
+    ]
+    model, calls = decoder(), list[int]()
+    plain = model.forward_hidden
 
-    def on_pass(active: object) -> None:
-        seen.append([picture.size for picture in active])  # type: ignore[attr-defined]
+    def counted(ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        calls.append(len(ids))
+        return plain(ids, *rest)  # type: ignore[arg-type]
 
-    model, drawn = tiny_decoder(initializer_range=0.3), pictures(True)
-    JacobiDecoder(model, FORMAT, sampling, 3.0, window=2, slots=slots).run(drawn, on_pass)
-    assert [picture.codes for picture in drawn] == slow(sampling, True, 3.0)
-    assert max(map(len, seen)) == slots
-    if slots > 1:  # a short picture left before a long one was done, and another came
-        changes = [b for a, b in pairwise(seen) if a != b]
-        assert any(len(active) == slots for active in changes)
-
-
-@pytest.mark.parametrize("many", [1, 2, 3])
-def test_as_many_at_a_time_as_there_are_places_for(many: int) -> None:
-    sampling, drawn, seen = SamplingParams(top_k=20), pictures(True), set[int]()
-    drawing = JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, 3.0, window=2)
-    each = 2 * max(map(drawing.room, drawn))
-    for places in (many * each, (many + 1) * each - 1):
-        drawn = pictures(True)
-        replace(drawing, places=places).run(drawn, lambda active: seen.add(len(active)))
-        assert [picture.codes for picture in drawn] == slow(sampling, True, 3.0)
-        assert max(seen) == many
-    replace(drawing, places=1).run(pictures(True)[:1])  # one is always drawn
-
-
-def test_line_ends_ride_along() -> None:
-    """One pass a code and none for a line end; fewer with a wider window, never more."""
-    passes = {}
-    for window in (1, 4):
-        model, drawn = tiny_decoder(initializer_range=0.3), pictures(True)
-        JacobiDecoder(model, FORMAT, SamplingParams(), 3.0, window).run(drawn)
-        passes[window] = [picture.passes for picture in drawn]
-    assert passes[1] == [h * w for h, w in SIZES]
-    assert all(wide <= one for wide, one in zip(passes[4], passes[1], strict=True))
+    model.forward_hidden = counted  # type: ignore[method-assign]
+    runner = ModelRunner(model, V)
+    runner.add([*sequences, *answers])
+    calls.clear()
+    rows = runner.num_rows
+    runner.step()
+    assert calls == [rows]
+    for each in [each for each in runner.sequences if each.done]:
+        runner.remove(each)
+    while runner.sequences:
+        runner.step()
+        for each in [each for each in runner.sequences if each.done]:
+            runner.remove(each)
+    assert [each.codes.tolist() for each in sequences] == expected
+    for answer, prompt, sampling, seed in zip(
+        answers, questions, SAMPLINGS[:2], (5, 6), strict=True
+    ):
+        (ids,) = generate_text(decoder(), [prompt], V.eos, V.pad, 9, sampling, [seed])
+        assert answer.ids == ids.tolist()
 
 
-def test_a_right_guess_saves_passes_and_a_wrong_one_costs_none() -> None:
-    model = tiny_decoder(initializer_range=0.3)
+def test_sequences_join_and_leave_between_steps() -> None:
+    sampling = SamplingParams(top_k=20)
+    waiting, runner = images(sampling, 3.0), ModelRunner(decoder(), V, draft_length=2)
+    all_of_them = list(waiting)
+    while waiting or runner.sequences:
+        if waiting and len(runner.sequences) < 2:
+            runner.add([waiting.pop(0)])
+        runner.step()
+        for each in [each for each in runner.sequences if each.done]:
+            runner.remove(each)
+    assert [each.codes.tolist() for each in all_of_them] == reference(sampling, 3.0)
+
+
+def test_line_ends_cost_no_pass() -> None:
+    """One pass per code and none for a line end; fewer with a longer draft, never more."""
+    steps = {}
+    for draft_length in (1, 4):
+        sequences = images(SamplingParams(), 3.0)
+        decode(sequences, draft_length)
+        steps[draft_length] = [sequence.steps for sequence in sequences]
+    assert steps[1] == [h * w for h, w in SIZES]
+    assert all(long <= one for long, one in zip(steps[4], steps[1], strict=True))
+
+
+def test_a_right_draft_saves_passes_and_a_wrong_one_costs_none() -> None:
     size, row = (6, 6), PROMPTS.image("x", (6, 6))
-    drawing = JacobiDecoder(model, FORMAT, SamplingParams(), 1.0, window=6)
-    first = VisualSequence([row], size, 3)
-    drawing.run([first])
-    told = VisualSequence([row], size, 3, guess=list(first.codes))
-    drawing.run([told])
-    wrong = VisualSequence([row], size, 3, guess=[(code + 1) % 64 for code in first.codes])
-    drawing.run([wrong])
-    assert told.codes == wrong.codes == first.codes
-    assert told.passes < first.passes
-    assert wrong.passes <= 36
+
+    def drafted(codes: torch.Tensor | None) -> VisualSequence:
+        sequence = VisualSequence([row], size, 3, FORMAT, SamplingParams())
+        if codes is not None:
+            sequence.body[sequence.code_positions] = codes + V.visual_start
+            sequence.num_drafted = len(codes)
+        decode([sequence], 6)
+        return sequence
+
+    first = drafted(None)
+    right, wrong = drafted(first.codes), drafted((first.codes + 1) % 64)
+    assert right.codes.tolist() == wrong.codes.tolist() == first.codes.tolist()
+    assert right.steps < first.steps
+    assert wrong.steps <= 36
 
 
-def test_the_noise_of_a_place_is_drawn_once() -> None:
-    picture = VisualSequence([[0]], (2, 3), seed=7)
-    ahead = picture.gumbel(4, 10)
-    assert torch.equal(picture.gumbel(2, 10), ahead[:2])
-    picture.commit([5, 6, 7], [5, 9, 9, 9])  # the first guess was right: two codes are
-    assert picture.codes == [5, 9]
-    assert torch.equal(picture.gumbel(2, 10), ahead[2:])
+@pytest.mark.parametrize(
+    ("draft", "sampled", "accepted"),
+    [([], [5], 1), ([5], [5, 9], 2), ([4], [5, 9], 1), ([5, 6, 7], [5, 9, 7, 1], 2)],
+)
+def test_the_confirmed_prefix_is_accepted(
+    draft: list[int], sampled: list[int], accepted: int
+) -> None:
+    assert accept_draft(draft, sampled) == accepted
+
+
+def test_the_noise_of_a_code_is_drawn_once() -> None:
+    sequence = VisualSequence([[0]], (2, 3), 7, FORMAT, SamplingParams())
+    sequence.begin_step(4)
+    ahead = sequence.noise(10)
+    draft = sequence.body[sequence.code_positions[:3]] - V.visual_start
+    first = int(draft[0])
+    sequence.accept([first, 9, 9, 9])  # the first draft is confirmed: two codes are accepted
+    assert sequence.codes.tolist() == [first, 9]
+    sequence.begin_step(2)
+    assert torch.equal(sequence.noise(10), ahead[2:])
 
 
 # Videos: (height, width, groups), and pictures among them.
@@ -140,13 +196,18 @@ CLIP_ROWS = [headed("ab" * index, *grid) for index, grid in enumerate(GRIDS)]
 CLIP_NEGATIVES = [headed("ugly", *grid) for grid in GRIDS]
 
 
-def clips(guided: bool, known: list[list[int]] | None = None) -> list[VisualSequence]:
+def clips(
+    sampling: SamplingParams, scale: float, known: list[list[int]] | None = None
+) -> list[VisualSequence]:
     return [
         VisualSequence(
-            [row, negative] if guided else [row],
+            [row] if scale == 1 else [row, negative],
             (height, width),
             seed,
-            codes=list(codes),
+            FORMAT,
+            sampling,
+            scale,
+            known=torch.tensor(codes, dtype=torch.long),
             groups=groups,
         )
         for row, negative, (height, width, groups), seed, codes in zip(
@@ -155,14 +216,14 @@ def clips(guided: bool, known: list[list[int]] | None = None) -> list[VisualSequ
     ]
 
 
-def slow_clips(
-    sampling: SamplingParams, guided: bool, scale: float, known: list[list[int]] | None = None
+def reference_clips(
+    sampling: SamplingParams, scale: float, known: list[list[int]] | None = None
 ) -> list[list[int]]:
     out = generate_visual(
-        tiny_decoder(initializer_range=0.3),
+        decoder(),
         FORMAT,
         CLIP_ROWS,
-        CLIP_NEGATIVES if guided else None,
+        None if scale == 1 else CLIP_NEGATIVES,
         [(h, w) for h, w, _ in GRIDS],
         sampling,
         scale,
@@ -170,91 +231,104 @@ def slow_clips(
         groups=[groups for *_, groups in GRIDS],
         known=known,
     )
-    drawn = []
+    generated = []
     for row, ids, (_, _, groups) in zip(CLIP_ROWS, out, GRIDS, strict=True):
         whole = torch.cat([torch.tensor(row[row.index(V.sov) :]), ids[ids < V.size]])
         part = FORMAT.parse(whole[: (whole == V.eov).nonzero()[0, 0] + 1])[0]
         codes = part if isinstance(part, torch.Tensor) else part.codes
         assert len(codes) == groups or groups == 1
-        drawn.append(codes.flatten().tolist())
-    return drawn
+        generated.append(codes.flatten().tolist())
+    return generated
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 40])
+@pytest.mark.parametrize("draft_length", [1, 2, 5, 40])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_videos_and_pictures_in_one_batch(sampling: SamplingParams, window: int) -> None:
-    for guided, scale in ((True, 3.0), (False, 1.0)):
-        drawn = clips(guided)
-        JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, scale, window).run(
-            drawn
-        )
-        assert [clip.codes for clip in drawn] == slow_clips(sampling, guided, scale)
+def test_videos_and_images_in_one_batch(sampling: SamplingParams, draft_length: int) -> None:
+    for scale in (3.0, 1.0):
+        assert decode(clips(sampling, scale), draft_length) == reference_clips(sampling, scale)
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_video_alone_is_the_video_in_a_batch(slots: int) -> None:
-    drawn = clips(True)
-    model = tiny_decoder(initializer_range=0.3)
-    JacobiDecoder(model, FORMAT, SamplingParams(), 3.0, window=3, slots=slots).run(drawn)
-    assert [clip.codes for clip in drawn] == slow_clips(SamplingParams(), True, 3.0)
+def test_a_video_alone_is_the_video_in_a_batch() -> None:
+    expected = reference_clips(SamplingParams(), 3.0)
+    for index in range(len(GRIDS)):
+        assert decode([clips(SamplingParams(), 3.0)[index]], 3) == [expected[index]]
 
 
-@pytest.mark.parametrize("window", [1, 7])
+@pytest.mark.parametrize("draft_length", [1, 7])
 @pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
-def test_true_codes_given_are_gone_on_with_as_if_drawn(share: float, window: int) -> None:
-    """Of whole frames and of parts of one, by both versions: the noise belongs to the place."""
+def test_given_codes_are_continued_as_if_generated(share: float, draft_length: int) -> None:
+    """Whole frames and parts of one, by both versions: the noise belongs to the position."""
     sampling = SamplingParams()
-    whole = slow_clips(sampling, True, 3.0)
+    whole = reference_clips(sampling, 3.0)
     given = [codes[: int(len(codes) * share)] for codes in whole]
-    assert slow_clips(sampling, True, 3.0, given) == whole
-    drawn = clips(True, given)
-    JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, 3.0, window).run(drawn)
-    assert [clip.codes for clip in drawn] == whole
+    assert reference_clips(sampling, 3.0, given) == whole
+    sequences = clips(sampling, 3.0, given)
+    assert decode(sequences, draft_length) == whole
     assert all(
-        clip.passes <= len(codes) - len(known)
-        for clip, codes, known in zip(drawn, whole, given, strict=True)
+        clip.steps <= len(codes) - len(known)
+        for clip, codes, known in zip(sequences, whole, given, strict=True)
     )
 
 
-def test_false_codes_given_are_kept_and_change_what_follows() -> None:
-    sampling, whole = SamplingParams(), slow_clips(SamplingParams(), True, 3.0)
+def test_other_given_codes_are_kept_and_change_what_follows() -> None:
+    sampling = SamplingParams()
+    whole = reference_clips(sampling, 3.0)
     given = [[(code + 1) % 64 for code in codes[: len(codes) // 2]] for codes in whole]
-    drawn = clips(True, given)
-    JacobiDecoder(tiny_decoder(initializer_range=0.3), FORMAT, sampling, 3.0, window=4).run(drawn)
-    assert [clip.codes for clip in drawn] == slow_clips(sampling, True, 3.0, given)
-    assert all(clip.codes[: len(codes)] == codes for clip, codes in zip(drawn, given, strict=True))
-    assert [clip.codes for clip in drawn] != whole
+    generated = decode(clips(sampling, 3.0, given), 4)
+    assert generated == reference_clips(sampling, 3.0, given)
+    assert all(new[: len(old)] == old for new, old in zip(generated, given, strict=True))
+    assert generated != whole
 
 
-def test_every_frame_has_noise_of_its_own_wherever_one_begins() -> None:
-    whole = VisualSequence([[0]], (2, 2), seed=7, groups=3)
-    noise = whole.gumbel(12, 10)
-    assert len({tuple(row.tolist()) for row in noise}) == 12
-    later = VisualSequence([[0]], (2, 2), seed=7, codes=[1] * 4, groups=2, before=1)
-    assert torch.equal(later.gumbel(4, 10), noise[8:])
-    inside = VisualSequence([[0]], (2, 2), seed=7, codes=[1] * 6, groups=3)
-    assert torch.equal(inside.gumbel(6, 10), noise[6:])
-    assert torch.equal(noise[:4], VisualSequence([[0]], (2, 2), seed=7).gumbel(4, 10))
+def sequence_of(
+    groups: int, known: list[int] | None = None, frame_offset: int = 0
+) -> VisualSequence:
+    codes = None if known is None else torch.tensor(known, dtype=torch.long)
+    return VisualSequence(
+        [[0]],
+        (2, 2),
+        7,
+        FORMAT,
+        SamplingParams(),
+        groups=groups,
+        known=codes,
+        frame_offset=frame_offset,
+    )
 
 
-def test_time_is_guessed_from_the_frame_before() -> None:
-    clip = VisualSequence([[0]], (2, 2), seed=7, groups=3)
-    assert clip.guessed(6) == [0] * 6
-    clip.codes = [1, 2]
-    assert clip.guessed(2) == [1, 2]  # the row above
-    clip.codes = [1, 2, 3, 4, 5]
-    assert clip.guessed(5) == [2, 3, 4, 5, 2]
-    assert clip.frames().tolist() == [[[1, 2], [3, 4]]]
-    assert clip.rows().tolist() == [[1, 2], [3, 4]]
+def test_every_frame_has_its_own_noise_wherever_a_sequence_begins() -> None:
+    def noise(sequence: VisualSequence) -> torch.Tensor:
+        sequence.begin_step(100)
+        return sequence.noise(10)
+
+    whole = noise(sequence_of(3))
+    assert len({tuple(row.tolist()) for row in whole}) == 12
+    assert torch.equal(noise(sequence_of(2, [1] * 4, frame_offset=1)), whole[8:])
+    assert torch.equal(noise(sequence_of(3, [1] * 6)), whole[6:])
+    assert torch.equal(noise(sequence_of(1)), whole[:4])
+
+
+def test_a_draft_repeats_the_frame_before_or_the_row_above() -> None:
+    def draft(known: list[int], count: int) -> list[int]:
+        sequence = sequence_of(3, known)
+        sequence.begin_step(count + 1)
+        ids = sequence.body[sequence.code_positions[len(known) : len(known) + count]]
+        return (ids - V.visual_start).tolist()
+
+    assert draft([], 6) == [0] * 6
+    assert draft([1, 2], 2) == [1, 2]  # the row above
+    assert draft([1, 2, 3, 4, 5], 5) == [2, 3, 4, 5, 2]  # the frame before
+    sequence = sequence_of(3, [1, 2, 3, 4, 5])
+    assert sequence.finished_frames().tolist() == [[[1, 2], [3, 4]]]
+    assert sequence.finished_rows().tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_still_video_takes_few_passes() -> None:
-    """Guesses from the frame before are right where nothing moves: one pass a window."""
-    model, (height, width) = tiny_decoder(initializer_range=0.3), (3, 3)
-    drawing = JacobiDecoder(model, FORMAT, SamplingParams(top_k=1), 1.0, window=9)
+    """Drafts from the frame before are right where nothing moves: one pass per draft."""
+    model, (height, width) = decoder(), (3, 3)
     model.lm_head.weight.data.zero_()  # all logits alike: the same code everywhere
     row = headed("x", height, width, 4)
-    clip = VisualSequence([row], (height, width), 3, groups=4)
-    drawing.run([clip])
-    assert len(set(clip.codes)) == 1
-    assert clip.passes == 4
+    clip = VisualSequence([row], (height, width), 3, FORMAT, SamplingParams(top_k=1), groups=4)
+    decode([clip], 9, model)
+    assert len(set(clip.codes.tolist())) == 1
+    assert clip.steps == 4

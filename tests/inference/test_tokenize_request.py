@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 from PIL import Image
 
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
 from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.requests import (
-    ImageRequest,
-    ImageResult,
-    RequestCancelled,
-    TokenizeRequest,
-    TokenizeResult,
-)
+from emu3.inference.events import ImageResult, RequestCancelled, TokenizeResult
+from emu3.inference.requests import ImageRequest, TokenizeRequest
 from emu3.testing import tiny_checkpoint
 
 
@@ -27,7 +23,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture
 def engine(checkpoint: Checkpoint) -> Iterator[AsyncEngine]:
-    engine = AsyncEngine(checkpoint, queue=20, slots=4)
+    engine = AsyncEngine(checkpoint, max_waiting=20, max_running=4)
     yield engine
     engine.close(drain=False)
 
@@ -47,10 +43,11 @@ def test_codes_are_the_codecs_and_stand_for_its_picture(
 ) -> None:
     codes = checkpoint.vision_processor.encode(photo())
     there = told(engine, TokenizeRequest(photo()))
-    assert [list(row) for row in there.codes] == codes.tolist()
-    assert there.picture.tobytes() == checkpoint.vision_processor.decode_image(codes).tobytes()
+    assert torch.equal(there.codes, codes)
+    assert there.image.tobytes() == checkpoint.vision_processor.decode_image(codes).tobytes()
     back = told(engine, TokenizeRequest(there.codes))
-    assert (back.codes, back.picture.tobytes()) == (there.codes, there.picture.tobytes())
+    assert torch.equal(back.codes, there.codes)
+    assert back.image.tobytes() == there.image.tobytes()
 
 
 def test_those_who_draw_are_not_held_up_and_places_are_free_again(engine: AsyncEngine) -> None:
@@ -61,13 +58,13 @@ def test_those_who_draw_are_not_held_up_and_places_are_free_again(engine: AsyncE
         alone = engine.submit(ImageRequest("x", seed=seed)).result()
         assert isinstance(end, ImageResult)
         assert isinstance(alone, ImageResult)
-        assert end.codes == alone.codes
+        assert torch.equal(end.codes, alone.codes)
     stats = engine.stats()
-    assert (stats.waiting, stats.places, stats.pictures) == (0, 0, 0)
+    assert (stats.waiting, stats.kv_cache_tokens, stats.running_images) == (0, 0, 0)
 
 
 def test_one_that_is_given_up_is_cancelled(checkpoint: Checkpoint) -> None:
-    engine = AsyncEngine(checkpoint, slots=1)
+    engine = AsyncEngine(checkpoint, max_running=1)
     first = engine.submit(ImageRequest("x"))
     waiting = engine.submit(TokenizeRequest(photo()))
     waiting.cancel()
@@ -79,12 +76,12 @@ def test_one_that_is_given_up_is_cancelled(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ((), "rows of one length"),
-        (((),), "rows of one length"),
-        (((1, 2), (3,)), "rows of one length"),
-        (((1, 64),), "0 to 63"),
-        (((-1, 0),), "0 to 63"),
-        (((0,) * 100,), "more codes than"),
+        (torch.zeros(0, 2, dtype=torch.long), "at least one"),
+        (torch.zeros(1, 2, 2, dtype=torch.long), r"\[h, w\]"),
+        (torch.zeros(1, 2), "integers"),
+        (torch.tensor([[1, 64]]), "0 to 63"),
+        (torch.tensor([[-1, 0]]), "0 to 63"),
+        (torch.zeros(1, 100, dtype=torch.long), "1x100 codes stand for more than"),
         (Image.new("RGB", (2, 2)), "4 pixels or more"),
         (Image.new("RGB", (100, 10)), "at most 5 times"),
     ],

@@ -11,7 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from emu3 import Emu3, InputError
-from emu3.inference.video import VideoPlan, VideoProgress, num_frames
+from emu3.inference.events import VideoFrames
+from emu3.inference.model_runner import ModelRunner
+from emu3.inference.validation import num_frames
+from emu3.inference.video import VideoPlan
 from emu3.outputs import VideoOutput
 from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import Clip
@@ -28,6 +31,16 @@ def moving(frames: int, side: int = 16, seed: int = 0) -> Tensor:
 
 def same(a: VideoOutput, b: VideoOutput) -> bool:
     return torch.equal(a.codes, b.codes) and torch.equal(a.frames, b.frames)
+
+
+def generated(out: VideoOutput, frames: int, given: int) -> Tensor:
+    """The codes of a video in one context window behind its first `given` groups."""
+    plan = VideoPlan(MODEL.checkpoint, out.settings, (4, 4))
+    (window,) = plan.single_window(frames, given)
+    sequence = plan.sequence(window, out.codes)
+    vocabulary = MODEL.checkpoint.text_tokenizer.vocabulary
+    ModelRunner(MODEL.checkpoint.decoder, vocabulary).run([sequence])
+    return sequence.finished_frames()
 
 
 def test_a_video_is_as_long_and_as_large_as_asked_for() -> None:
@@ -68,13 +81,12 @@ def test_a_picture_is_the_first_four_frames() -> None:
 def test_true_first_frames_are_gone_on_with_as_if_drawn() -> None:
     """Whatever was drawn, given again, is followed by what followed it."""
     out = MODEL.video("a car", seconds=2, fps=8, seed=3)
-    film = VideoPlan(MODEL.checkpoint, out.settings, (4, 4))
     for given in range(5):
-        assert same(film.whole(16, out.codes[:given]), out)
+        assert torch.equal(generated(out, 16, given), out.codes)
 
 
 def test_groups_are_told_in_order_each_once() -> None:
-    told: list[VideoProgress] = []
+    told: list[VideoFrames] = []
     out = MODEL.video("a car", seconds=1.25, fps=8, on_group=told.append)
     assert [(news.done, news.total) for news in told] == [(1, 3), (2, 3), (3, 3)]
     assert torch.equal(torch.cat([news.frames for news in told]), out.frames)
@@ -101,8 +113,7 @@ def test_a_clip_goes_on(count: int) -> None:
 def test_a_clip_that_fits_goes_on_as_one_document() -> None:
     clip = moving(8)
     out = MODEL.extend(clip, seconds=1, fps=8, prompt="rain")
-    film = VideoPlan(MODEL.checkpoint, out.settings, (4, 4))
-    assert same(film.whole(16, out.codes[:2]), out)
+    assert torch.equal(generated(out, 16, 2), out.codes)
 
 
 def test_any_length_slides_through_the_context() -> None:
@@ -112,11 +123,11 @@ def test_any_length_slides_through_the_context() -> None:
     assert len(out.frames) == 100
     document_format, limit = PROMPTS.document_format, MODEL.config.max_position_embeddings
     assert document_format.num_tokens(4, 4, 25) > limit
-    film, have, windows = VideoPlan(MODEL.checkpoint, out.settings, (4, 4)), 1, 0
+    plan, have, windows = VideoPlan(MODEL.checkpoint, out.settings, (4, 4)), 1, 0
     while have < 25:
-        context, new = film.window(have, 100)
+        context, new = plan.next_window(have, 100)
         assert 1 <= context <= have
-        assert sum(film.ids((context + new) * 4)) <= limit
+        assert sum(plan.token_counts((context + new) * 4)) <= limit
         assert context >= min(have, new - 1)
         have, windows = have + new, windows + 1
     assert (have, windows > 1) == (25, True)
@@ -198,7 +209,7 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"prompt": "x" * 600}, "exceed the context of 512"),
     ({"ratio": "9:1"}, "ratio '9:1'"),
     ({"area": 0}, "area 0"),
-    ({"image": Image.new("RGB", (16, 16)), "area": 256}, "leave out ratio and area"),
+    ({"image": Image.new("RGB", (16, 16)), "area": 256}, "leave out size, ratio and area"),
     ({"seed": -1}, "seed = -1"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
     ({"top_k": -1}, "top_k"),
@@ -213,8 +224,8 @@ def test_what_makes_no_video_is_refused(change: dict[str, object], message: str)
 
 
 def test_what_cannot_go_on_is_refused() -> None:
-    told: list[VideoProgress] = []
-    with pytest.raises(InputError, match="3 frames; 4 at least"):
+    told: list[VideoFrames] = []
+    with pytest.raises(InputError, match="3 frames is too short; a continuation needs 4"):
         MODEL.extend(moving(3))
     with pytest.raises(InputError, match="two groups of frames exceed the context of 512"):
         MODEL.extend(moving(4), prompt="x" * 470, on_group=told.append)

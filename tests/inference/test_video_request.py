@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -15,24 +14,19 @@ from PIL import Image
 from emu3.api import Emu3
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
-from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.request_handle import RequestHandle
-from emu3.inference.requests import (
-    ChatRequest,
+from emu3.inference.async_engine import AsyncEngine, RequestHandle
+from emu3.inference.events import (
     ChatResult,
-    ChatTurn,
-    EncodedVideo,
-    ImageRequest,
     ImageResult,
     RequestCancelled,
     RequestFailed,
     VideoFrames,
-    VideoInput,
-    VideoRequest,
     VideoResult,
 )
+from emu3.inference.requests import ChatRequest, ChatTurn, ImageRequest, VideoInput, VideoRequest
 from emu3.inference.sampling import SamplingParams
 from emu3.outputs import VideoOutput
+from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import Clip
 from emu3.testing import tiny_checkpoint
 
@@ -49,18 +43,18 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture
 def engine(checkpoint: Checkpoint) -> Iterator[AsyncEngine]:
-    engine = AsyncEngine(checkpoint, queue=100, slots=12)
+    engine = AsyncEngine(checkpoint, max_waiting=100, max_running=12)
     yield engine
     engine.close(drain=False)
 
 
 def clip(frames: int, seed: int = 0, side: int = 16) -> VideoInput:
     noise = np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), np.uint8)
-    return VideoInput(tuple(map(Image.fromarray, noise)), 8.0)
+    return VideoInput(torch.from_numpy(noise), 8.0)
 
 
-def arrays(reel: VideoInput) -> list[np.ndarray]:
-    return [np.array(frame) for frame in reel.frames]
+def image_of(video: VideoInput) -> Image.Image:
+    return Image.fromarray(video.frames[0].numpy())
 
 
 def filmed(ticket: RequestHandle) -> VideoResult:
@@ -70,22 +64,21 @@ def filmed(ticket: RequestHandle) -> VideoResult:
 
 
 def same(ours: VideoResult, theirs: VideoOutput) -> bool:
-    frames = torch.from_numpy(np.stack([np.asarray(frame) for frame in ours.frames]))
     return (
-        torch.equal(torch.tensor(ours.codes), theirs.codes)
-        and torch.equal(frames, theirs.frames)
+        torch.equal(ours.codes, theirs.codes)
+        and torch.equal(ours.frames, theirs.frames)
         and (ours.fps, ours.settings) == (theirs.fps, theirs.settings)
     )
 
 
 VIDEOS = [
     VideoRequest("a car", seconds=0.5),
-    VideoRequest("a", seconds=1.25, fps=4.0, ratio="2:1", area=128, seed=3, guidance=1.0),
-    VideoRequest("it moves", image=clip(1).frames[0], seconds=1.0, seed=5),
-    VideoRequest("still", image=clip(1).frames[0], seconds=0.25),
-    VideoRequest("", footage=clip(6), seconds=1.0, seed=6, negative="bad", suffix=" best"),
-    VideoRequest("long", footage=clip(4, seed=1), seconds=5.0, seed=7),
-    VideoRequest("b", seconds=0.6, sampling=SamplingParams(9, 0.8, 1.5), guidance=2.0),
+    VideoRequest("a", seconds=1.25, fps=4.0, ratio="2:1", area=128, seed=3, guidance_scale=1.0),
+    VideoRequest("it moves", image=image_of(clip(1)), seconds=1.0, seed=5),
+    VideoRequest("still", image=image_of(clip(1)), seconds=0.25),
+    VideoRequest("", video=clip(6), seconds=1.0, seed=6, negative_prompt="bad", suffix=" best"),
+    VideoRequest("long", video=clip(4, seed=1), seconds=5.0, seed=7),
+    VideoRequest("b", seconds=0.6, sampling=SamplingParams(9, 0.8, 1.5), guidance_scale=2.0),
 ]
 
 
@@ -95,14 +88,14 @@ def alone(model: Emu3, request: VideoRequest) -> VideoOutput:
         "prompt": request.prompt,
         "seconds": request.seconds,
         "seed": request.seed,
-        "guidance_scale": request.guidance,
-        "negative_prompt": request.negative,
+        "guidance_scale": request.guidance_scale,
+        "negative_prompt": request.negative_prompt,
         "suffix": request.suffix,
         **({} if sampling is None else vars(sampling)),
     }
-    if isinstance(request.footage, VideoInput):
-        return model.extend(arrays(request.footage), fps=8.0, **settings)
-    shape = {"ratio": request.ratio or "1:1", "area": request.area, "image": request.image}
+    if isinstance(request.video, VideoInput):
+        return model.extend(request.video.frames, fps=8.0, **settings)
+    shape = {"ratio": request.ratio, "area": request.area, "image": request.image}
     return model.video(fps=request.fps or 8.0, **shape, **settings)
 
 
@@ -118,21 +111,26 @@ def test_a_video_among_others_is_the_video_alone(
         assert same(theirs, alone(Emu3(checkpoint), request)), request.prompt
     long = len(together[5].codes)
     assert checkpoint.prompts.document_format.num_tokens(4, 4, long) > 200
-    assert filmed(engine.submit(VIDEOS[5])).codes == together[5].codes
+    assert torch.equal(filmed(engine.submit(VIDEOS[5])).codes, together[5].codes)
     for request, ticket in zip(drawings, pictures, strict=True):
         end = ticket.result()
         assert isinstance(end, ImageResult)
         out = Emu3(checkpoint).image("x", ratio="2:1", seed=request.seed)
-        assert [list(row) for row in end.codes] == out.codes[0].tolist()
+        assert torch.equal(end.codes, out.codes[0])
     stats = engine.stats()
-    assert (stats.filmed, stats.drawn, stats.videos, stats.places) == (8, 6, 0, 0)
+    assert (
+        stats.finished_videos,
+        stats.finished_images,
+        stats.running_videos,
+        stats.kv_cache_tokens,
+    ) == (8, 6, 0, 0)
 
 
 def test_a_size_is_the_video_of_its_shape(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     end = filmed(engine.submit(VideoRequest("x", size=(24, 16), seconds=0.5)))
     out = Emu3(checkpoint).video("x", ratio="3:2", area=24 * 16, seconds=0.5)
     assert same(end, out)
-    assert end.frames[0].size == (24, 16)
+    assert end.frames.shape[1:] == (16, 24, 3)
 
 
 def test_frames_are_told_in_order_each_once(engine: AsyncEngine) -> None:
@@ -143,28 +141,29 @@ def test_frames_are_told_in_order_each_once(engine: AsyncEngine) -> None:
         assert [(event.done, event.total) for event in frames] == [
             (number, total) for number in range(1, total + 1)
         ]
-        assert tuple(chain(*(event.frames for event in frames))) == end.frames
+        assert torch.equal(torch.cat([event.frames for event in frames]), end.frames)
 
 
 def test_what_was_filmed_goes_on_as_it_is(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     """Its codes stay, and nothing is encoded again; the rest is what one request would draw."""
     first = filmed(engine.submit(VideoRequest("a car", seconds=1.25)))
-    longer = filmed(engine.submit(VideoRequest("a car", footage=first.coded, seconds=1.0)))
-    assert longer.codes[:2] == first.codes[:2]
-    assert longer.frames[:8] == first.frames[:8]
+    longer = filmed(engine.submit(VideoRequest("a car", video=first.video_codes, seconds=1.0)))
+    assert torch.equal(longer.codes[:2], first.codes[:2])
+    assert torch.equal(longer.frames[:8], first.frames[:8])
     assert (len(first.frames), len(longer.frames)) == (10, 18)
-    again = replace(first.coded, codes=longer.codes[:3])  # the last group is drawn anew
-    assert filmed(engine.submit(VideoRequest("a car", footage=again, seconds=1))) == longer
+    again = replace(first.video_codes, codes=longer.codes[:3])  # the last group is drawn anew
+    same_again = filmed(engine.submit(VideoRequest("a car", video=again, seconds=1.0)))
+    assert torch.equal(same_again.codes, longer.codes)
 
 
 def test_measured_before_it_is_made(engine: AsyncEngine) -> None:
     for request in VIDEOS:
-        measured, end = engine.measure(request), filmed(engine.submit(request))
-        assert (measured.width, measured.height) == end.frames[0].size
+        measured, end = engine.describe_video(request), filmed(engine.submit(request))
+        assert (measured.height, measured.width) == end.frames.shape[1:3]
         assert (measured.frames, measured.fps) == (len(end.frames), end.fps)
-    few = AsyncEngine(engine.checkpoint, places=100)
-    with pytest.raises(InputError, match="there are 100"):
-        few.measure(VIDEOS[0])
+    few = AsyncEngine(engine.checkpoint, max_kv_cache_tokens=100)
+    with pytest.raises(InputError, match="the limit is 100"):
+        few.describe_video(VIDEOS[0])
     few.close()
 
 
@@ -179,25 +178,25 @@ def test_cancelling_frees_the_place(checkpoint: Checkpoint) -> None:
 
     ticket = engine.submit(VIDEOS[5], listener)
     started.wait()
-    assert engine.stats().videos == 1
+    assert engine.stats().running_videos == 1
     ticket.cancel()
     go.set()
     engine.close()
     assert isinstance(last[-1], RequestCancelled)
     assert len(last) < 10
-    assert (engine.stats().cancelled, engine.stats().places) == (1, 0)
+    assert (engine.stats().cancelled, engine.stats().kv_cache_tokens) == (1, 0)
 
 
 def test_a_failure_in_a_later_window_is_told(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emu3.inference.video_request.VideoJob.turn", lambda self: 1 / 0)
+    monkeypatch.setattr("emu3.inference.video.VideoRun._next_window", lambda self: 1 / 0)
     end = engine.submit(VIDEOS[5]).result()
     assert isinstance(end, RequestFailed)
-    assert end.ours
+    assert end.internal
     monkeypatch.undo()
     assert filmed(engine.submit(VIDEOS[0]))
-    assert engine.stats().places == 0
+    assert engine.stats().kv_cache_tokens == 0
 
 
 def test_videos_are_asked_about_as_alone(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
@@ -206,20 +205,25 @@ def test_videos_are_asked_about_as_alone(engine: AsyncEngine, checkpoint: Checkp
         assert isinstance(end, ChatResult), end
         return end
 
-    image, reel = clip(1).frames[0], clip(6)
+    image, reel = image_of(clip(1)), clip(6)
     for images in ((), (image,)):
         request = ChatRequest("what?", images, 9, SamplingParams(0), videos=(reel,))
         other = [engine.submit(each) for each in (VIDEOS[0], ImageRequest("x"))]
-        footage = Clip(iter(arrays(reel)), 8.0)
+        footage = Clip(iter(reel.frames), 8.0)
         answer = Emu3(checkpoint).chat("what?", images, [footage], max_new_tokens=9, top_k=0)
         assert said(request).text == answer
         assert all(ticket.result() for ticket in other)
     before = (ChatTurn("look", "a b", (), (reel,)),)
-    asked = said(ChatRequest("and now?", max_new_tokens=2, before=before)).prompt_ids
-    assert asked > said(ChatRequest("and now?", max_new_tokens=2)).prompt_ids + 16
+    asked = said(ChatRequest("and now?", max_new_tokens=2, history=before)).prompt_tokens
+    assert asked > said(ChatRequest("and now?", max_new_tokens=2)).prompt_tokens + 16
 
 
-SEVERAL = VideoInput((*clip(3).frames, Image.new("RGB", (8, 8))), 8.0)
+FLOATS = VideoInput(clip(4).frames.float(), 8.0)
+EMPTY = VideoInput(clip(4).frames[:0], 8.0)
+
+
+def codes(*values: object, frames: int = 4) -> VideoCodes:
+    return VideoCodes(torch.tensor(values), 8.0, frames)
 
 
 @pytest.mark.parametrize(
@@ -234,23 +238,23 @@ SEVERAL = VideoInput((*clip(3).frames, Image.new("RGB", (8, 8))), 8.0)
         (VideoRequest("x", ratio="9:1"), "5 times"),
         (VideoRequest("x", size=(15, 16)), "multiples of 4"),
         (VideoRequest("x", seed=-1), "seed = -1"),
-        (VideoRequest("x", guidance=float("inf")), "guidance_scale"),
+        (VideoRequest("x", guidance_scale=float("inf")), "guidance_scale"),
         (VideoRequest("x", image=Image.new("RGB", (1, 1))), "4 pixels or more"),
-        (VideoRequest("x", image=clip(1).frames[0], size=(16, 16)), "leave out size"),
-        (VideoRequest("x", footage=clip(4), ratio="1:1"), "leave out size"),
-        (VideoRequest("x", footage=clip(4), fps=8.0), "leave out image and fps"),
-        (VideoRequest("x", footage=clip(3)), "3 frames; 4 at least"),
-        (VideoRequest("x", footage=VideoInput((), 8.0)), "without frames"),
-        (VideoRequest("x", footage=SEVERAL), "several sizes"),
-        (VideoRequest("x" * 480, footage=clip(4)), "two groups of frames exceed"),
-        (VideoRequest("x", footage=EncodedVideo((((1, 2), (3,)),), 4, 8.0)), "one length"),
+        (VideoRequest("x", image=image_of(clip(1)), size=(16, 16)), "leave out size"),
+        (VideoRequest("x", video=clip(4), ratio="1:1"), "leave out size"),
+        (VideoRequest("x", video=clip(4), fps=8.0), "leave out image and fps"),
+        (VideoRequest("x", video=clip(3)), "3 frames is too short; a continuation needs 4"),
+        (VideoRequest("x", video=EMPTY), "without frames"),
+        (VideoRequest("x", video=FLOATS), "uint8"),
+        (VideoRequest("x" * 480, video=clip(4)), "two groups of frames exceed"),
+        (VideoRequest("x", video=codes([1, 2], [3, 4])), r"\[t, h, w\]"),
         (
-            VideoRequest("x", footage=EncodedVideo((((1, 2), (3, 4)),), 9, 8.0)),
+            VideoRequest("x", video=codes([[1, 2], [3, 4]], frames=9)),
             "do not stand for 9",
         ),
-        (VideoRequest("x", footage=EncodedVideo((((1, 64), (3, 4)),), 4, 8.0)), "0 to 63"),
-        (ChatRequest("x", videos=(VideoInput((), 8.0),)), "without frames"),
-        (ChatRequest("x", videos=(SEVERAL,)), "several sizes"),
+        (VideoRequest("x", video=codes([[1, 64], [3, 4]])), "0 to 63"),
+        (ChatRequest("x", videos=(EMPTY,)), "without frames"),
+        (ChatRequest("x", videos=(FLOATS,)), "uint8"),
         (ChatRequest("x", videos=(clip(200),)), "exceed the context"),
         (ChatRequest("x", videos=(replace(clip(1), fps=0.0),)), "frames a second"),
     ],
@@ -260,4 +264,4 @@ def test_what_cannot_be_done_is_said_at_once(
 ) -> None:
     with pytest.raises(InputError, match=message):
         engine.submit(request_)
-    assert engine.stats().passes == 0
+    assert engine.stats().steps == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from threading import Event
 
@@ -12,9 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from emu3.checkpoints.loading import Checkpoint
+from emu3.errors import InputError
 from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.requests import ImageRequest, ImageResult, PartialImage, RequestFailed
-from emu3.inference.vision_worker import VisionWorker
+from emu3.inference.engine import INTERNAL_ERROR
+from emu3.inference.events import ImageResult, PartialImage, RequestFailed
+from emu3.inference.requests import ImageRequest
+from emu3.inference.vision_worker import InlineVisionWorker, ThreadedVisionWorker
 from emu3.processing.vision_processor import VisionProcessor
 from emu3.testing import tiny_checkpoint
 
@@ -27,10 +31,10 @@ def checkpoint() -> Checkpoint:
 class Fragile(VisionProcessor):
     """A vision_processor that cannot decode two rows."""
 
-    def pictures(self, codes: list[Tensor]) -> list[Image.Image]:  # type: ignore[override]
+    def decode_images(self, codes: list[Tensor]) -> list[Image.Image]:  # type: ignore[override]
         if any(len(rows) == 2 for rows in codes):
             raise RuntimeError("torn")
-        return super().pictures(codes)
+        return super().decode_images(codes)
 
 
 def fragile(checkpoint: Checkpoint) -> Fragile:
@@ -46,54 +50,49 @@ def test_several_sizes_decoded_together_are_what_they_are_alone(checkpoint: Chec
     assert vision_processor.decode_images([]) == []
 
 
-def test_all_are_developed_in_their_order_before_it_closes(checkpoint: Checkpoint) -> None:
-    room, seen = VisionWorker(checkpoint.vision_processor), list[tuple[int, int]]()
-    first = Event()
-    room.develop(torch.zeros(1, 4, dtype=torch.long), lambda picture: first.wait(10))
-    for number in range(40):  # while the thread waits: more than it takes at a time
+def zeros(rows: int) -> Tensor:
+    return torch.zeros(rows, 4, dtype=torch.long)
 
-        def then(picture: Image.Image | None, number: int = number) -> None:
-            assert picture is not None
-            seen.append((number, picture.height))
 
-        room.develop(torch.zeros(1 + number % 3, 4, dtype=torch.long), then)
-    first.set()
-    room.close()
+def blocked(worker: ThreadedVisionWorker) -> Event:
+    """Keep the worker's thread in a callback until the event is set."""
+    go = Event()
+    worker.submit(zeros(1)).add_done_callback(lambda future: go.wait(10))
+    return go
+
+
+def test_all_are_decoded_in_order_before_it_closes(checkpoint: Checkpoint) -> None:
+    worker, seen = ThreadedVisionWorker(checkpoint.vision_processor), list[tuple[int, int]]()
+    go = blocked(worker)
+    for number in range(40):  # more than one batch
+
+        def then(future: Future[Image.Image], number: int = number) -> None:
+            seen.append((number, future.result().height))
+
+        worker.submit(zeros(1 + number % 3)).add_done_callback(then)
+    go.set()
+    worker.close()
     assert seen == [(number, 4 * (1 + number % 3)) for number in range(40)]
 
 
-def test_who_fails_is_told_and_the_next_are_developed(checkpoint: Checkpoint) -> None:
-    room, seen = VisionWorker(fragile(checkpoint)), list[bool]()
-
-    def take(picture: Image.Image | None) -> None:
-        seen.append(picture is not None)
-        raise RuntimeError("a listener that fails")
-
-    for rows in (2, 1):
-        done = Event()
-
-        def then(picture: Image.Image | None, done: Event = done) -> None:
-            done.set()
-            take(picture)
-
-        room.develop(torch.zeros(rows, 4, dtype=torch.long), then)
-        assert done.wait(10)
-    room.close()
-    assert seen == [False, True]
+def test_one_that_fails_among_others_fails_alone(checkpoint: Checkpoint) -> None:
+    worker = ThreadedVisionWorker(fragile(checkpoint))
+    go = blocked(worker)
+    futures = [worker.submit(zeros(rows)) for rows in (1, 2, 3)]  # decoded together
+    go.set()
+    worker.close()
+    assert futures[0].result().height == 4
+    assert isinstance(futures[1].exception(), RuntimeError)
+    assert futures[2].result().height == 12
 
 
-def test_who_fails_among_others_fails_alone(checkpoint: Checkpoint) -> None:
-    room, seen = VisionWorker(fragile(checkpoint)), list[int | None]()
-    first = Event()
-    room.develop(torch.zeros(1, 4, dtype=torch.long), lambda picture: first.wait(10))
-    for rows in (1, 2, 3):  # together, once the thread goes on
-        room.develop(
-            torch.zeros(rows, 4, dtype=torch.long),
-            lambda picture: seen.append(picture and picture.height),
-        )
-    first.set()
-    room.close()
-    assert seen == [4, None, 12]
+def test_inline_decodes_at_once(checkpoint: Checkpoint) -> None:
+    worker = InlineVisionWorker(checkpoint.vision_processor)
+    future = worker.submit(zeros(2))
+    assert future.done()
+    expected = checkpoint.vision_processor.decode_image(zeros(2))
+    assert future.result().tobytes() == expected.tobytes()
+    assert isinstance(worker.submit(zeros(0)).exception(), InputError)
 
 
 def test_a_picture_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) -> None:
@@ -101,19 +100,19 @@ def test_a_picture_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) ->
     try:
         bad = engine.submit(ImageRequest("x", size=(16, 8), partials=1))
         *_, end = bad.events()
-        assert end == RequestFailed("the engine failed; its log says more", ours=True)
+        assert end == RequestFailed(INTERNAL_ERROR, internal=True)
         good = list(engine.submit(ImageRequest("x", size=(16, 16), partials=3)).events())
         assert isinstance(good[-1], ImageResult)
         parts = [event for event in good if isinstance(event, PartialImage)]
-        assert [part.picture.height for part in parts if part.index != 1] == [4, 12]
+        assert [part.image.height for part in parts if part.index != 1] == [4, 12]
         stats = engine.stats()
-        assert (stats.drawn, stats.failed, stats.pictures) == (1, 1, 0)
+        assert (stats.finished_images, stats.failed, stats.running_images) == (1, 1, 0)
     finally:
         engine.close()
 
 
 def test_a_close_waits_for_what_is_drawn(checkpoint: Checkpoint) -> None:
-    engine = AsyncEngine(checkpoint, slots=2)
+    engine = AsyncEngine(checkpoint, max_running=2)
     tickets = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(7)]
     engine.close()
     ends = [list(ticket.events())[-1] for ticket in tickets]
@@ -121,14 +120,14 @@ def test_a_close_waits_for_what_is_drawn(checkpoint: Checkpoint) -> None:
 
 
 def test_at_any_moment_every_request_is_counted_once(checkpoint: Checkpoint) -> None:
-    engine = AsyncEngine(checkpoint, slots=3)
+    engine = AsyncEngine(checkpoint, max_running=3)
     tickets = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(9)]
     for ticket in tickets[::3]:
         ticket.cancel()
     while True:
         now = engine.stats()
-        ended = now.drawn + now.cancelled
-        assert ended + now.pictures + now.waiting == len(tickets)
+        ended = now.finished_images + now.cancelled
+        assert ended + now.running_images + now.waiting == len(tickets)
         if ended == len(tickets):
             break
         time.sleep(0.0005)  # who never waits keeps the engine from its work

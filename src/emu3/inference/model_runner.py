@@ -92,6 +92,7 @@ class ModelRunner:
             return cache
         return prefill(self.model, [ids[known:]], self._capacity - len(ids), cache)[1]
 
+    @torch.inference_mode()
     def remove(self, sequence: DecodingSequence) -> None:
         """Let a sequence leave; its rows become free."""
         place = self.sequences.index(sequence)
