@@ -58,9 +58,10 @@ def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
     from emu3.checkpoints.formats.registry import detect_format
     from emu3.checkpoints.loading import load_text_tokenizer
     from emu3.checkpoints.weights import load_decoder
+    from emu3.inference.model_runner import ModelRunner
     from emu3.inference.optimize import optimize_for_inference
     from emu3.inference.sampling import SamplingParams
-    from emu3.inference.speculative import JacobiDecoder, VisualSequence
+    from emu3.inference.sequences import VisualSequence
     from emu3.models.precision import parse_precision as named
     from emu3.models.precision import stored_precision
     from emu3.processing.prompts import PromptTemplates
@@ -82,12 +83,12 @@ def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
             raise Enough
 
     rows = [prompts.image(words, (SIDE, SIDE)) for words in (PROMPT, NEGATIVE)]
-    drawing = JacobiDecoder(
-        model, prompts.document_format, SamplingParams(), guidance_scale=3.0, window=1
-    )
+    document_format = prompts.document_format
+    sequence = VisualSequence(rows, (SIDE, SIDE), 0, document_format, SamplingParams(), 3.0)
+    runner = ModelRunner(model, document_format.vocabulary, draft_length=1)
     start = time.perf_counter()
     with contextlib.suppress(Enough):
-        drawing.run([VisualSequence(rows, (SIDE, SIDE), seed=0)], on_pass)
+        runner.run([sequence], on_pass)
     return {
         "open_s": opened,
         "weights_GB": weights,

@@ -20,9 +20,11 @@ from rich.table import Table
 from torch import Tensor
 
 from emu3 import Emu3
-from emu3.inference.reference import frame_seed, generate_visual
-from emu3.inference.sampling import GumbelNoise, SamplingParams, apply_cfg
-from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
+from emu3.inference.model_runner import ModelRunner
+from emu3.inference.reference import generate_visual
+from emu3.inference.sampling import GumbelNoise, SamplingParams, apply_cfg, frame_seed
+from emu3.inference.sequences import VisualSequence
+from emu3.inference.speculative import draft_length_for
 from emu3.progress import count_progress
 from recipes.nano.emoji_world import full_clip_caption, held_out_motions
 from recipes.nano.evaluation.video_evaluation import choose_scenes
@@ -70,7 +72,7 @@ class Ways:
                 ids.append(forced[step])
                 continue
             logits = self._logits(asked, ids)
-            code = int(self.sampling.draw(logits, noise))
+            code = int(self.sampling.sample(logits, noise))
             passes += 1
             codes.append(code)
             ids.append(code + start)
@@ -106,12 +108,19 @@ class Ways:
         return codes.view(-1, *SIZE), len(ids) - 1
 
     def windows(self, asked: Asked, window: int) -> tuple[Tensor, int]:
-        """`windows.py`, guessing so many codes a pass."""
-        picture = VisualSequence(asked.prompts, SIZE, asked.seed, groups=self.groups)
+        """Speculative decoding with drafts of so many codes."""
         document_format = self.m.checkpoint.prompts.document_format
-        model = self.m.checkpoint.decoder
-        JacobiDecoder(model, document_format, self.sampling, self.scale, window).run([picture])
-        return picture.frames(), picture.passes
+        sequence = VisualSequence(
+            asked.prompts,
+            SIZE,
+            asked.seed,
+            document_format,
+            self.sampling,
+            self.scale,
+            groups=self.groups,
+        )
+        ModelRunner(self.m.checkpoint.decoder, document_format.vocabulary, window).run([sequence])
+        return sequence.finished_frames(), sequence.steps
 
 
 Draw = Callable[[Asked], tuple[Tensor, int]]

@@ -41,7 +41,9 @@ class Published:
         self.golden = load_file(folder / "golden.safetensors")
         self.said: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
 
-    def sample(self, texts: list[str], ratios: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+    def sample(
+        self, texts: list[str], ratios: list[str]
+    ) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts, and prompts with what follows them up to EOS."""
         area = self.decoder.config.image_area
         sizes = [size_in_codes(ratio, area, 8) for ratio in ratios]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from emu3.errors import InputError
-from emu3.inference.request_handle import RequestHandle
-from emu3.inference.requests import VideoFrames, VideoResult
+from emu3.inference.async_engine import RequestHandle
+from emu3.inference.events import VideoFrames, VideoResult
 from emu3.server import video_worker
 from emu3.server.job_store import Asked, Job, JobStore, default_jobs_folder
 from emu3.server.video_worker import write_clip

@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from emu3.api import Emu3
-from emu3.inference.requests import EncodedVideo, VideoInput, VideoRequest, VideoResult
+from emu3.inference.events import VideoResult
+from emu3.inference.requests import VideoInput, VideoRequest
 from emu3.inference.sampling import SamplingParams
 from emu3.outputs import VideoOutput
+from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import open_clip, read_settings, video_writer
 from emu3.server.job_store import Asked
 from emu3.server.media import VideoDecoder
@@ -181,7 +183,7 @@ def test_a_video_goes_on(client: Any, theatre: Server, made: dict[str, VideoResu
     assert made[again.id].codes == made[longer.id].codes
     assert made[longer.id].codes[:2] == made[first.id].codes
     end = theatre.engine.submit(
-        VideoRequest("a car", seconds=1.5, footage=made[first.id].coded, seed=3)
+        VideoRequest("a car", seconds=1.5, video=made[first.id].coded, seed=3)
     ).result()
     assert isinstance(end, VideoResult)
     assert end.codes == made[longer.id].codes
@@ -260,10 +262,10 @@ def test_a_job_is_the_same_again_once_written_down() -> None:
     plain = VideoRequest("x", 1.5, 4.0, (24, 16), seed=2**62, sampling=SamplingParams(3, 0.9, 1.1))
     for request in (
         plain,
-        VideoRequest("ä", guidance=0.0, negative="", sampling=None),
+        VideoRequest("ä", guidance_scale=0.0, negative_prompt="", sampling=None),
         replace(plain, size=None, image=PICTURE),
-        VideoRequest("", footage=reel),
-        VideoRequest("", footage=EncodedVideo((((1, 2), (3, 4)),), 3, 8.0)),
+        VideoRequest("", video=reel),
+        VideoRequest("", video=VideoCodes((((1, 2), (3, 4)),), 3, 8.0)),
     ):
         asked = serialize_request(request)
         again = read(Asked(json.loads(json.dumps(asked.fields)), asked.given))
@@ -271,12 +273,12 @@ def test_a_job_is_the_same_again_once_written_down() -> None:
             if name not in ("image", "footage"):
                 assert getattr(again, name) == value
         assert bytes_of(again.image) == bytes_of(request.image)
-        if isinstance(request.footage, VideoInput):
-            assert isinstance(again.footage, VideoInput)
-            assert list(map(bytes_of, again.footage.frames)) == list(map(bytes_of, reel.frames))
-            assert again.footage.fps == 7.5
+        if isinstance(request.video, VideoInput):
+            assert isinstance(again.video, VideoInput)
+            assert list(map(bytes_of, again.video.frames)) == list(map(bytes_of, reel.frames))
+            assert again.video.fps == 7.5
         else:
-            assert again.footage == request.footage
+            assert again.video == request.video
 
 
 def bytes_of(picture: Image.Image | None) -> tuple[Any, ...] | None:

@@ -23,10 +23,11 @@ from emu3.bench import theirs
 from emu3.bench.machine import peak_memory, read_bandwidth
 from emu3.bench.sizes import Subject, size_named, subject
 from emu3.errors import InputError
+from emu3.inference.model_runner import ModelRunner
 from emu3.inference.optimize import optimize_for_inference
 from emu3.inference.reference import generate_visual
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
+from emu3.inference.sequences import VisualSequence
 from emu3.models.memory import kv_cache_bytes
 from emu3.models.precision import parse_precision
 
@@ -119,16 +120,14 @@ def drawn_in(window: int | None) -> Callable[[Subject, Watch, int], None]:
     """Drawing by windows of so many codes, or as many as this package would take."""
 
     def draw(what: Subject, watch: Watch, most: int) -> None:
-        picture = VisualSequence([*what.prompts], what.grid, seed=0)
+        sequence = VisualSequence(what.prompts, what.grid, 0, what.document_format, SAMPLING, SCALE)
 
-        def on_pass(active: object) -> None:
-            if watch.tick(len(picture.codes)) or len(picture.codes) >= most:
+        def on_step(running: object) -> None:
+            if watch.tick(sequence.num_codes) or sequence.num_codes >= most:
                 raise Enough
 
-        width = window or draft_length_for(what.decoder, len(what.prompts))
-        JacobiDecoder(what.decoder, what.document_format, SAMPLING, SCALE, width).run(
-            [picture], on_pass
-        )
+        vocabulary = what.document_format.vocabulary
+        ModelRunner(what.decoder, vocabulary, window).run([sequence], on_step)
 
     return draw
 

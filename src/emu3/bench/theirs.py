@@ -126,7 +126,9 @@ def in_one_batch(
         if high - low == 1:
             drawn = torch.tensor([low], device=device)
         else:
-            logits = sampling.filter(apply_cfg(conditional, unconditional, scale)[:, low:high])
+            logits = sampling.filter_logits(
+                apply_cfg(conditional, unconditional, scale)[:, low:high]
+            )
             drawn = low + torch.multinomial(logits.softmax(-1), 1)[0]
         ids = drawn.view(1, 1).expand(2, 1)
         mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)

@@ -34,8 +34,7 @@ from emu3.cli.preview import image_progress
 from emu3.errors import InputError
 
 if TYPE_CHECKING:
-    from emu3.api import Emu3
-    from emu3.inference.images import OnRow
+    from emu3.api import Emu3, OnRow
     from emu3.outputs import ImageOutput
 
 BATCH_SIZE = 16  # images are written after each batch, so that an interrupted run keeps them

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from emu3.inference.video import VideoProgress
+    from emu3.inference.events import VideoFrames
 
 PREVIEW_INTERVAL = 0.3  # minimum seconds between previews
 PREVIEW_SHARE = 0.2  # maximum share of the time spent on decoding previews
@@ -108,7 +108,7 @@ def image_progress(
 @contextmanager
 def video_progress(
     console: Console | None, *, preview: bool
-) -> Iterator[Callable[[VideoProgress], None]]:
+) -> Iterator[Callable[[VideoFrames], None]]:
     """Progress bar for one video; `preview` adds the newest frame.
 
     Yields the `on_group` callback for `Emu3.video`.
@@ -120,7 +120,7 @@ def video_progress(
     bar = Progress(TextColumn("generating"), *columns, TimeRemainingColumn(), console=console)
     task, newest = bar.add_task("generating", total=None), Text()
 
-    def on_group(progress: VideoProgress) -> None:
+    def on_group(progress: VideoFrames) -> None:
         nonlocal newest
         bar.update(task, completed=progress.done, total=progress.total)
         if preview:

@@ -131,7 +131,7 @@ def serve(
         jobs=default_jobs_folder() if jobs is None else jobs,
     )
     m = open_model(model, vision, device, dtype, quiet=quiet)
-    engine = AsyncEngine(m.checkpoint, queue=queue, slots=slots)
+    engine = AsyncEngine(m.checkpoint, max_waiting=queue, max_running=slots)
     if not quiet:
         typer.echo(f"serving {settings.model} on http://{host}:{port}", err=True)
     try:

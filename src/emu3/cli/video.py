@@ -37,7 +37,7 @@ from emu3.cli.preview import video_progress
 
 if TYPE_CHECKING:
     from emu3.api import Emu3
-    from emu3.inference.video import VideoProgress
+    from emu3.inference.events import VideoFrames
     from emu3.outputs import VideoOutput
     from emu3.processing.video import Frame
 
@@ -187,7 +187,7 @@ def _check_arguments(
 ) -> None:
     """Raise InputError on invalid arguments before the model, which may be large, is loaded."""
     from emu3.inference.sampling import SamplingParams
-    from emu3.inference.video import num_frames
+    from emu3.inference.validation import num_frames
     from emu3.processing.video import check_clip_path, check_fps
 
     check_clip_path(output)
@@ -201,12 +201,12 @@ class _VideoFile:
     """A video file that is written group by group while the video is generated."""
 
     path: Path
-    on_progress: Callable[[VideoProgress], None]
+    on_progress: Callable[[VideoFrames], None]
     stack: ExitStack
     add_frame: Callable[[Frame], None] | None = None
     result: VideoOutput | None = None
 
-    def write_group(self, progress: VideoProgress) -> None:
+    def write_group(self, progress: VideoFrames) -> None:
         """Append the new frames. The first call opens the file, with the settings it stores."""
         from emu3.processing.video import video_writer
 

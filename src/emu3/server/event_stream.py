@@ -8,20 +8,19 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from emu3.errors import InputError
-from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.request_handle import RequestHandle
-from emu3.inference.requests import (
+from emu3.inference.async_engine import AsyncEngine, RequestHandle
+from emu3.inference.events import (
     ChatResult,
     EngineClosed,
     EngineFull,
     Event,
     ImageResult,
-    Request,
     RequestCancelled,
     RequestFailed,
     TokenizeResult,
     VideoResult,
 )
+from emu3.inference.requests import Request
 from emu3.server.errors import APIError, invalid_request
 from emu3.server.settings import Settings
 
@@ -96,7 +95,7 @@ class EventStream:
                 if isinstance(event, RequestFailed):
                     raise (
                         APIError(500, event.message)
-                        if event.ours
+                        if event.internal
                         else invalid_request(None, event.message)
                     )
                 if isinstance(event, RequestCancelled):

@@ -12,10 +12,14 @@ import re
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
@@ -177,6 +181,8 @@ class VideoDecoder:
         for frame in clip.frames:
             self._check_frame(frame.shape[1], frame.shape[0], param)
             frames.append(self.resize(Image.fromarray(frame)))
+            if frames[-1].size != frames[0].size:
+                raise invalid_request(param, "its frames have several sizes")
             pixels += frames[-1].width * frames[-1].height
             if len(frames) > settings.max_frames:
                 raise too_many_frames(param, settings)
@@ -192,12 +198,19 @@ class VideoDecoder:
                     f"not decoded after {settings.max_decode_seconds:g} seconds "
                     "(limit max_decode_seconds)",
                 )
-        return VideoInput(tuple(frames), clip.fps)
+        if not frames:
+            raise invalid_request(param, "a video without frames")
+        return VideoInput(frames_tensor(frames), clip.fps)
 
     def resize(self, frame: Image.Image) -> Image.Image:
         """Return a frame in the size that the model sees, so that large frames are not kept."""
         height, width = smart_resize(frame.height, frame.width, self.preprocessor)
         return frame.resize((width, height), Image.Resampling(self.preprocessor.resample))
+
+
+def frames_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """Images of one size as frames [T, H, W, 3] uint8."""
+    return torch.from_numpy(np.stack([np.array(image.convert("RGB")) for image in images]))
 
 
 def too_many_frames(param: str | None, settings: Settings) -> APIError:

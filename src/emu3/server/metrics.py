@@ -5,11 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from emu3.inference.requests import EngineStats
+from emu3.inference.events import EngineStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-NOW = ("waiting", "pictures", "videos", "answers", "places", "most_places")
-SINCE = ("passes", "codes", "tokens", "drawn", "filmed", "said", "failed", "cancelled", "refused")
+NOW = (
+    "waiting",
+    "running_images",
+    "running_videos",
+    "running_chats",
+    "kv_cache_tokens",
+    "max_kv_cache_tokens",
+)
+SINCE = (
+    "steps",
+    "generated_codes",
+    "generated_tokens",
+    "finished_images",
+    "finished_videos",
+    "finished_chats",
+    "failed",
+    "cancelled",
+    "refused",
+)
 
 
 @dataclass

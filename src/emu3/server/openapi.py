@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
+
 from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.requests import EncodedVideo
+from emu3.processing.document_format import VideoCodes
 from emu3.server.fields import ANY, NAME, SHORT, Fields
 from emu3.server.routes import chat, images, videos
 from emu3.server.routes.chat import MAX_MESSAGES
@@ -144,7 +146,7 @@ def document(engine: AsyncEngine, settings: Settings) -> Schema:
 
 def of_videos(engine: AsyncEngine, settings: Settings) -> Schema:
     """Paths of videos."""
-    clip, short = EncodedVideo((), 0, 8.0), {"seconds": 0.125}
+    clip, short = VideoCodes(torch.empty(0, 0, 0), 8.0, 0), {"seconds": 0.125}
     lasts = {"type": ["number", "string", "null"]}
     film = body_of(
         lambda fields: videos.read_order(fields, engine, settings),

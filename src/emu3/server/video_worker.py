@@ -15,26 +15,26 @@ from threading import Condition, Thread
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from emu3.errors import InputError
-from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.request_handle import RequestHandle
-from emu3.inference.requests import (
-    EncodedVideo,
+from emu3.inference.async_engine import AsyncEngine, RequestHandle
+from emu3.inference.events import (
     EngineClosed,
     EngineFull,
     Event,
     RequestFailed,
     VideoFrames,
-    VideoInput,
-    VideoRequest,
     VideoResult,
     VideoSpec,
 )
+from emu3.inference.requests import VideoInput, VideoRequest
 from emu3.inference.sampling import SamplingParams
+from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import check_clip_path, video_writer
 from emu3.server.job_store import Asked, Job, JobStore
+from emu3.server.media import frames_tensor
 from emu3.server.settings import Settings
 
 LOG = logging.getLogger("emu3.server.video_worker")
@@ -66,13 +66,13 @@ class VideoWorker:
         check_clip_path(
             self.settings.jobs / "clip.mp4"
         )  # without PyAV nothing could be serialize_request
-        return self.engine.measure(request)
+        return self.engine.describe_video(request)
 
     def add(self, request: VideoRequest, measured: VideoSpec) -> Job | None:
         """Queue a video up; None without room."""
         size, seconds = f"{measured.width}x{measured.height}", said_seconds(measured)
         most = self.settings.max_jobs
-        job = self.jobs.add(request.prompt, seconds, size, serialize_request(request), most)
+        job = self.jobs.add(request.prompt or "", seconds, size, serialize_request(request), most)
         with self._changed:
             self._changed.notify()
         return job
@@ -104,7 +104,7 @@ class VideoWorker:
         if (hours := self.settings.keep_videos) is not None:
             self.jobs.forget(time.time() - hours * 3600)
 
-    def made(self, job: Job) -> EncodedVideo:
+    def made(self, job: Job) -> VideoCodes:
         """A completed one in codes."""
         made = self.jobs.made(job.id)
         return coded(made)
@@ -184,11 +184,11 @@ class VideoWorker:
             with self._changed:
                 self._progress[job.id] = min(99, 100 * event.done // event.total)
         elif isinstance(event, RequestFailed):
-            self.jobs.fail(job.id, OURS if event.ours else event.message)
+            self.jobs.fail(job.id, OURS if event.internal else event.message)
         elif isinstance(event, VideoResult):
             path = self.jobs.clip(job.id)
             write_clip(path, event, self.settings.model)
-            made = {"codes": event.codes, "frames": len(event.frames), "fps": event.fps}
+            made = {"codes": event.codes.tolist(), "frames": len(event.frames), "fps": event.fps}
             if not self.jobs.complete(job.id, made):  # deleted in the meantime
                 path.unlink(missing_ok=True)
 
@@ -197,8 +197,8 @@ def write_clip(path: Path, film: VideoResult, model: str) -> None:
     """Write a video as MP4, its settings inside; whole or not at all."""
     settings = asdict(replace(film.settings, model=model))  # its own name may be a folder of ours
     with video_writer(path, film.fps, settings) as add:
-        for frame in film.frames:
-            add(np.asarray(frame))
+        for frame in film.frames.numpy():
+            add(frame)
 
 
 def said_seconds(measured: VideoSpec) -> str:
@@ -210,18 +210,27 @@ def serialize_request(request: VideoRequest) -> Asked:
     """All of a request, as it can be serialize_request down."""
     fields: dict[str, Any] = {
         name: getattr(request, name)
-        for name in ("prompt", "seconds", "fps", "size", "seed", "guidance", "negative")
+        for name in (
+            "prompt",
+            "seconds",
+            "fps",
+            "size",
+            "seed",
+            "guidance_scale",
+            "negative_prompt",
+        )
     }
     if request.sampling is not None:
         fields["sampling"] = asdict(request.sampling)
     if request.image is not None:
-        reel = VideoInput((request.image,), 1.0)
+        reel = VideoInput(frames_tensor([request.image]), 1.0)
         return Asked({**fields, "given": "image", **shape(reel)}, packed(reel))
-    if isinstance(request.footage, VideoInput):
-        reel = request.footage
+    if isinstance(request.video, VideoInput):
+        reel = request.video
         return Asked({**fields, "given": "reel", **shape(reel)}, packed(reel))
-    if request.footage is not None:
-        fields["footage"] = asdict(request.footage)
+    if request.video is not None:
+        codes = request.video
+        fields["video"] = {"codes": codes.codes.tolist(), "frames": codes.frames, "fps": codes.fps}
     return Asked(fields, None)
 
 
@@ -229,41 +238,40 @@ def read(asked: Asked) -> VideoRequest:
     """The inverse of `serialize_request`."""
     fields = dict(asked.fields)
     given, shaped = fields.pop("given", None), fields.pop("shape", None)
-    sampling, footage = fields.pop("sampling", None), fields.pop("footage", None)
+    sampling, video = fields.pop("sampling", None), fields.pop("video", None)
     size = fields.pop("size")
     request = VideoRequest(
         **fields,
         size=None if size is None else (size[0], size[1]),
         sampling=None if sampling is None else SamplingParams(**sampling),
-        footage=None if footage is None else coded(footage),
+        video=None if video is None else coded(video),
     )
     if given is None or asked.given is None:
         return request
     reel = unpacked(asked.given, shaped)
     if given == "image":
-        return replace(request, image=reel.frames[0])
-    return replace(request, footage=reel)
+        return replace(request, image=Image.fromarray(reel.frames[0].numpy()))
+    return replace(request, video=reel)
 
 
-def coded(made: dict[str, Any]) -> EncodedVideo:
+def coded(made: dict[str, Any]) -> VideoCodes:
     """Codes that were lists while they were serialize_request down."""
-    codes = tuple(tuple(tuple(row) for row in group) for group in made["codes"])
-    return EncodedVideo(codes, made["frames"], made["fps"])
+    return VideoCodes(torch.tensor(made["codes"]), made["fps"], made["frames"])
 
 
 def shape(reel: VideoInput) -> dict[str, Any]:
     """What bytes do not say of a clip."""
-    width, height = reel.frames[0].size
-    return {"shape": [len(reel.frames), height, width, reel.fps]}
+    count, height, width, _ = reel.frames.shape
+    return {"shape": [count, height, width, reel.fps]}
 
 
 def packed(reel: VideoInput) -> bytes:
     """The frames of a clip, nothing lost."""
-    return zlib.compress(b"".join(frame.convert("RGB").tobytes() for frame in reel.frames), 1)
+    return zlib.compress(reel.frames.numpy().tobytes(), 1)
 
 
 def unpacked(data: bytes, shaped: list[Any]) -> VideoInput:
     """The inverse of `packed`."""
     count, height, width, fps = shaped
-    frames = np.frombuffer(zlib.decompress(data), np.uint8).reshape(count, height, width, 3)
-    return VideoInput(tuple(Image.fromarray(frame) for frame in frames), fps)
+    frames = np.frombuffer(bytearray(zlib.decompress(data)), np.uint8)
+    return VideoInput(torch.from_numpy(frames.reshape(count, height, width, 3)), fps)

@@ -19,9 +19,10 @@ from PIL import Image
 
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
+from emu3.inference.engine import Engine
+from emu3.inference.events import ImageResult
+from emu3.inference.requests import ImageRequest
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.speculative import JacobiDecoder, VisualSequence, draft_length_for
-from emu3.models.memory import max_kv_cache_tokens
 from emu3.progress import count_progress
 from emu3.training.dpo import PreferencePair
 
@@ -134,37 +135,30 @@ def _draw_one(
     sampler: CandidateSampling,
     first: int,
 ) -> ScoredCandidates:
-    """Pictures with seeds from `first` on, as many at a time as there is memory for."""
-    prompts, card = checkpoint.prompts, checkpoint.defaults
-    prompt = prompts.image(request.text + card.suffix, request.size)
-    branches = [prompt, prompts.image(card.negative_prompt, request.size)]
-    if sampler.guidance_scale == 1:
-        branches.pop()
-    pictures = [
-        VisualSequence([list(branch) for branch in branches], request.size, first + number)
+    """Generate images with seeds from `first` on, and score them."""
+    prompts = checkpoint.prompts
+    prompt = prompts.image(request.text + checkpoint.defaults.suffix, request.size)
+    height, width = request.size
+    factor = checkpoint.vision_processor.vision.config.spatial_factor
+    requests = [
+        ImageRequest(
+            request.text,
+            size=(width * factor, height * factor),
+            seed=first + number,
+            sampling=sampler.sampling,
+            guidance_scale=sampler.guidance_scale,
+        )
         for number in range(sampler.images_per_prompt)
     ]
-    window = draft_length_for(checkpoint.decoder, len(pictures) * len(branches))
-    JacobiDecoder(
-        checkpoint.decoder,
-        prompts.document_format,
-        sampler.sampling,
-        sampler.guidance_scale,
-        window,
-        places=max_kv_cache_tokens(checkpoint.decoder),
-    ).run(pictures)
-    rows = [picture.rows() for picture in pictures]
+    results = [each for each in Engine(checkpoint).run(requests) if isinstance(each, ImageResult)]
     eos = checkpoint.text_tokenizer.vocabulary.eos
     return ScoredCandidates(
         text=request.text,
         prompt_ids=prompt,
         image_ids=[
-            [*prompts.document_format.body_token_ids(codes).tolist(), eos] for codes in rows
+            [*prompts.document_format.body_token_ids(each.codes).tolist(), eos] for each in results
         ],
-        scores=[
-            _score(voter, checkpoint.vision_processor.decode_image(codes), request.text)
-            for codes in rows
-        ],
+        scores=[_score(voter, each.image, request.text) for each in results],
     )
 
 

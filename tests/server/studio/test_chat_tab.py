@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from emu3.inference.requests import ChatRequest, ChatResult
+from emu3.inference.events import ChatResult
+from emu3.inference.requests import ChatRequest
 from emu3.server.media import decode_image_data_url
 from emu3.server.studio.chat_tab import Conversation, ask
 from emu3.server.studio.context import StudioContext

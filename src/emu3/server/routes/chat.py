@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from emu3.inference.requests import ChatRequest, ChatResult, ChatTurn, PartialText, VideoInput
+from emu3.inference.events import ChatResult, PartialText
+from emu3.inference.requests import ChatRequest, ChatTurn, VideoInput
 from emu3.inference.sampling import SamplingParams
 from emu3.inference.validation import MAX_SEED
 from emu3.processing.video import MAX_FPS
@@ -77,7 +78,7 @@ def read_question(
         max_new_tokens=older or newer or settings.max_tokens,
         sampling=sampling,
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        before=before,
+        history=before,
         stream=stream,
         videos=asked.videos,
     )
@@ -118,15 +119,15 @@ def read_stream_options(fields: Fields, stream: bool) -> bool:
 def usage(end: ChatResult) -> dict[str, int]:
     """Ids read and written."""
     return {
-        "prompt_tokens": end.prompt_ids,
-        "completion_tokens": end.new_ids,
-        "total_tokens": end.prompt_ids + end.new_ids,
+        "prompt_tokens": end.prompt_tokens,
+        "completion_tokens": end.new_tokens,
+        "total_tokens": end.prompt_tokens + end.new_tokens,
     }
 
 
 def finish(end: ChatResult) -> str:
     """Why it ended, in OpenAI's words."""
-    return "stop" if end.whole else "length"
+    return "stop" if end.complete else "length"
 
 
 def head(kind: str, model: str) -> dict[str, Any]:
@@ -168,7 +169,7 @@ async def stream(
         yield chunk({"role": "assistant", "content": ""})
         async for _, told in following.events(request):
             if isinstance(told, PartialText):
-                text = told.so_far.rstrip(UNFINISHED)
+                text = told.text.rstrip(UNFINISHED)
             elif isinstance(told, ChatResult):
                 text = told.text
             else:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.requests import ImageRequest, ImageResult, PartialImage
+from emu3.inference.events import ImageResult, PartialImage
+from emu3.inference.requests import ImageRequest
 from emu3.inference.sampling import SamplingParams
 from emu3.inference.validation import MAX_SEED
 from emu3.server.errors import APIError, invalid_request
@@ -73,8 +74,8 @@ def read_order(fields: Fields, engine: AsyncEngine, settings: Settings) -> Order
             size=size,
             seed=seed + number,
             sampling=sampling,
-            guidance=guidance,
-            negative=negative,
+            guidance_scale=guidance,
+            negative_prompt=negative,
             partials=partials,
         )
         for number in range(count)
@@ -128,8 +129,8 @@ def refuse_url(fields: Fields) -> None:
 
 def usage(ends: list[ImageResult]) -> dict[str, Any]:
     """Ids read and codes drawn."""
-    read = sum(end.prompt_ids for end in ends)
-    drawn = sum(len(row) for end in ends for row in end.codes)
+    read = sum(end.prompt_tokens for end in ends)
+    drawn = sum(end.codes.numel() for end in ends)
     return {
         "input_tokens": read,
         "input_tokens_details": {"text_tokens": read, "image_tokens": 0},
@@ -159,14 +160,12 @@ async def draw(
     drawn = [ends[index] for index in range(len(order.requests))]
     data = [
         {
-            "b64_json": await in_thread(
-                encode_image_base64, end.picture, order.kind, order.quality
-            ),
+            "b64_json": await in_thread(encode_image_base64, end.image, order.kind, order.quality),
             "seed": each.seed,
         }
         for end, each in zip(drawn, order.requests, strict=True)
     ]
-    said = described(drawn[0].picture, order)
+    said = described(drawn[0].image, order)
     return {"created": int(time.time()), "data": data, "usage": usage(drawn), **said}
 
 
@@ -178,9 +177,9 @@ async def stream(
         async for _, told in following.events(request):
             if not isinstance(told, PartialImage | ImageResult):
                 continue
-            encoded = await in_thread(encode_image_base64, told.picture, order.kind, order.quality)
+            encoded = await in_thread(encode_image_base64, told.image, order.kind, order.quality)
             said = {"b64_json": encoded, "created_at": int(time.time())}
-            said |= described(told.picture, order)
+            said |= described(told.image, order)
             if isinstance(told, PartialImage):
                 name = "image_generation.partial_image"
                 said["partial_image_index"] = told.index

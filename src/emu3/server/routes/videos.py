@@ -14,9 +14,11 @@ from PIL import Image
 
 from emu3.errors import InputError
 from emu3.inference.async_engine import AsyncEngine
-from emu3.inference.requests import EncodedVideo, VideoInput, VideoRequest, VideoSpec
+from emu3.inference.events import VideoSpec
+from emu3.inference.requests import VideoInput, VideoRequest
 from emu3.inference.validation import MAX_SEED
 from emu3.inference.video_request import FPS
+from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import MAX_FPS, read_frames
 from emu3.server.errors import APIError, invalid_request
 from emu3.server.fields import ANY, Fields
@@ -57,27 +59,28 @@ def read_extension(
     fields: Fields,
     engine: AsyncEngine,
     settings: Settings,
-    footage: VideoInput | EncodedVideo,
+    footage: VideoInput | VideoCodes,
     before: str | None,
 ) -> VideoRequest:
     """A body to what comes behind a clip; `before` is the prompt of one of ours. Raises APIError."""
-    prompt, frames = read_prompt(fields, settings, before), footage.frames
+    prompt = fields.text("prompt", settings.max_prompt, "max_prompt")
+    prompt, frames = before if prompt is None else prompt, footage.frames
     have = frames if isinstance(frames, int) else len(frames)
     seconds = read_seconds(fields, footage.fps, have, settings)
-    return read_rest(fields, engine, settings, prompt, seconds, footage=footage)
+    return read_rest(fields, engine, settings, prompt, seconds, video=footage)
 
 
 def read_rest(
     fields: Fields,
     engine: AsyncEngine,
     settings: Settings,
-    prompt: str,
+    prompt: str | None,
     seconds: float,
     *,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
     image: Image.Image | None = None,
-    footage: VideoInput | EncodedVideo | None = None,
+    video: VideoInput | VideoCodes | None = None,
 ) -> VideoRequest:
     """What both kinds have, all of it read. Raises APIError on what is left."""
     negative = fields.text("negative_prompt", settings.max_prompt, "max_prompt")
@@ -92,11 +95,11 @@ def read_rest(
         fps,
         size,
         image=image,
-        footage=footage,
+        video=video,
         seed=secrets.randbelow(SEEDS) if seed is None else seed,
         sampling=sampling,
-        guidance=guidance,
-        negative=negative,
+        guidance_scale=guidance,
+        negative_prompt=negative,
     )
 
 

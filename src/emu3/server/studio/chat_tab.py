@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from emu3.inference.requests import ChatResult, PartialText
+from emu3.inference.events import ChatResult, PartialText
 from emu3.server.errors import invalid_request
 from emu3.server.event_stream import EventStream
 from emu3.server.fields import Fields
@@ -182,9 +182,9 @@ async def ask(
         yield conversation.html(is_waiting=True), ""
         async for _, event in stream.events(connection):
             if isinstance(event, PartialText):
-                turn.answer = event.so_far.rstrip(UNFINISHED)
+                turn.answer = event.text.rstrip(UNFINISHED)
             elif isinstance(event, ChatResult):
-                turn.answer, turn.is_truncated = event.text, not event.whole
+                turn.answer, turn.is_truncated = event.text, not event.complete
             yield conversation.html(is_waiting=True), ""
         yield conversation.html(), "" if turn.answer else status_line("the answer is empty")
     except REQUEST_ERRORS as error:

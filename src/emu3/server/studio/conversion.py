@@ -8,17 +8,18 @@ from __future__ import annotations
 import base64
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from emu3.inference.requests import (
+from emu3.inference.events import (
     ImageResult,
     PartialImage,
-    TokenizeRequest,
     TokenizeResult,
     VideoFrames,
     VideoResult,
 )
+from emu3.inference.requests import TokenizeRequest
 from emu3.server.media import encode_image
 
 CodeGrid = tuple[tuple[int, ...], ...]
@@ -27,12 +28,12 @@ CodeGrid = tuple[tuple[int, ...], ...]
 
 def event_image(event: PartialImage | ImageResult | TokenizeResult) -> Image.Image:
     """Return the image of an event."""
-    return event.picture
+    return event.image
 
 
 def frame_arrays(event: VideoFrames | VideoResult) -> list[NDArray[np.uint8]]:
     """Return the frames of an event, each [H, W, 3]."""
-    return [np.asarray(each.convert("RGB")) for each in event.frames]
+    return list(event.frames.numpy())
 
 
 def frame_images(event: VideoFrames) -> list[Image.Image]:
@@ -42,12 +43,12 @@ def frame_images(event: VideoFrames) -> list[Image.Image]:
 
 def code_grid(result: TokenizeResult) -> CodeGrid:
     """Return the codes of an encoded image."""
-    return tuple(tuple(row) for row in result.codes)
+    return tuple(tuple(row) for row in result.codes.tolist())
 
 
 def tokenize_request(source: Image.Image | CodeGrid) -> TokenizeRequest:
     """Return the request that encodes an image, or decodes codes."""
-    return TokenizeRequest(source)
+    return TokenizeRequest(source if isinstance(source, Image.Image) else torch.tensor(source))
 
 
 def image_data_url(image: Image.Image) -> str:

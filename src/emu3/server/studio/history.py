@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from emu3.inference.requests import VideoResult
+from emu3.inference.events import VideoResult
 from emu3.outputs import ImageSettings, save_image
 from emu3.processing.video import video_writer
 from emu3.server.studio.conversion import frame_arrays

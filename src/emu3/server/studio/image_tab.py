@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from emu3.inference.requests import ImageRequest, ImageResult, PartialImage, RowProgress
+from emu3.inference.events import ImageResult, PartialImage, RowProgress
+from emu3.inference.requests import ImageRequest
 from emu3.outputs import ImageSettings
 from emu3.server.event_stream import EventStream
 from emu3.server.fields import Fields
@@ -211,8 +212,8 @@ def image_settings(context: StudioContext, form: ImageForm, request: ImageReques
     checkpoint = context.engine.checkpoint
     assert request.sampling is not None
     generation = context.defaults.resolve(
-        negative_prompt=request.negative,
-        guidance_scale=request.guidance,
+        negative_prompt=request.negative_prompt,
+        guidance_scale=request.guidance_scale,
         **asdict(request.sampling),
     )
     return ImageSettings(

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from emu3.inference.requests import TokenizeResult
+from emu3.inference.events import TokenizeResult
 from emu3.server.errors import invalid_request
 from emu3.server.event_stream import ClientDisconnected, EventStream
 from emu3.server.media import decode_image_data_url

@@ -10,7 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from emu3.inference.requests import EncodedVideo, VideoFrames, VideoRequest, VideoResult
+from emu3.inference.events import VideoFrames, VideoResult
+from emu3.inference.requests import VideoRequest
+from emu3.processing.document_format import VideoCodes
 from emu3.server.errors import invalid_request
 from emu3.server.event_stream import EventStream
 from emu3.server.fields import Fields
@@ -72,7 +74,7 @@ class VideoForm:
 class LastVideo:
     """The last video of a page, which Extend continues: its codes and its prompt."""
 
-    codes: EncodedVideo | None = None
+    codes: VideoCodes | None = None
     prompt: str = ""
 
 
@@ -182,7 +184,7 @@ async def generate_video(
             elif isinstance(event, VideoResult):
                 item = await asyncio.to_thread(store_video, context.media_cache, event)
                 add_item(history, item)
-                last_video.codes, last_video.prompt = event.coded, event.settings.prompt
+                last_video.codes, last_video.prompt = event.video_codes, event.settings.prompt
                 html = complete_html(item)
                 duration = format_duration(time.monotonic() - start)
                 text = f"{len(event.frames)} frames at {event.fps:g} fps in {duration}"
