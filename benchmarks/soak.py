@@ -41,7 +41,7 @@ SLOTS, QUEUE = 16, 16
 MOST_CLIENTS = 400  # at a time; a request for which there is none is not sent, and counted
 FLAT = 0.05  # by how much memory may grow after the first quarter
 WARM = 0.25  # of the time, which does not count for memory
-WORK = ("waiting", "pictures", "videos", "answers")  # gauges of the engine
+WORK = ("waiting", "running_images", "running_videos", "running_chats")  # gauges of the engine
 
 
 @dataclass
@@ -147,14 +147,21 @@ def promises(
     new = {name: value - before.get(name, 0.0) for name, value in after.items()}
     ended = {
         name: new[f"emu3_engine_{name}_total"]
-        for name in ("drawn", "filmed", "said", "failed", "cancelled", "refused")
+        for name in (
+            "finished_images",
+            "finished_videos",
+            "finished_chats",
+            "failed",
+            "cancelled",
+            "refused",
+        )
     }
 
     def statuses(first: str) -> float:
         """HTTP answers whose status begins so."""
         return sum(n for name, n in new.items() if "_http_requests" in name and first in name)
 
-    done = ended["drawn"] + ended["filmed"] + ended["said"]
+    done = ended["finished_images"] + ended["finished_videos"] + ended["finished_chats"]
     answered, gone = counts.of("answered"), counts.of("gone")
     return {
         "every client heard what it should": not counts.of("broken") and not counts.broken,
@@ -165,7 +172,7 @@ def promises(
         "it was asked for more than it can do": ended["refused"] > 0,
         "every one refused was told why": counts.of("refused") <= statuses('status="429'),
         "the engine holds nothing at the end": not any(
-            after[f"emu3_engine_{name}"] for name in (*WORK, "places")
+            after[f"emu3_engine_{name}"] for name in (*WORK, "kv_cache_tokens")
         ),
         "every video that was not given up is made": videos == 0,
         f"memory flat within {FLAT:.0%}": growth <= FLAT,

@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
     settings = Settings(
         model="tiny", api_key=KEY, max_pixels=64 * 64, max_body=3 * 2**20, max_tokens=64
     )
-    with serving(settings, queue=32, slots=8) as server:
+    with serving(settings, max_waiting=32, max_running=8) as server:
         yield server
 
 

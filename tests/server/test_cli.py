@@ -77,7 +77,7 @@ def test_sigterm_lets_those_at_work_finish(tiny: Path) -> None:
             target=lambda: got.update(get(f"{url}/v1/images/generations", body))
         )
         asking.start()
-        while "emu3_engine_pictures 4" not in metrics(url):
+        while "emu3_engine_running_images 4" not in metrics(url):
             time.sleep(0.002)
         started.send_signal(signal.SIGTERM)
         asking.join()

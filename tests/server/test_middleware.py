@@ -57,8 +57,14 @@ def test_numbers(server: Server) -> None:
     call(server, "POST", DRAW, b'{"prompt": "x"}')
     call(server, "GET", "/surprise")
     after = read()
-    assert after["emu3_engine_drawn_total"] - before["emu3_engine_drawn_total"] == 1
-    assert after["emu3_engine_codes_total"] - before["emu3_engine_codes_total"] == 16
+    assert (
+        after["emu3_engine_finished_images_total"] - before["emu3_engine_finished_images_total"]
+        == 1
+    )
+    assert (
+        after["emu3_engine_generated_codes_total"] - before["emu3_engine_generated_codes_total"]
+        == 16
+    )
     assert after["emu3_engine_waiting"] == 0
     name = f'emu3_http_requests_total{{route="{DRAW}",status="200"}}'
     assert after[name] - before.get(name, 0) == 1

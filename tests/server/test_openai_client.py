@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from emu3.api import Emu3
-from emu3.inference.batch import ChatBatch
+from emu3.inference.sequences import TextSequence
 from emu3.server.settings import Settings
 
 from .conftest import KEY, Server, serving
@@ -164,7 +164,7 @@ def test_many_clients_get_what_each_would_alone(client: Any) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:
-    with serving(Settings(model="tiny"), queue=1, slots=1) as busy:
+    with serving(Settings(model="tiny"), max_waiting=1, max_running=1) as busy:
         client = openai.OpenAI(base_url=f"{busy.url}/v1", api_key=KEY, max_retries=0)
         with pytest.raises(openai.RateLimitError) as caught:
             client.images.generate(prompt="x", n=4)
@@ -177,27 +177,27 @@ def test_a_full_queue_says_when_to_come_back() -> None:
 def test_whoever_goes_away_frees_the_place(
     client: Any, server: Server, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(batch: ChatBatch) -> list[int]:
-        """Never the end, and slow enough to be left."""
+    def slowly(self: TextSequence, sampled: list[int]) -> None:
+        """Never the end, and slow enough for the client to leave."""
         time.sleep(0.02)
-        return [ord("x")] * len(batch.jobs)
+        self.ids.append(ord("x"))
 
-    monkeypatch.setattr(ChatBatch, "draw", slowly)
+    monkeypatch.setattr(TextSequence, "accept", slowly)
     before = server.engine.stats()
     body = {"messages": asking("x"), "max_tokens": 64, "stream": streamed}
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    while not server.engine.stats().answers:
+    while not server.engine.stats().running_chats:
         time.sleep(0.001)
     if streamed:
         assert connection.getresponse().readline().startswith(b"data: ")
     connection.close()
-    while server.engine.stats().answers:
+    while server.engine.stats().running_chats:
         time.sleep(0.001)
     stats = server.engine.stats()
-    assert (stats.cancelled, stats.said) == (before.cancelled + 1, before.said)
-    assert stats.places == 0
+    assert (stats.cancelled, stats.finished_chats) == (before.cancelled + 1, before.finished_chats)
+    assert stats.kv_cache_tokens == 0
     assert client.images.generate(prompt="x").data
 
 

@@ -41,7 +41,7 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = Settings(
         model="tiny", api_key=KEY, max_pixels=16 * 16, max_tokens=8, max_frames=8, jobs=folder
     )
-    with serving(settings, moving_checkpoint(), queue=32, slots=8) as server:
+    with serving(settings, moving_checkpoint(), max_waiting=32, max_running=8) as server:
         yield server
 
 

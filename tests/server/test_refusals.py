@@ -279,7 +279,7 @@ def test_nothing_refused_ever_reached_the_model(server: Server) -> None:
     before = server.engine.stats()
     for fields, _, _ in PICTURES.values():
         call(server, "POST", DRAW, json.dumps({"n": 0, **fields}).encode())
-    assert server.engine.stats().passes == before.passes
+    assert server.engine.stats().steps == before.steps
 
 
 def test_names_of_control_tokens_are_text(server: Server) -> None:

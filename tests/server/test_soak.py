@@ -15,7 +15,7 @@ from emu3.server.settings import Settings
 
 from .conftest import moving_checkpoint, serving
 
-ENGINE = (*WORK, "places")
+ENGINE = (*WORK, "kv_cache_tokens")
 TOO_MANY = 'emu3_http_requests_total{route="/v1/videos",status="429"}'
 
 
@@ -23,7 +23,7 @@ TOO_MANY = 'emu3_http_requests_total{route="/v1/videos",status="429"}'
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A server without a key, of a model that knows videos."""
     settings = Settings(model="tiny", max_tokens=16, jobs=tmp_path_factory.mktemp("jobs"))
-    with serving(settings, moving_checkpoint(), queue=8, slots=4) as server:
+    with serving(settings, moving_checkpoint(), max_waiting=8, max_running=4) as server:
         yield urlsplit(server.url).port or 0
 
 
@@ -72,7 +72,14 @@ def test_a_video_is_left_or_given_up(port: int, seed: int, kept: int) -> None:
 
 
 def figures(refused: float = 2, **changes: float) -> dict[str, float]:
-    names = ("drawn", "filmed", "said", "failed", "cancelled", "refused")
+    names = (
+        "finished_images",
+        "finished_videos",
+        "finished_chats",
+        "failed",
+        "cancelled",
+        "refused",
+    )
     numbers = {f"emu3_engine_{name}_total": 0.0 for name in names} | {TOO_MANY: refused}
     numbers |= {f"emu3_engine_{name}": 0.0 for name in ENGINE}
     return numbers | {f"emu3_engine_{name}": value for name, value in changes.items()}
@@ -81,13 +88,27 @@ def figures(refused: float = 2, **changes: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("after", "broken"),
     [
-        (figures(drawn_total=3, cancelled_total=1, refused_total=2), None),
-        (figures(drawn_total=2, filmed_total=1, cancelled_total=1, refused_total=2), None),
-        (figures(drawn_total=2, cancelled_total=1, refused_total=2), "accepted"),
-        (figures(drawn_total=3, cancelled_total=3, refused_total=2), "accepted"),
-        (figures(drawn_total=3, cancelled_total=1, refused_total=2, refused=1), "refused"),
-        (figures(drawn_total=3, cancelled_total=1, refused_total=2, failed_total=1), "5xx"),
-        (figures(drawn_total=3, cancelled_total=1, refused_total=2, places=9), "holds nothing"),
+        (figures(finished_images_total=3, cancelled_total=1, refused_total=2), None),
+        (
+            figures(
+                finished_images_total=2, finished_videos_total=1, cancelled_total=1, refused_total=2
+            ),
+            None,
+        ),
+        (figures(finished_images_total=2, cancelled_total=1, refused_total=2), "accepted"),
+        (figures(finished_images_total=3, cancelled_total=3, refused_total=2), "accepted"),
+        (
+            figures(finished_images_total=3, cancelled_total=1, refused_total=2, refused=1),
+            "refused",
+        ),
+        (
+            figures(finished_images_total=3, cancelled_total=1, refused_total=2, failed_total=1),
+            "5xx",
+        ),
+        (
+            figures(finished_images_total=3, cancelled_total=1, refused_total=2, kv_cache_tokens=9),
+            "holds nothing",
+        ),
     ],
 )
 def test_a_promise_can_be_broken(after: dict[str, float], broken: str | None) -> None:

@@ -184,7 +184,7 @@ def test_deleting_one_at_work_gives_it_up(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(openai.BadRequestError, match="not made yet"):
             client.videos.download_content(name)
         client.videos.delete(name)
-        while server.engine.stats().videos:
+        while server.engine.stats().running_videos:
             time.sleep(0.005)
         assert server.engine.stats().cancelled == 1
         held.go.set()
@@ -209,7 +209,7 @@ def test_no_more_wait_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_full_engine_is_waited_for(tmp_path: Path) -> None:
     """Pictures fill its queue; the video is not refused for that."""
     with (
-        serving(settings(tmp_path), moving_checkpoint(), queue=1, slots=1) as server,
+        serving(settings(tmp_path), moving_checkpoint(), max_waiting=1, max_running=1) as server,
         client_of(server) as client,
     ):
         names = [client.videos.create(prompt="x", seconds="0.5").id for _ in range(4)]

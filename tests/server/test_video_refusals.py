@@ -42,7 +42,7 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def nothing_is_queued(theatre: Server) -> Iterator[None]:
     yield
     assert json.loads(call(theatre, "GET", VIDEOS)[2])["data"] == []
-    assert theatre.engine.stats().passes == 0
+    assert theatre.engine.stats().steps == 0
 
 
 def movie(data: bytes, kind: str = "mp4") -> str:

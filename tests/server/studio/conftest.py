@@ -39,7 +39,7 @@ def checkpoint_for_all_tasks() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def context() -> Iterator[StudioContext]:
-    engine = AsyncEngine(checkpoint_for_all_tasks(), queue=8, slots=8)
+    engine = AsyncEngine(checkpoint_for_all_tasks(), max_waiting=8, max_running=8)
     yield StudioContext(engine, Settings(**LIMITS))
     engine.close(drain=False)
 
@@ -64,7 +64,7 @@ def running_server(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
     from emu3.server.app import create_app
     from emu3.server.studio import create_studio
 
-    engine = AsyncEngine(checkpoint_for_all_tasks(), queue=8, slots=8)
+    engine = AsyncEngine(checkpoint_for_all_tasks(), max_waiting=8, max_running=8)
     studio = create_studio(engine, settings)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

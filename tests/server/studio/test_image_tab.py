@@ -101,7 +101,7 @@ def test_cancelling_frees_the_engine(context: StudioContext) -> None:
     assert "cancelled" in asyncio.run(cancel_at_once())
     while (after := context.engine.stats()).pictures or after.waiting:
         pass
-    assert after.cancelled - before.cancelled + after.drawn - before.drawn == 4
+    assert after.cancelled - before.cancelled + after.finished_images - before.finished_images == 4
     assert after.cancelled > before.cancelled
 
 

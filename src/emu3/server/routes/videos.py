@@ -17,7 +17,7 @@ from emu3.inference.async_engine import AsyncEngine
 from emu3.inference.events import VideoSpec
 from emu3.inference.requests import VideoInput, VideoRequest
 from emu3.inference.validation import MAX_SEED
-from emu3.inference.video_request import FPS
+from emu3.inference.video import DEFAULT_FPS
 from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import MAX_FPS, read_frames
 from emu3.server.errors import APIError, invalid_request
@@ -49,7 +49,7 @@ def read_order(fields: Fields, engine: AsyncEngine, settings: Settings) -> Video
     """A body to a video drawn from words, and perhaps from a first picture. Raises APIError."""
     prompt = read_prompt(fields, settings, None)
     size = read_size(fields, settings)
-    fps = fields.number("fps", 0.001, MAX_FPS) or FPS
+    fps = fields.number("fps", 0.001, MAX_FPS) or DEFAULT_FPS
     image = read_picture(fields, settings)
     seconds = read_seconds(fields, fps, 0, settings)
     return read_rest(fields, engine, settings, prompt, seconds, fps=fps, size=size, image=image)
