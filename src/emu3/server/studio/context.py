@@ -50,7 +50,7 @@ class StudioContext:
 
     @property
     def is_demo_model(self) -> bool:
-        """Whether the checkpoint is the bundled demo model, which knows emoji only."""
+        """Whether the checkpoint is the bundled demo model, which was trained on emoji only."""
         return self.engine.checkpoint.name.endswith("nano")
 
     def supports(self, task: str) -> bool:

@@ -224,7 +224,7 @@ def build(context: StudioContext) -> None:
             code = gr.Number(0, label=label, precision=0, elem_id="tokens-code")
             with gr.Row(elem_classes="buttons"):
                 replace = gr.Button("Replace", variant="primary", elem_id="tokens-replace")
-                random = gr.Button("Random code", elem_id="tokens-random")
+                random = gr.Button("Random", elem_id="tokens-random")
                 undo = gr.Button("Undo", elem_id="tokens-undo")
             status = gr.HTML(elem_id="tokens-status")
         with gr.Column(min_width=300):
