@@ -1,4 +1,4 @@
-"""What is saved is reopened the same, and what does not belong together is refused."""
+"""Saved checkpoints reload identically; inconsistent checkpoints and invalid devices raise."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_saved_model_is_the_same_model(saved: Path) -> None:
+def test_saved_model_is_reloaded_identically(saved: Path) -> None:
     model = Emu3.from_pretrained(saved, device="cpu", dtype="float32")
-    drawn, expected = (m.image(PROMPTS, ratio=RATIOS) for m in (model, MODEL))
-    assert equal(drawn.codes, expected.codes)
-    assert [a.tobytes() for a in drawn.images] == [b.tobytes() for b in expected.images]
+    images, expected = (m.image(PROMPTS, ratio=RATIOS) for m in (model, MODEL))
+    assert equal(images.codes, expected.codes)
+    assert [a.tobytes() for a in images.images] == [b.tobytes() for b in expected.images]
     question = ("What is it?", [photo()])
     assert model.chat(*question, max_new_tokens=9) == MODEL.chat(*question, max_new_tokens=9)
     assert model.checkpoint.defaults == MODEL.checkpoint.defaults
-    assert drawn.settings[0].model == str(saved)
+    assert images.settings[0].model == str(saved)
 
 
-def test_saving_over_a_model_replaces_it_whole(tmp_path: Path) -> None:
+def test_saving_replaces_an_existing_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "leftover.txt").write_text("old")
@@ -45,7 +45,7 @@ def test_saving_over_a_model_replaces_it_whole(tmp_path: Path) -> None:
     assert Emu3.from_pretrained(folder, dtype="fp32").config == MODEL.config
 
 
-def test_a_model_that_cannot_be_written_leaves_nothing(
+def test_failed_save_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_written_leaves_nothing(
         MODEL.checkpoint.save(tmp_path / "no" / "model")
 
 
-def test_bfloat16_is_for_the_decoder_only(saved: Path) -> None:
+def test_dtype_applies_to_the_decoder_only(saved: Path) -> None:
     model = Emu3.from_pretrained(saved, device="cpu", dtype="bf16")
     assert model.checkpoint.decoder.dtype == torch.bfloat16
     assert model.checkpoint.vision_processor.vision.dtype == torch.float32
@@ -67,31 +67,31 @@ def test_bfloat16_is_for_the_decoder_only(saved: Path) -> None:
     assert model.image("a cat").codes[0].shape == (4, 4)
 
 
-def test_a_vision_tokenizer_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+def test_vision_tokenizer_of_another_size_raises(tmp_path: Path) -> None:
     bigger = byte_tokenizer(65)
     decoder = tiny_decoder(vocab_size=bigger.vocabulary.size)
     replace(MODEL.checkpoint, text_tokenizer=bigger, decoder=decoder).save(tmp_path / "model")
-    with pytest.raises(InputError, match=r"65 codes, .* 64"):
+    with pytest.raises(InputError, match=r"65 visual codes .* 64"):
         Emu3.from_pretrained(tmp_path / "model")
 
 
-def test_files_that_contradict_each_other_are_refused(saved: Path, tmp_path: Path) -> None:
+def test_contradicting_files_raise(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     MODEL.checkpoint.save(folder)
     for name, key in [("generation_config.json", "eos_token_id"), ("config.json", "eol_token_id")]:
-        said = (folder / name).read_text()
-        (folder / name).write_text(json.dumps({**json.loads(said), key: 1}))
+        content = (folder / name).read_text()
+        (folder / name).write_text(json.dumps({**json.loads(content), key: 1}))
         with pytest.raises(InputError, match=key):
             Emu3.from_pretrained(folder)
-        (folder / name).write_text(said)
+        (folder / name).write_text(content)
     inside = folder / "vision_tokenizer" / "preprocessor_config.json"
     inside.write_text(json.dumps({**json.loads(inside.read_text()), "spatial_factor": 6}))
     with pytest.raises(InputError, match="spatial_factor 6"):
         Emu3.from_pretrained(folder)
 
 
-def test_the_published_layout_is_opened(reference: Path) -> None:
-    """The vision tokenizer is found beside it; neither has a card of ours."""
+def test_published_layout_is_loaded(reference: Path) -> None:
+    """The vision tokenizer is found beside the decoder; neither folder has emu3.json."""
     model = Emu3.from_pretrained(reference / "Emu3-Gen-tiny", dtype="float32", device="cpu")
     assert model.checkpoint.defaults == GenerationDefaults(tasks=("image",))
     assert model.checkpoint.vision_processor.vision.config.codebook_size == 32768
@@ -107,7 +107,7 @@ def test_the_published_layout_is_opened(reference: Path) -> None:
         ("cuda", None, "CUDA"),
     ],
 )
-def test_a_place_that_is_not_there_is_refused(
+def test_invalid_device_or_dtype_raises(
     device: str, dtype: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -116,12 +116,12 @@ def test_a_place_that_is_not_there_is_refused(
         DeviceConfig.resolve(device, dtype)
 
 
-def test_a_place_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_and_precision_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    here = DeviceConfig.resolve(None, None)
-    assert here == DeviceConfig(torch.device("cpu"), None)
-    for one in PRECISIONS:
-        assert DeviceConfig.resolve("cpu", one.name).precision == one
+    default = DeviceConfig.resolve(None, None)
+    assert default == DeviceConfig(torch.device("cpu"), None)
+    for precision in PRECISIONS:
+        assert DeviceConfig.resolve("cpu", precision.name).precision == precision
     assert DeviceConfig.resolve("cpu", torch.bfloat16) == DeviceConfig.resolve("cpu", "bfloat16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
