@@ -27,14 +27,14 @@ settings.register_profile("emu3", deadline=None, derandomize=bool(os.environ.get
 
 def pytest_configure() -> None:
     settings.load_profile("emu3")
-    # Toy sizes: more only get in the way. And tests fork processes in order to kill them: a fork of
-    # a process that has run OpenMP's threads hangs in its first product.
+    # One thread: models are tiny, and some tests fork processes, which hang in their first matrix
+    # product if the parent has used OpenMP threads.
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
-    """Every test draws the same random numbers, alone or after others."""
+    """Seed the random generators, so that a test does not depend on those run before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def seeds() -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub on this machine with BAAI's repositories, and a cache of its own in `tmp_path`."""
+    """A local fake of the Hugging Face hub with BAAI's repositories, and a cache in `tmp_path`."""
     with baai_hub(monkeypatch, tmp_path / "cache") as running:
         yield running
 

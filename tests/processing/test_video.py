@@ -113,9 +113,9 @@ def test_variable_rate_video_is_resampled(tmp_path: Path, suffix: str, encoder: 
         stream = container.add_stream(encoder, rate=10, options={"crf": "10", "b": "0"})
         stream.width, stream.height, stream.pix_fmt = 24, 18, "yuv420p"
         for frame, pts in zip(frames, (0, 1, 4, 6), strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = pts, Fraction(1, 10)
-            container.mux(stream.encode(picture))
+            av_frame = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            av_frame.pts, av_frame.time_base = pts, Fraction(1, 10)
+            container.mux(stream.encode(av_frame))
         container.mux(stream.encode(None))
     found = list(read_frames(path, 10))
     assert max_difference(found[:7], [frames[n] for n in (0, 1, 1, 1, 2, 2, 3)]) < 4
@@ -264,7 +264,7 @@ def test_is_video(tmp_path: Path) -> None:
     for suffix in (".png", ".gif", ".webp"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"one{suffix}")
         assert not is_video(tmp_path / f"one{suffix}")
-    (tmp_path / "text.png").write_text("no picture")  # FFmpeg would trust the suffix
+    (tmp_path / "text.png").write_text("not an image")  # FFmpeg would trust the suffix
     assert not is_video(tmp_path / "text.png")
     (tmp_path / "text.mov").write_text("no clip")
     assert not is_video(tmp_path / "text.mov")
