@@ -45,9 +45,7 @@ def test_saving_replaces_an_existing_folder(tmp_path: Path) -> None:
     assert Emu3.from_pretrained(folder, dtype="fp32").config == MODEL.config
 
 
-def test_failed_save_leaves_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_save_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("disk full")
 
