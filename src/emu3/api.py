@@ -222,8 +222,8 @@ class Emu3:
         groups = list(self.checkpoint.vision_processor.encode_frames(frames))
         count = sum(group.frames for group in groups)
         codes = torch.cat([group.codes for group in groups]) if groups else torch.empty(0, 1, 1)
-        if count < self.checkpoint.vision_processor.group:
-            least = self.checkpoint.vision_processor.group
+        if count < self.checkpoint.vision_processor.frames_per_group:
+            least = self.checkpoint.vision_processor.frames_per_group
             raise InputError(
                 f"a clip of {count} frames is too short; a continuation needs {least} or more"
             )

@@ -176,7 +176,9 @@ def decode_video(
     processor = load()
     count, size = 0, (0, 0)
     with video_writer(output, fps, {"model": model}) as add_frame:
-        for frame in processor.decode_frames(frame_groups(path, loaded, processor.group)):
+        for frame in processor.decode_frames(
+            frame_groups(path, loaded, processor.frames_per_group)
+        ):
             add_frame(frame)
             count, size = count + 1, (frame.shape[1], frame.shape[0])
     return f"{size[0]}x{size[1]} px, {count} frames, {fps:g} fps"

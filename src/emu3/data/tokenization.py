@@ -98,7 +98,7 @@ class SampleTokenizer:
         with file.open(self.fps) as clip:
             for group in self.vision_processor.encode_frames(clip.frames):
                 groups.append(group)
-                if len(groups) * self.vision_processor.group > MAX_FRAMES:
+                if len(groups) * self.vision_processor.frames_per_group > MAX_FRAMES:
                     raise InputError(
                         f"{file.path.name}: more than {MAX_FRAMES} frames at {self.fps:g} a "
                         "second; cut it, or take a lower --fps"

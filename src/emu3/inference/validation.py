@@ -138,7 +138,7 @@ def given_frames(checkpoint: Checkpoint, request: VideoRequest) -> tuple[tuple[i
 
     Raises InputError where something is decided twice, or a clip is too short to be continued.
     """
-    image, video, group = request.image, request.video, checkpoint.vision_processor.group
+    image, video, group = request.image, request.video, checkpoint.vision_processor.frames_per_group
     if video is not None and (image is not None or request.fps is not None):
         raise InputError("the clip decides its first frames and rate; leave out image and fps")
     if (video is not None or image is not None) and (

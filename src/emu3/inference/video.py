@@ -90,7 +90,7 @@ class VideoPlan:
 
     def sliding_windows(self, frames: int, known: int) -> list[ContextWindow]:
         """As many windows behind `known` groups as `frames` need. Raises InputError."""
-        group, windows = self.checkpoint.vision_processor.group, list[ContextWindow]()
+        group, windows = self.checkpoint.vision_processor.frames_per_group, list[ContextWindow]()
         while known < self.checkpoint.prompts.document_format.num_groups(frames):
             context, new = self.next_window(known, frames)
             before = known - context
@@ -212,7 +212,7 @@ class VideoRun(Run):
             return self.known
         if isinstance(request.video, VideoCodes):
             return request.video.codes[: self.given]
-        return processor.encode(request.video.frames[: self.given * processor.group])
+        return processor.encode(request.video.frames[: self.given * processor.frames_per_group])
 
     def _begin(self, prompt: str) -> None:
         """Plan the windows with the final prompt and begin the first."""
@@ -254,7 +254,9 @@ class VideoRun(Run):
         """Decode the groups that were finished since the last call."""
         processor, codes, new = self.checkpoint.vision_processor, self.codes, list[VideoFrames]()
         for index in range(len(self.decoded), len(codes)):
-            count = min(processor.group, self.frames - index * processor.group)
+            count = min(
+                processor.frames_per_group, self.frames - index * processor.frames_per_group
+            )
             group = FrameGroup(codes[index : index + 1], count)
             frames = [torch.as_tensor(frame) for frame in processor.decode_frames([group])]
             self.decoded.append(torch.stack(frames))

@@ -39,7 +39,7 @@ class VisionProcessor:
     preprocessor: PreprocessorConfig
 
     @property
-    def group(self) -> int:
+    def frames_per_group(self) -> int:
         """Number of frames represented by one frame of codes."""
         return self.vision.config.temporal_downsample_factor
 
@@ -59,8 +59,10 @@ class VisionProcessor:
             raise InputError(
                 f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"
             )
-        if not len(frames) or len(frames) % self.group:
-            raise InputError(f"{len(frames)} frames: expected a multiple of {self.group}")
+        if not len(frames) or len(frames) % self.frames_per_group:
+            raise InputError(
+                f"{len(frames)} frames: expected a multiple of {self.frames_per_group}"
+            )
         return torch.cat([group.codes for group in self.encode_frames(frames)])
 
     @torch.no_grad()
@@ -71,7 +73,9 @@ class VisionProcessor:
         """
         if codes.ndim == 2:
             return self.decode_image(codes)
-        groups = (FrameGroup(frame[None], self.group) for frame in self._validated(codes))
+        groups = (
+            FrameGroup(frame[None], self.frames_per_group) for frame in self._validated(codes)
+        )
         return torch.from_numpy(np.stack(list(self.decode_frames(groups))))
 
     def encode_frames(self, frames: Iterable[Frame | Tensor]) -> Iterator[FrameGroup]:
@@ -82,7 +86,9 @@ class VisionProcessor:
         shape or of different sizes.
         """
         remaining, shape = iter(frames), None
-        while group := [torch.as_tensor(frame) for frame in islice(remaining, self.group)]:
+        while group := [
+            torch.as_tensor(frame) for frame in islice(remaining, self.frames_per_group)
+        ]:
             shape = group[0].shape if shape is None else shape
             yield self._encode_group(group, shape)
 
@@ -99,7 +105,7 @@ class VisionProcessor:
                 )
         images = [Image.fromarray(frame.numpy()) for frame in frames]
         pixels = [to_pixels(image, self.preprocessor) for image in images]
-        pixels += pixels[-1:] * (self.group - len(frames))
+        pixels += pixels[-1:] * (self.frames_per_group - len(frames))
         clip = torch.stack(pixels)[None].to(self.vision.device)
         return FrameGroup(self.vision.encode_groups(clip)[0].cpu(), len(frames))
 
@@ -114,9 +120,12 @@ class VisionProcessor:
 
     @torch.no_grad()
     def _decode_group(self, group: FrameGroup) -> Frame:
-        if group.codes.ndim != 3 or not 1 <= group.frames <= len(group.codes) * self.group:
+        if (
+            group.codes.ndim != 3
+            or not 1 <= group.frames <= len(group.codes) * self.frames_per_group
+        ):
             raise InputError(
-                f"a group must have codes [1, h, w] and 1 to {self.group} frames, "
+                f"a group must have codes [1, h, w] and 1 to {self.frames_per_group} frames, "
                 f"got {list(group.codes.shape)} and {group.frames} frames"
             )
         pixels = self.vision.decode_groups(self._validated(group.codes)[None])[0]
