@@ -203,14 +203,15 @@ def test_generate_and_extend_video(tmp_path: Path) -> None:
         page.wait_for_selector("#history-details video")
 
 
-def metrics(url: str) -> dict[str, int]:
-    with request.urlopen(f"{url}/metrics", timeout=30) as answer:
-        found = re.findall(r"^emu3_engine_(\w+) (\d+)$", answer.read().decode(), re.MULTILINE)
-    return {name: int(value) for name, value in found}
-
-
-def cancelled_requests(url: str) -> int:
+def cancelled_requests(url: str) -> float:
     """Return the number of cancelled requests once the engine is idle."""
-    while (now := metrics(url))["pictures"] or now["waiting"]:
+    while sum_of_metrics(url, r"emu3_(engine_)?(waiting|running)"):
         time.sleep(0.05)
-    return now["cancelled_total"]
+    return sum_of_metrics(url, r"emu3_.*cancelled")
+
+
+def sum_of_metrics(url: str, pattern: str) -> float:
+    """Return the sum of all samples whose name and labels begin with `pattern`."""
+    with request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        samples = re.findall(r"^([^#]\S*) (\S+)$", answer.read().decode(), re.MULTILINE)
+    return sum(float(value) for name, value in samples if re.match(pattern, name))

@@ -99,7 +99,7 @@ def test_cancelling_frees_the_engine(context: StudioContext) -> None:
 
     before = context.engine.stats()
     assert "cancelled" in asyncio.run(cancel_at_once())
-    while (after := context.engine.stats()).pictures or after.waiting:
+    while (after := context.engine.stats()).running_images or after.waiting:
         pass
     assert after.cancelled - before.cancelled + after.finished_images - before.finished_images == 4
     assert after.cancelled > before.cancelled
