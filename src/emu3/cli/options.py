@@ -63,6 +63,10 @@ OptionalTemperature = Annotated[
     float | None, _sampling_option(_TEMPERATURE, default=_CHECKPOINT_DEFAULT)
 ]
 Ratio = Annotated[str, typer.Option(help="Aspect ratio, width:height, at most 5:1.")]
+OptionalRatio = Annotated[
+    str | None,
+    typer.Option(help="Aspect ratio, width:height, at most 5:1.", show_default="1:1"),
+]
 Area = Annotated[
     int | None,
     typer.Option(help="Approximate number of pixels.", show_default=_CHECKPOINT_DEFAULT),

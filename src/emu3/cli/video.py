@@ -19,11 +19,11 @@ from emu3.cli.options import (
     GuidanceScale,
     Model,
     NegativePrompt,
+    OptionalRatio,
     OptionalTemperature,
     OptionalTopK,
     Output,
     Quiet,
-    Ratio,
     Seed,
     Suffix,
     TopP,
@@ -87,7 +87,7 @@ def video(
     seconds: Seconds = 2.0,
     fps: Fps = 8.0,
     image: FirstImage = None,
-    ratio: Ratio = "1:1",
+    ratio: OptionalRatio = None,
     area: Area = None,
     seed: Seed = None,
     negative_prompt: NegativePrompt = None,
@@ -104,7 +104,8 @@ def video(
 
     check_utf8(prompt, negative_prompt, suffix)
     _check_arguments(output, seconds, fps, top_k, top_p, temperature)
-    parse_ratio(ratio)
+    if ratio is not None:
+        parse_ratio(ratio)
     first = None if image is None else open_image(image)
     m = open_model(model, vision, device, dtype, quiet=quiet)
     with _video_file(m, output, preview=preview, quiet=quiet) as file:
