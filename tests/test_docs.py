@@ -56,9 +56,9 @@ def readme_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the files that the README takes for granted."""
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    (tmp_path / "pictures").mkdir()
-    Image.fromarray(noise).save("pictures/noise.png")
-    (tmp_path / "pictures" / "noise.txt").write_text("a lot of noise", encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(noise).save("images/noise.png")
+    (tmp_path / "images" / "noise.txt").write_text("a lot of noise", encoding="utf-8")
     with video_writer(tmp_path / "clip.mp4", 8) as write:
         for _ in range(5):
             write(noise)
