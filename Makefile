@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 		>/dev/null 2>&1 && { echo $$python; break; }; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-EXTRAS := dev,docs,emoji,train,reference,data,vision-train,video,serve,studio
+EXTRAS := dev,docs,nano,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -49,7 +49,7 @@ dist: .venv/dev ## build the sdist and the wheel in dist/, and check what they c
 	$(BIN)/python -m tools.check_dist
 
 eval: .venv/dev ## measure nano, the model that comes with the package
-	$(BIN)/emu3 eval nano
+	$(BIN)/python -m recipes.nano.evaluate
 
 hooks: .venv/dev ## check style and types before every commit
 	$(BIN)/pre-commit install

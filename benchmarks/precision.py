@@ -28,9 +28,9 @@ from emu3.testing import byte_tokenizer
 from recipes.nano.emoji_world import (
     Icons,
     caption,
-    compose,
     question_answer,
     random_scene,
+    render_scene,
     seen_pairs,
 )
 
@@ -47,7 +47,7 @@ def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
     for _ in range(SCENES):
         thing, style = map(int, pairs[rng.integers(len(pairs))])
         scene = random_scene(rng, thing, style)
-        picture = torch.from_numpy(compose(scene, icons)).permute(2, 0, 1).float() / 127.5 - 1
+        picture = torch.from_numpy(render_scene(scene, icons)).permute(2, 0, 1).float() / 127.5 - 1
         codes = model.checkpoint.vision_processor.vision.encode(picture[None])[0]
         _, question, answer = question_answer(scene, rng)
         found.append(

@@ -26,7 +26,7 @@ from emu3.inference.sampling import GumbelNoise, SamplingParams, apply_cfg, fram
 from emu3.inference.sequences import VisualSequence
 from emu3.inference.speculative import draft_length_for
 from emu3.progress import count_progress
-from recipes.nano.emoji_world import full_clip_caption, held_out_motions
+from recipes.nano.emoji_world import full_video_caption, held_out_motions
 from recipes.nano.evaluation.video_evaluation import choose_scenes
 
 SIZE, FRAMES, FPS = (8, 8), 16, 8
@@ -132,7 +132,7 @@ def main(clips: int) -> None:
     card, prompts = m.checkpoint.defaults, m.checkpoint.prompts
     ways = Ways(m, SamplingParams(card.top_k, 1.0, card.temperature), card.guidance_scale)
     scenes = choose_scenes(np.random.default_rng(0), held_out_motions(), clips)
-    texts = [[full_clip_caption(scene), card.negative_prompt] for scene in scenes]
+    texts = [[full_video_caption(scene), card.negative_prompt] for scene in scenes]
     asked = [
         Asked([prompts.video(text, SIZE, FPS, FRAMES) for text in both], seed)
         for seed, both in enumerate(texts)

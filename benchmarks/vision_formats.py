@@ -22,7 +22,7 @@ from torch import Tensor
 import emu3
 from emu3.config import VisionConfig
 from emu3.models.vq.tokenizer import VisionTokenizer
-from recipes.nano.emoji_world import Icons, compose, random_scene, seen_pairs
+from recipes.nano.emoji_world import Icons, random_scene, render_scene, seen_pairs
 
 SCENES = 200
 Ready = Callable[[VisionTokenizer], VisionTokenizer]
@@ -79,7 +79,9 @@ def codes_of_nano() -> dict[str, object]:
     moved, margins, apart = [], [], []
     for _ in range(SCENES):
         scene = random_scene(rng, *map(int, pairs[rng.integers(len(pairs))]))
-        pixels = torch.from_numpy(compose(scene, icons)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        pixels = (
+            torch.from_numpy(render_scene(scene, icons)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        )
         latent = model.encode_latent(pixels).movedim(1, -1).flatten(0, -2)
         nearest = torch.cdist(latent, model.quantize.embedding.weight).topk(2, largest=False).values
         # Distances in float32: in bfloat16 their differences drown and three in four codes move.

@@ -1,25 +1,28 @@
-"""Preferences on nano: `python -m recipes.dpo runs/dpo`.
+"""DPO example: train nano on preferences of an automatic score.
 
-Eight pictures for each of 240 requests about pairs trained on; the judge of `emu3 eval nano` votes
-on object and background; the best and the worst make a pair. Five seeds, each with pictures,
-training and measurement of its own. `figures.json` says how many drawings of held-out pairs are
-right before and after, and the 95% interval of the difference over seeds. `--quick` is a rehearsal:
-its figures mean nothing.
+    python -m recipes.dpo runs/dpo
 
-What the votes reward is also what is measured, but on pairs of object and style that neither nano
-nor these preferences were trained on.
+Eight images are sampled for each of 240 prompts about seen pairs, the nearest-icon classifier of
+`recipes.nano.evaluation` scores object and background, and the best and the worst image of a prompt
+are a preference pair. Five seeds each have samples, training and measurement of their own.
+`figures.json` has the accuracy on held-out pairs before and after, and the 95% interval of the
+difference over seeds.
+
+The score is also the metric, but on pairs of object and style that neither nano nor the preferences
+were trained on. `--quick` only checks that everything runs: its figures mean nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from emu3 import Emu3
 from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
@@ -44,87 +47,105 @@ from recipes.nano.emoji_world import (
     BACKGROUNDS,
     RATIOS,
     Icons,
+    centred_scene,
+    code_grid,
     full_caption,
-    grid,
     held_out_pairs,
     seen_pairs,
-    usual_scene,
 )
 from recipes.nano.evaluation.accuracy import (
-    Wanted,
-    accuracy,
-    background_voter,
-    interval,
-    object_voter,
+    Target,
+    background_reward,
+    generation_accuracy,
+    mean_interval,
+    object_reward,
 )
-from recipes.nano.evaluation.icon_classifier import REFERENCE_BACKGROUNDS, Judge
+from recipes.nano.evaluation.icon_classifier import REFERENCE_BACKGROUNDS, NearestIconClassifier
 
-STAGE = NANO_DPO
-PREFERENCE = DPOLossConfig(beta=0.1, next_token_weight=1.0)
-MARGIN = 0.2  # a right object counts 0.25 at least, a background 0.5: closer calls are noise
+PRESET = NANO_DPO
+LOSS = DPOLossConfig(beta=0.1, next_token_weight=1.0)
+MARGIN = 0.2  # a correct object scores at least 0.25, a background 0.5: smaller margins are noise
 
 DATA = (
-    "Pictures that nano drew for captions of Emoji World without its held-out pairs, and the votes "
-    "of the judge of `emu3 eval nano` on them."
+    "Images that nano generated for captions of Emoji World without its held-out pairs, scored by "
+    "the nearest-icon classifier of `recipes.nano.evaluation`."
 )
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done."""
+    """The extent of a run."""
 
     seeds: int
-    requests: int
-    pictures: int  # for a request
+    prompts: int
+    images_per_prompt: int
     steps: int
-    batch: int
-    drawn: int  # held-out pairs that a measurement asks for, at most 120
-    backgrounds: tuple[str, ...] = REFERENCE_BACKGROUNDS  # of the judge
+    batch_size: int
+    measured: int  # held-out pairs per measurement, at most 120
+    backgrounds: tuple[str, ...] = REFERENCE_BACKGROUNDS  # of the classifier
 
 
-FULL = Size(seeds=5, requests=240, pictures=8, steps=STAGE.steps, batch=STAGE.batch_size, drawn=120)
-QUICK = Size(seeds=2, requests=3, pictures=4, steps=2, batch=2, drawn=2, backgrounds=("white",))
+FULL = Size(
+    seeds=5,
+    prompts=240,
+    images_per_prompt=8,
+    steps=PRESET.steps,
+    batch_size=PRESET.batch_size,
+    measured=120,
+)
+QUICK = Size(
+    seeds=2,
+    prompts=3,
+    images_per_prompt=4,
+    steps=2,
+    batch_size=2,
+    measured=2,
+    backgrounds=("white",),
+)
 
 
-def asked(pairs: np.ndarray, count: int, rng: np.random.Generator) -> list[Wanted]:
-    """Full captions about `count` of the pairs, backgrounds by chance."""
+def make_targets(pairs: NDArray[np.int64], count: int, rng: np.random.Generator) -> list[Target]:
+    """Full captions of `count` pairs on random backgrounds."""
     colours = list(BACKGROUNDS)
     scenes = [
-        usual_scene(int(thing), int(style), colours[rng.integers(len(colours))])
-        for thing, style in rng.permutation(pairs)[:count]
+        centred_scene(int(index), int(style), colours[rng.integers(len(colours))])
+        for index, style in rng.permutation(pairs)[:count]
     ]
-    return [Wanted(full_caption(scene), scene, scene.style) for scene in scenes]
+    return [Target(full_caption(scene), scene, scene.style) for scene in scenes]
 
 
-def pairs_of(
-    checkpoint: Checkpoint, judge: Judge, folder: Path, size: Size, seed: int
+def preference_pairs(
+    checkpoint: Checkpoint, classifier: NearestIconClassifier, folder: Path, size: Size, seed: int
 ) -> list[PreferencePair]:
-    """Draw, score and choose, with the reference's log-probabilities."""
-    wanted = asked(seen_pairs(), size.requests, np.random.default_rng((seed, 0)))
-    known = {each.words: each for each in wanted}
-    voter = mean_score(object_voter(known, judge), background_voter(known))
-    requests = [ImagePrompt(each.words, grid(RATIOS[0])) for each in wanted]
-    sampler = CandidateSampling(images_per_prompt=size.pictures, seed=1_000_000 * (seed + 1))
-    drawn = sample_candidates(checkpoint, requests, voter, folder / "drawn.jsonl", sampler)
-    chosen = [pair for one in drawn if (pair := one.pair(MARGIN)) is not None]
-    return add_reference_log_probs(
-        checkpoint.decoder, chosen, checkpoint.text_tokenizer.vocabulary.visual
+    """Sample images, score them, choose pairs, and add the reference's log-probabilities."""
+    targets = make_targets(seen_pairs(), size.prompts, np.random.default_rng((seed, 0)))
+    by_prompt = {each.prompt: each for each in targets}
+    score = mean_score(object_reward(by_prompt, classifier), background_reward(by_prompt))
+    prompts = [ImagePrompt(each.prompt, code_grid(RATIOS[0])) for each in targets]
+    sampling = CandidateSampling(
+        images_per_prompt=size.images_per_prompt, seed=1_000_000 * (seed + 1)
     )
+    path = folder / "candidates.jsonl"
+    candidates = sample_candidates(checkpoint, prompts, score, path, sampling)
+    pairs = [pair for each in candidates if (pair := each.pair(MARGIN)) is not None]
+    visual = checkpoint.text_tokenizer.vocabulary.visual
+    return add_reference_log_probs(checkpoint.decoder, pairs, visual)
 
 
-def run_for(size: Size, seed: int) -> DPOTrainingConfig:
+def training_for(size: Size, seed: int) -> DPOTrainingConfig:
+    """The settings of the training loop."""
     return DPOTrainingConfig(
         steps=size.steps,
-        learning_rate=STAGE.learning_rate,
-        final_learning_rate=STAGE.final_learning_rate,
-        schedule=STAGE.schedule,
-        warmup_steps=min(STAGE.warmup_steps, size.steps),
-        max_grad_norm=STAGE.max_grad_norm,
-        weight_decay=STAGE.weight_decay,
-        betas=STAGE.betas,
-        eps=STAGE.eps,
-        loss=PREFERENCE,
-        batch_size=size.batch,
+        learning_rate=PRESET.learning_rate,
+        final_learning_rate=PRESET.final_learning_rate,
+        schedule=PRESET.schedule,
+        warmup_steps=min(PRESET.warmup_steps, size.steps),
+        max_grad_norm=PRESET.max_grad_norm,
+        weight_decay=PRESET.weight_decay,
+        betas=PRESET.betas,
+        eps=PRESET.eps,
+        loss=LOSS,
+        batch_size=size.batch_size,
         micro_batch_size=8,
         bf16=False,  # the margin is a small difference of large numbers
         report_every=1,
@@ -133,41 +154,43 @@ def run_for(size: Size, seed: int) -> DPOTrainingConfig:
     )
 
 
-def one_seed(judge: Judge, folder: Path, size: Size, seed: int) -> dict[str, Any]:
-    """One seed from nano to figures; the first one's model is exported."""
+def run_seed(
+    classifier: NearestIconClassifier, folder: Path, size: Size, seed: int
+) -> dict[str, Any]:
+    """One seed from nano to its figures; the model of the first seed is exported."""
     checkpoint = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
-    wanted = asked(held_out_pairs(), size.drawn, np.random.default_rng((seed, 1)))
-    before = accuracy(Emu3(checkpoint), wanted, judge, seed=1000 * seed)
-    pairs = pairs_of(checkpoint, judge, folder, size, seed)
-    visual, run = checkpoint.text_tokenizer.vocabulary.visual, run_for(size, seed)
-    decoder = checkpoint.decoder.requires_grad_(True)  # it was opened to be used
+    targets = make_targets(held_out_pairs(), size.measured, np.random.default_rng((seed, 1)))
+    before = generation_accuracy(Emu3(checkpoint), targets, classifier, seed=1000 * seed)
+    pairs = preference_pairs(checkpoint, classifier, folder, size, seed)
+    visual, run = checkpoint.text_tokenizer.vocabulary.visual, training_for(size, seed)
+    decoder = checkpoint.decoder.requires_grad_(True)  # it was loaded for inference
     train_dpo(decoder, run, pairs, visual, folder)
-    after = accuracy(Emu3(checkpoint), wanted, judge, seed=1000 * seed)
-    shares = {name: {"before": before[name].value, "after": after[name].value} for name in before}
+    after = generation_accuracy(Emu3(checkpoint), targets, classifier, seed=1000 * seed)
+    accuracies = {
+        name: {"before": before[name].value, "after": after[name].value} for name in before
+    }
     if seed == 0:
-        stage = replace(STAGE, steps=size.steps, batch_size=size.batch)
+        preset = replace(PRESET, steps=size.steps, batch_size=size.batch_size)
         figures = {name: f"{before[name]} before, {after[name]} after" for name in before}
-        provenance = ModelCardData(
-            DATA, "CPU; see the journal.", stage, folder / "log.jsonl", figures
-        )
-        export_model(replace(checkpoint, name="nano-dpo"), provenance, folder.parent / "model")
-    return {"pairs": len(pairs), **shares}
+        card = ModelCardData(DATA, "CPU; see the log.", preset, folder / "log.jsonl", figures)
+        export_model(replace(checkpoint, name="nano-dpo"), card, folder.parent / "model")
+    return {"pairs": len(pairs), **accuracies}
 
 
 def main(folder: Path, size: Size = FULL) -> dict[str, Any]:
-    """All seeds, each in a folder of its own; a seed that is done is not done again."""
-    judge = Judge.build(Icons.load(), backgrounds=size.backgrounds)
+    """Run all seeds that are not finished, each in a folder of its own; returns the figures."""
+    classifier = NearestIconClassifier.build(Icons.load(), backgrounds=size.backgrounds)
     seeds = []
     for seed in range(size.seeds):
         path = folder / f"seed-{seed}" / "figures.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, one_seed(judge, path.parent, size, seed))
+            _write(path, run_seed(classifier, path.parent, size, seed))
         seeds.append(json.loads(path.read_text(encoding="utf-8")))
-    report: dict[str, Any] = {"seeds": seeds, "gain": {}}
+    report: dict[str, Any] = {"seeds": seeds, "difference": {}}
     for name in ("object", "style", "background", "all"):
-        mean, low, high = interval([each[name]["after"] - each[name]["before"] for each in seeds])
-        report["gain"][name] = {"mean": mean, "low": low, "high": high}
+        mean, low, high = mean_interval([s[name]["after"] - s[name]["before"] for s in seeds])
+        report["difference"][name] = {"mean": mean, "low": low, "high": high}
         print(f"{name}: {mean:+.1%} ({low:+.1%} to {high:+.1%}) over {len(seeds)} seeds")
     _write(folder / "figures.json", report)
     return report
@@ -179,7 +202,9 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    quick = "--quick" in sys.argv
-    named = [word for word in sys.argv[1:] if word != "--quick"]
-    usual = "runs/dpo-quick" if quick else "runs/dpo"
-    main(Path(named[0] if named else usual), QUICK if quick else FULL)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="by default runs/dpo")
+    parser.add_argument("--quick", action="store_true", help="check that everything runs")
+    arguments = parser.parse_args()
+    default = Path("runs/dpo-quick" if arguments.quick else "runs/dpo")
+    main(arguments.folder or default, QUICK if arguments.quick else FULL)

@@ -1,19 +1,19 @@
-"""The paper's vision tokenizer over a folder of pictures of your own.
+"""Train the paper's vision tokenizer on a folder of your own images.
 
-    python -m recipes.vision_tokenizer PICTURES runs/tokenizer
-    python -m recipes.vision_tokenizer PICTURES runs/tokenizer-quick --quick
-    python -m recipes.vision_tokenizer PICTURES runs/tokenizer --start FOLDER
+    python -m recipes.vision_tokenizer IMAGES runs/tokenizer
+    python -m recipes.vision_tokenizer IMAGES runs/tokenizer-quick --quick
+    python -m recipes.vision_tokenizer IMAGES runs/tokenizer --start FOLDER
 
-BAAI's size, 270 M weights and 32,768 codes, with the losses that paper section 2.2 names: L2,
-perceptual, GAN and commitment. All other numbers are ours, and no one has run them to the end:
-this size wants a GPU. `--quick` is the same in small, minutes on a CPU, to see that it runs.
-`--start` goes on from a tokenizer in BAAI's layout and of the same size, codebook and all.
+The size is BAAI's, 270 M parameters and 32,768 codes, and so are the losses (paper, section 2.2):
+L2, perceptual, GAN and commitment. All other settings are ours, and no run has been finished with
+them: this size needs a GPU. `--quick` trains a small configuration for minutes on a CPU, to check
+that everything runs. `--start` continues from a tokenizer of the same size in BAAI's format.
 
-Pictures only, no clips: the paper's tokenizer saw both. Training takes clips as well
-(`emu3.training.vq.trainer.Batch`); what is missing here is a reader of video files.
+The training set is images only; the paper's tokenizer was also trained on videos. The training loop
+takes videos as well (`emu3.training.vq.trainer.Batch`), but this recipe reads no video files.
 
-Kill it whenever you like: the same command goes on from the last checkpoint. At the end the folder
-holds `Emu3-VisionTokenizer/` in BAAI's layout, and a sheet of held-out pictures for every save.
+An interrupted command resumes from the last checkpoint. At the end the folder has
+`Emu3-VisionTokenizer/` in BAAI's format, and for every checkpoint a contact sheet of held-out images.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ from emu3.processing.image import open_image
 from emu3.processing.vision_processor import VisionProcessor
 from emu3.training.vq.trainer import VQTrainingConfig, train_vq
 from emu3.training.vq.warm_start import warm_start
-from recipes.nano.train_vision import as_pixels, save_sheet
+from recipes.nano.scene_encoding import images_to_pixels
+from recipes.nano.train_vision import save_reconstructions
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-HELD_OUT = 4  # pictures that are never learned from, on every sheet
-LARGEST = 1.5  # how much longer than the crop the shorter side of a picture is drawn at, at most
-OUT = "Emu3-VisionTokenizer"
+HELD_OUT = 4  # images that are not trained on, for contact sheets
+MAX_SCALE = 1.5  # of the shorter side of an image before cropping, relative to the crop
+OUTPUT = "Emu3-VisionTokenizer"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a run is."""
+    """A configuration and the extent of its training."""
 
     config: VisionConfig
-    crop: int  # pixels of a side
+    crop: int  # px, side of the square crops
     run: VQTrainingConfig
 
 
@@ -68,7 +69,7 @@ PAPER = Size(
         consistency_weight=0.0,
         perceptual_weight=0.1,  # MoVQGAN's
         perceptual_backbone="vgg",
-        adversarial_weight=0.1,  # MoVQGAN's number; here it multiplies the adaptive weight
+        adversarial_weight=0.1,  # MoVQGAN's; it multiplies the adaptive weight
         adversarial_start_step=20_000,
         max_grad_norm=1.0,
         bf16=True,
@@ -98,127 +99,132 @@ QUICK = Size(
 )
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """The picture files under a folder, in the order of their names.
+def find_images(folder: Path) -> list[Path]:
+    """The image files in a folder and below, by name.
 
-    Raises InputError where there are too few to hold some out.
+    Raises InputError if there are too few to hold some out.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) <= HELD_OUT:
         raise InputError(
-            f"{folder}: {len(paths)} pictures ({', '.join(SUFFIXES)}); "
-            f"{HELD_OUT} are held out, so give more than that"
+            f"{folder}: {len(paths)} images ({', '.join(SUFFIXES)}); {HELD_OUT} are held out, so "
+            f"at least {HELD_OUT + 1} are needed"
         )
     return paths
 
 
 def split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Held out, spread over the folder, and seen."""
+    """Held-out images, evenly spread over the folder, and images to train on."""
     held_out = set(paths[:: len(paths) // HELD_OUT][:HELD_OUT])
     return sorted(held_out), [path for path in paths if path not in held_out]
 
 
-def crop(picture: Image.Image, side: int, rng: np.random.Generator | None) -> Image.Image:
-    """A square of a picture: the middle of it, or by chance in size, place and mirror."""
-    scale = rng.uniform(1, LARGEST) if rng else 1.0
-    ratio = side * scale / min(picture.size)
-    width, height = (max(side, round(ratio * length)) for length in picture.size)
-    resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+def crop(image: Image.Image, side: int, rng: np.random.Generator | None) -> Image.Image:
+    """A square crop: random in scale, position and mirroring, or the centre without `rng`."""
+    scale = rng.uniform(1, MAX_SCALE) if rng else 1.0
+    ratio = side * scale / min(image.size)
+    width, height = (max(side, round(ratio * length)) for length in image.size)
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     left, top = (
-        (int(rng.integers(room + 1)) if rng else room // 2)
-        for room in (width - side, height - side)
+        (int(rng.integers(margin + 1)) if rng else margin // 2)
+        for margin in (width - side, height - side)
     )
     square = resized.crop((left, top, left + side, top + side))
     mirrored = rng is not None and rng.integers(2)
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else square
 
 
-class Pictures:
-    """Draws batches from files; one that cannot be read is told of once and never drawn again."""
+class ImageFolder:
+    """Random batches of image files. A file that cannot be read is reported once and left out."""
 
     def __init__(self, paths: Sequence[Path], side: int) -> None:
         self.paths, self.side = paths, side
-        self.bad: set[Path] = set()
+        self.unreadable: set[Path] = set()
 
     def batch(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Pixels [count, 3, side, side] of pictures by chance.
+        """Pixels [count, 3, side, side] of random images.
 
-        Raises InputError where no picture can be read.
+        Raises InputError if no image can be read.
         """
-        drawn: list[Image.Image] = []
-        while len(drawn) < count:
-            picture = self._open(self.paths[int(rng.integers(len(self.paths)))])
-            if picture is not None:
-                drawn.append(crop(picture, self.side, rng))
-        return as_pixels([np.asarray(each) for each in drawn])
+        crops: list[Image.Image] = []
+        while len(crops) < count:
+            image = self._open(self.paths[int(rng.integers(len(self.paths)))])
+            if image is not None:
+                crops.append(crop(image, self.side, rng))
+        return images_to_pixels([np.asarray(each) for each in crops])
 
-    def all(self) -> Tensor:
-        """The middles of all pictures, for a sheet."""
-        pictures = [one for path in self.paths if (one := self._open(path)) is not None]
-        return as_pixels([np.asarray(crop(each, self.side, None)) for each in pictures])
+    def centre_crops(self) -> Tensor:
+        """Pixels of the centre crops of all images."""
+        images = [each for path in self.paths if (each := self._open(path)) is not None]
+        return images_to_pixels([np.asarray(crop(each, self.side, None)) for each in images])
 
     def _open(self, path: Path) -> Image.Image | None:
-        if path in self.bad:
+        if path in self.unreadable:
             return None
         try:
             return open_image(path)
         except InputError as error:
             print(f"left out: {error}")
-            self.bad.add(path)
-            if len(self.bad) == len(self.paths):
-                raise InputError("none of the pictures can be read") from None
+            self.unreadable.add(path)
+            if len(self.unreadable) == len(self.paths):
+                raise InputError("none of the images can be read") from None
             return None
 
 
 def export(model: VisionTokenizer, folder: Path) -> None:
-    """Write the tokenizer in BAAI's layout, whole or not at all."""
+    """Write the tokenizer in BAAI's format, atomically."""
     preprocessor = PreprocessorConfig(spatial_factor=model.config.spatial_factor)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         save_vision_tokenizer(VisionProcessor(model, preprocessor), temporary)
 
 
-def begin_from(folder: Path, size: Size) -> VisionTokenizer:
-    """A model with the weights of a tokenizer in BAAI's layout.
+def load_start(folder: Path, size: Size) -> VisionTokenizer:
+    """A model with the weights of a tokenizer in BAAI's format.
 
-    Raises InputError where it is of another size or has another codebook.
+    Raises InputError if its size or its codebook differs.
     """
     model = VisionTokenizer(size.config)
-    left = warm_start(model, load_vision_processor(folder, torch.device("cpu")).vision.state_dict())
-    if left:
-        raise InputError(f"{folder}: {left[0]} is missing or of another size; give its own config")
+    weights = load_vision_processor(folder, torch.device("cpu")).vision.state_dict()
+    missing = warm_start(model, weights)
+    if missing:
+        raise InputError(
+            f"{folder}: {missing[0]} is missing or differs in size; use its own config"
+        )
     return model
 
 
-def main(pictures: Path, folder: Path, size: Size, start: Path | None = None) -> VisionTokenizer:
-    """Train, show held-out pictures at every save, and write the model."""
-    held_out, seen = split(find_pictures(pictures))
-    drawn = Pictures(seen, size.crop)
-    shown = Pictures(held_out, size.crop).all()
+def main(images: Path, folder: Path, size: Size, start: Path | None = None) -> VisionTokenizer:
+    """Train, with a contact sheet at every checkpoint, and write the model."""
+    held_out, seen = split(find_images(images))
+    training_set = ImageFolder(seen, size.crop)
+    sheet_pixels = ImageFolder(held_out, size.crop).centre_crops()
     folder.mkdir(parents=True, exist_ok=True)
 
     def sheet(model: VisionTokenizer, step: int) -> None:
-        home = model.device
-        psnr = save_sheet(model.cpu(), shown, folder / f"sheet-{step:06d}.png")
-        model.to(home)
-        print(f"step {step}: held out {psnr:.2f} dB")
+        device = model.device
+        path = folder / f"sheet-{step:06d}.png"
+        quality = save_reconstructions(model.cpu(), sheet_pixels, path)
+        model.to(device)
+        print(f"step {step}: held out {quality:.2f} dB")
 
-    beginning = begin_from(start, size) if start else None
+    initial = load_start(start, size) if start else None
     run = replace(size.run, unquantized_steps=0) if start else size.run
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = train_vq(size.config, run, drawn.batch, folder, sheet, beginning, device).cpu()
-    export(model, folder / OUT)
+    model = train_vq(size.config, run, training_set.batch, folder, sheet, initial, device).cpu()
+    export(model, folder / OUTPUT)
     return model
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pictures", type=Path, help="a folder, searched to any depth")
-    parser.add_argument("folder", type=Path, help="where the run goes")
-    parser.add_argument("--quick", action="store_true", help="in small, minutes on a CPU")
-    parser.add_argument("--start", type=Path, help="a tokenizer to go on from, in BAAI's layout")
-    asked = parser.parse_args()
+    parser.add_argument("images", type=Path, help="a folder, searched to any depth")
+    parser.add_argument("folder", type=Path, help="the folder of the run")
+    parser.add_argument("--quick", action="store_true", help="a small run, minutes on a CPU")
+    parser.add_argument("--start", type=Path, help="a tokenizer in BAAI's format to continue from")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else PAPER
     try:
-        main(asked.pictures, asked.folder, QUICK if asked.quick else PAPER, asked.start)
+        main(arguments.images, arguments.folder, size, arguments.start)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None

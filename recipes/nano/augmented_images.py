@@ -1,8 +1,7 @@
-"""Pictures of things as no style draws them, as codes: what nano is asked about most.
+"""Codes of augmented images of the objects, which belong to no style.
 
-Made once, `EACH` of every object from its seen drawings alone, and kept in the run's folder; the
-same seed makes the same ones. In most pictures a drawing stands nearly in the middle and is about
-as large as in one composed the usual way; in the others anywhere and of any size.
+Most questions in training are about these images: 1,080 seen icons are memorised otherwise. They
+are made once per run, from icons that may be trained on, and kept in a file; a seed reproduces them.
 """
 
 from __future__ import annotations
@@ -23,124 +22,133 @@ from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.progress import count_progress
 from recipes.nano.emoji_world import (
     BACKGROUNDS,
-    CODE,
-    GENTLY,
+    CODE_SIZE,
+    LARGE_AFFINE,
     OBJECTS,
     RATIOS,
+    SMALL_AFFINE,
     STYLES,
-    WIDELY,
-    Hands,
     Icons,
-    Redrawn,
-    blank,
-    grid,
-    held_out,
-    paste,
-    vary,
+    IconSets,
+    IconVariants,
+    augment_icon,
+    blank_image,
+    code_grid,
+    held_out_mask,
+    paste_icon,
 )
-from recipes.nano.emoji_world.image_augmentation import Bent
-from recipes.nano.emoji_world.scene import USUAL, USUAL_SIZE, icon_sizes
-from recipes.nano.train_vision import as_pixels
+from recipes.nano.emoji_world.image_augmentation import AffineLimits
+from recipes.nano.emoji_world.scene import CENTRED_PROBABILITY, CENTRED_SIZE, icon_sizes
+from recipes.nano.scene_encoding import images_to_pixels
 
-EACH = {ratio: 256 if ratio == RATIOS[0] else 40 for ratio in RATIOS}
-"""Pictures of an object in each ratio; Emoji World has three squares to two others."""
+STYLE_IMAGES = {ratio: 256 if ratio == RATIOS[0] else 40 for ratio in RATIOS}
+"""Images per object from the three styles, by aspect ratio; three in five scenes are square."""
 
-BY_OTHERS = {ratio: 128 if ratio == RATIOS[0] else 20 for ratio in RATIOS}
-"""The same, of drawings by other hands."""
+OTHER_IMAGES = {ratio: 128 if ratio == RATIOS[0] else 20 for ratio in RATIOS}
+"""Images per object from the other icon sets."""
 
-OFF = 3  # px that a drawing may be out of the middle of a picture composed the usual way
-LIKE = 4  # px that it may be larger or smaller there
-PART = 64  # pictures encoded at a time
-FILE, FILE_BY_OTHERS = "variations.safetensors", "by_others.safetensors"
+MAX_OFFSET = 3  # px from the middle in a centred composition
+MAX_SIZE_DIFFERENCE = 4  # px from the usual size there
+_BATCH = 64  # images encoded at once
+_STYLE_FILE, _OTHER_FILE = "augmented_styles.safetensors", "augmented_others.safetensors"
 
 
-def variations(
+def augmented_style_images(
     vision: VisionTokenizer,
     icons: Icons,
-    redrawn: Redrawn,
+    variants: IconVariants,
     folder: Path,
-    each: Mapping[str, int] = EACH,
+    counts: Mapping[str, int] = STYLE_IMAGES,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Codes [400, each, h, w] int16 by ratio, from the folder if they are there."""
-    return _kept(folder / FILE, vision, icons, redrawn, each, ~held_out(), stream=(0, seed))
+    """Codes int16 [400, count, h, w] by aspect ratio, from seen pairs; read from the folder if there."""
+    path, mask = folder / _STYLE_FILE, ~held_out_mask()
+    return _load_or_make(path, vision, icons, variants, counts, mask, stream=(0, seed))
 
 
-def by_others(
+def augmented_other_images(
     vision: VisionTokenizer,
-    hands: Hands,
+    icon_sets: IconSets,
     folder: Path,
-    each: Mapping[str, int] = BY_OTHERS,
+    counts: Mapping[str, int] = OTHER_IMAGES,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The same from drawings by other hands alone; what only the styles show from these."""
-    learnt, styles = hands.learnt.copy(), len(STYLES)
-    learnt[learnt[:, styles:].any(1), :styles] = False
-    path = folder / FILE_BY_OTHERS
-    return _kept(path, vision, hands.icons, hands.redrawn, each, learnt, stream=(1, seed))
+    """The same from the other icon sets; objects that these lack come from the styles."""
+    mask, styles = icon_sets.trainable.copy(), len(STYLES)
+    mask[mask[:, styles:].any(1), :styles] = False
+    path, icons, variants = folder / _OTHER_FILE, icon_sets.icons, icon_sets.variants
+    return _load_or_make(path, vision, icons, variants, counts, mask, stream=(1, seed))
 
 
-def _kept(
+def _load_or_make(
     path: Path,
     vision: VisionTokenizer,
     icons: Icons,
-    redrawn: Redrawn,
-    each: Mapping[str, int],
-    learnt: NDArray[np.bool_],
+    variants: IconVariants,
+    counts: Mapping[str, int],
+    mask: NDArray[np.bool_],
     stream: tuple[int, int],
 ) -> dict[str, Tensor]:
-    """Codes in the file, made of the drawings in `learnt` [400, hands] unless it is there."""
+    """The codes in the file, or new ones from the icons in `mask` [400, sets]."""
     if not path.is_file():
         codes = defaultdict[str, list[Tensor]](list)
-        every = [(ratio, thing) for ratio in each for thing in range(len(OBJECTS))]
-        with count_progress("variations of objects", len(every)) as advance:
-            for ratio, thing in every:
-                rng = np.random.default_rng((thing, 1 + RATIOS.index(ratio), *stream))
-                drawn = partial(varied, rng, icons, redrawn, thing, np.flatnonzero(learnt[thing]))
-                codes[ratio].append(encoded(vision, [drawn(ratio) for _ in range(each[ratio])]))
+        jobs = [(ratio, index) for ratio in counts for index in range(len(OBJECTS))]
+        with count_progress("encoding augmented images", len(jobs)) as advance:
+            for ratio, index in jobs:
+                rng = np.random.default_rng((index, 1 + RATIOS.index(ratio), *stream))
+                styles = np.flatnonzero(mask[index])
+                make = partial(augmented_image, rng, icons, variants, index, styles)
+                images = [make(ratio) for _ in range(counts[ratio])]
+                codes[ratio].append(_encode(vision, images))
                 advance(1)
         with atomic_write(path) as temporary:
-            save_file({ratio: torch.stack(of) for ratio, of in codes.items()}, temporary)
+            save_file({ratio: torch.stack(each) for ratio, each in codes.items()}, temporary)
     return load_file(path)
 
 
 @torch.no_grad()
-def encoded(vision: VisionTokenizer, pictures: list[NDArray[np.uint8]]) -> Tensor:
-    """Codes [N, h, w] int16 of pictures of one shape."""
-    parts = [pictures[at : at + PART] for at in range(0, len(pictures), PART)]
-    return torch.cat([vision.encode(as_pixels(part)).short() for part in parts])
+def _encode(vision: VisionTokenizer, images: list[NDArray[np.uint8]]) -> Tensor:
+    """Codes [N, h, w] int16 of images of one size."""
+    parts = [images[at : at + _BATCH] for at in range(0, len(images), _BATCH)]
+    return torch.cat([vision.encode(images_to_pixels(part)).short() for part in parts])
 
 
-def varied(
+def augmented_image(
     rng: np.random.Generator,
     icons: Icons,
-    redrawn: Redrawn,
-    thing: int,
+    variants: IconVariants,
+    index: int,
     styles: NDArray[np.int64],
     ratio: str = RATIOS[0],
 ) -> NDArray[np.uint8]:
-    """One such picture, uint8 [h, w, 3]."""
-    usual = bool(rng.random() < USUAL)
-    icon = vary(rng, icons, thing, styles.tolist(), redrawn, bent(ratio, usual))
-    picture = blank(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], ratio)
-    high, wide, _ = picture.shape
-    x, y = (somewhere(rng, room, icon.width, usual) for room in (wide, high))
-    paste(picture, np.asarray(icon), x, y)
-    return picture
+    """One augmented image of an object, uint8 [h, w, 3], from its icons in `styles`.
+
+    Most have a nearly centred composition, as scenes do; in the others, position and size are
+    random.
+    """
+    centred = bool(rng.random() < CENTRED_PROBABILITY)
+    limits = affine_limits(ratio, centred)
+    icon = augment_icon(rng, icons, index, styles.tolist(), variants, limits)
+    image = blank_image(list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], ratio)
+    high, wide, _ = image.shape
+    x, y = (random_position(rng, length, icon.width, centred) for length in (wide, high))
+    paste_icon(image, np.asarray(icon), x, y)
+    return image
 
 
-def bent(ratio: str, usual: bool) -> Bent:
-    """How far a drawing may be bent, and how large it is: what fits a picture of this ratio."""
-    if usual:
-        side = min(USUAL_SIZE, icon_sizes(ratio)[0])
-        return GENTLY._replace(sides=(side - LIKE, side + LIKE))
-    short = min(grid(ratio)) * CODE
-    return WIDELY._replace(sides=(short * 9 // 16, short * 7 // 8))
+def affine_limits(ratio: str, centred: bool) -> AffineLimits:
+    """Limits of the affine transform that fit an image of this aspect ratio."""
+    if centred:
+        side = min(CENTRED_SIZE, icon_sizes(ratio)[0])
+        sizes = (side - MAX_SIZE_DIFFERENCE, side + MAX_SIZE_DIFFERENCE)
+        return SMALL_AFFINE._replace(sizes=sizes)
+    short = min(code_grid(ratio)) * CODE_SIZE
+    return LARGE_AFFINE._replace(sizes=(short * 9 // 16, short * 7 // 8))
 
 
-def somewhere(rng: np.random.Generator, room: int, side: int, usual: bool) -> int:
-    """Where a side starts in a room, in pixels: so that it is nearly in the middle, or anywhere."""
-    if not usual:
-        return int(rng.integers(room - side + 1))
-    start = (room - side) // 2 + int(rng.integers(-OFF, OFF + 1))
-    return min(max(start, 0), room - side)
+def random_position(rng: np.random.Generator, length: int, side: int, centred: bool) -> int:
+    """The start in pixels of a side within a length: nearly centred, or anywhere."""
+    if not centred:
+        return int(rng.integers(length - side + 1))
+    start = (length - side) // 2 + int(rng.integers(-MAX_OFFSET, MAX_OFFSET + 1))
+    return min(max(start, 0), length - side)

@@ -1,13 +1,14 @@
-"""Documents about images: generation from a caption, and questions about an image."""
+"""Training documents about images: generation from a caption, and questions about an image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.processing.prompts import PromptTemplates
@@ -25,143 +26,149 @@ from recipes.nano.emoji_world import (
     random_scene,
     seen_pairs,
 )
-from recipes.nano.emoji_world.scene import USUAL as MOSTLY
-from recipes.nano.scene_codes import CodesOfScenes
+from recipes.nano.emoji_world.scene import CENTRED_PROBABILITY
+from recipes.nano.scene_encoding import SceneEncoder
 
-DROPPED_CAPTIONS = 0.08  # so that guidance has an unconditional branch
-USUAL = 0.9  # how many pictures to draw are composed the usual way
-CORRUPTED = 0.5  # how many pictures are read with some of their codes wrong, up to the share of
-MOST_WRONG = {"draw": 1.0, "answer": 0.5}
-ALIKE = 0.7  # how many pictures asked about have codes much like the right ones,
-MOST_ALIKE = 0.8  # up to what share of their codes,
-NEAREST = 8  # and among how many they are chosen
-CAPTION_WEIGHT = 0.1  # which object is asked for next is nothing to learn
+DROPPED_CAPTIONS = 0.08  # probability of an empty caption, the unconditional branch of guidance
+CENTRED_GENERATION = 0.9  # probability of a centred composition in images to generate
+
+NOISY = 0.5  # probability that some input codes of a document are replaced by other codes
+MAX_NOISE = {"generation": 1.0, "question": 0.5}  # largest proportion of replaced codes
+SUBSTITUTED = 0.7  # probability that codes of an image in a question are replaced by near codes
+MAX_SUBSTITUTION = 0.8  # largest proportion of such codes
+NEIGHBOURS = 8  # nearest codebook entries that a code may be replaced by
+
+CAPTION_WEIGHT = 0.1  # in the loss; which object a caption names is random
 VISION_WEIGHT = 0.5
-ANSWER_WEIGHT = 4.0  # an answer is five tokens among eighty
+ANSWER_WEIGHT = 4.0  # an answer is about five tokens of eighty
 
-Say = Callable[[Scene, np.random.Generator], str]
+CaptionFunction = Callable[[Scene, np.random.Generator], str]
 
 
 @dataclass(frozen=True)
-class Mix:
-    """Documents of a step."""
+class ImageMix:
+    """Documents per step."""
 
-    drawn: int  # pictures of the world, from their captions
-    asked: int  # some questions each about pictures of the world
-    named: int  # drawings as no style has them, and what they show
-    others: int = 0  # pictures by other hands, from their captions
+    captioned: int  # scenes, generated from their captions
+    questions: int = 0  # scenes, with one to three questions each
+    naming: int = 0  # augmented images, with the question which object they show
+    other_sets: int = 0  # scenes of other icon sets than the three styles, from their captions
 
 
-class Lessons:
-    """The documents of a step: scenes drawn and scenes asked about."""
+class ImageDocuments:
+    """Makes the image documents of a step."""
 
     def __init__(
         self,
-        mix: Mix,
+        mix: ImageMix,
         vision: VisionTokenizer,
         text: TextTokenizer,
         icons: Icons,
-        *variations: Mapping[str, torch.Tensor],
-        others: NDArray[np.int64] | None = None,
-        say: Say = caption,
+        augmented: Sequence[Mapping[str, Tensor]] = (),
+        other_pairs: NDArray[np.int64] | None = None,
+        caption_function: CaptionFunction = caption,
         pairs: NDArray[np.int64] | None = None,
     ) -> None:
-        """What there is to teach with.
+        """Set up the sources.
 
-        `variations`, each as often as another, by ratio: codes [objects, any number, h, w] of
-        drawings of no style. `others`: rows (object, hand) of pictures by other hands; `icons`
-        has their drawings, too. `say`: how pictures to draw are captioned. `pairs`: rows (object,
-        style) of the pictures that are not by others; all that are not held out, unless told.
+        `augmented` are collections of augmented images, used equally often: by aspect ratio, codes
+        [objects, count, h, w]. `other_pairs` are rows (object, icon set) of `mix.other_sets`.
+        `pairs` are rows (object, style) of all other scenes, by default those that are not held
+        out. `icons` has the icons of all pairs.
         """
-        self.mix, self.variations, self.others = mix, variations, others
-        self.say = say
-        self.codes_of = CodesOfScenes(vision, icons)
+        self.mix, self.augmented, self.other_pairs = mix, augmented, other_pairs
+        self.caption_function = caption_function
+        self.encode = SceneEncoder(vision, icons)
         self.prompts = PromptTemplates.from_tokenizer(text)
         self.visual = text.vocabulary.visual
-        self.alike = nearest_codes(vision.quantize.embedding.weight.detach(), NEAREST)
+        self.neighbours = nearest_codes(vision.quantize.embedding.weight.detach(), NEIGHBOURS)
         self.pairs = seen_pairs() if pairs is None else pairs
 
     def __call__(self, rng: np.random.Generator) -> list[TrainingSequence]:
-        """As many documents of each kind as the mix says."""
-        scenes = [self.scene(rng, usual=USUAL) for _ in range(self.mix.drawn)]
-        scenes += [self.by_another(rng) for _ in range(self.mix.others)]
-        drawn = [
-            self.draw(scene, codes, rng)
-            for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
+        """The documents of one step, generation first."""
+        scenes = [self.scene(rng, CENTRED_GENERATION) for _ in range(self.mix.captioned)]
+        scenes += [self.other_scene(rng) for _ in range(self.mix.other_sets)]
+        generation = [
+            self.generation(scene, codes, rng)
+            for scene, codes in zip(scenes, self.encode(scenes), strict=True)
         ]
-        scenes = [self.scene(rng) for _ in range(self.mix.asked)]
-        answered = [
-            self.answer(self.much_alike(codes, rng), dialogue(scene, rng))
-            for scene, codes in zip(scenes, self.codes_of(scenes), strict=True)
+        scenes = [self.scene(rng) for _ in range(self.mix.questions)]
+        questions = [
+            self.chat(self.substitute(codes, rng), dialogue(scene, rng))
+            for scene, codes in zip(scenes, self.encode(scenes), strict=True)
         ]
-        answered += [self.named(rng) for _ in range(self.mix.named)]
-        pool = self.codes_in(drawn)
+        questions += [self.naming(rng) for _ in range(self.mix.naming)]
+        pool = self._visual_ids(generation)
         return [
-            *(self.corrupted(each, MOST_WRONG["draw"], pool, rng) for each in drawn),
-            *(self.corrupted(each, MOST_WRONG["answer"], pool, rng) for each in answered),
+            *(self.add_noise(each, MAX_NOISE["generation"], pool, rng) for each in generation),
+            *(self.add_noise(each, MAX_NOISE["question"], pool, rng) for each in questions),
         ]
 
-    def scene(self, rng: np.random.Generator, usual: float = MOSTLY) -> Scene:
-        thing, style = self.pairs[rng.integers(len(self.pairs))]
-        return random_scene(rng, int(thing), int(style), usual=usual)
+    def scene(self, rng: np.random.Generator, centred: float = CENTRED_PROBABILITY) -> Scene:
+        """A random scene of a pair to train on."""
+        index, style = self.pairs[rng.integers(len(self.pairs))]
+        return random_scene(rng, int(index), int(style), centred=centred)
 
-    def by_another(self, rng: np.random.Generator) -> Scene:
-        if self.others is None:
-            raise ValueError("a mix with pictures by other hands needs their pairs")
-        thing, hand = self.others[rng.integers(len(self.others))]
-        return random_scene(rng, int(thing), int(hand), usual=USUAL)
+    def other_scene(self, rng: np.random.Generator) -> Scene:
+        """A random scene of another icon set."""
+        if self.other_pairs is None:
+            raise ValueError("a mix with other icon sets needs other_pairs")
+        index, icon_set = self.other_pairs[rng.integers(len(self.other_pairs))]
+        return random_scene(rng, int(index), int(icon_set), centred=CENTRED_GENERATION)
 
-    def codes_in(self, documents: list[TrainingSequence]) -> torch.Tensor:
-        """Every visual id of these documents [N]."""
-        ids, visual = torch.cat([each.token_ids for each in documents]), self.visual
-        return ids[(ids >= visual.start) & (ids < visual.stop)]
+    def generation(self, scene: Scene, codes: Tensor, rng: np.random.Generator) -> TrainingSequence:
+        """The caption, or sometimes an empty one, and the image codes [h, w]."""
+        dropped = rng.random() < DROPPED_CAPTIONS
+        return self.captioned_image("" if dropped else self.caption_function(scene, rng), codes)
 
-    def corrupted(
-        self, document: TrainingSequence, most: float, pool: torch.Tensor, rng: np.random.Generator
-    ) -> TrainingSequence:
-        """Some documents with up to that share of their codes wrong, the others as they are."""
-        if rng.random() >= CORRUPTED:
-            return document
-        share = float(rng.uniform(0, most))
-        return replace(
-            document,
-            input_ids=replace_visual_tokens(document.token_ids, self.visual, share, pool, rng),
-        )
-
-    def much_alike(self, codes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Most pictures with up to a share of their codes [h, w] replaced by near ones."""
-        if rng.random() >= ALIKE:
-            return codes
-        chosen = torch.from_numpy(rng.random(codes.shape) < rng.uniform(0, MOST_ALIKE))
-        others = self.alike[codes, torch.from_numpy(rng.integers(NEAREST, size=codes.shape))]
-        return torch.where(chosen, others, codes)
-
-    def draw(self, scene: Scene, codes: torch.Tensor, rng: np.random.Generator) -> TrainingSequence:
-        """Caption, picture; the caption is dropped now and then."""
-        words = "" if rng.random() < DROPPED_CAPTIONS else self.say(scene, rng)
-        return self.picture(words, codes)
-
-    def picture(self, words: str, codes: torch.Tensor) -> TrainingSequence:
-        """A caption and codes [h, w]; of both every id counts."""
-        ids = self.prompts.document(words, codes)
+    def captioned_image(self, text: str, codes: Tensor) -> TrainingSequence:
+        """A caption and image codes [h, w]; all tokens have a weight."""
+        ids = self.prompts.document(text, codes)
         return TrainingSequence(
             ids, modality_loss_weights(ids, self.visual, CAPTION_WEIGHT, VISION_WEIGHT)
         )
 
-    def answer(self, codes: torch.Tensor, turns: list[tuple[str, str]]) -> TrainingSequence:
-        """Picture, questions, answers; all but these is only context, as in the paper's Chat."""
-        ids, said = self.prompts.chat_document(codes, turns)
-        return TrainingSequence(ids, said * ANSWER_WEIGHT)
+    def chat(self, codes: Tensor, turns: list[tuple[str, str]]) -> TrainingSequence:
+        """An image, questions and answers; only answers have a weight, as in Emu3-Chat."""
+        ids, is_answer = self.prompts.chat_document(codes, turns)
+        return TrainingSequence(ids, is_answer * ANSWER_WEIGHT)
 
-    def variation(self, rng: np.random.Generator) -> tuple[str, torch.Tensor]:
-        """An object as no style draws it: its name and codes [h, w]."""
-        scene = self.scene(rng)
-        source = self.variations[rng.integers(len(self.variations))]
-        made = source[scene.ratio][scene.object]
-        return answer(scene, "object"), made[rng.integers(len(made))].long()
-
-    def named(self, rng: np.random.Generator) -> TrainingSequence:
-        """Such a drawing, and what it shows."""
-        name, codes = self.variation(rng)
+    def naming(self, rng: np.random.Generator) -> TrainingSequence:
+        """An augmented image, and the question which object it shows."""
+        name, codes = self.augmented_image(rng)
         question = QUESTIONS["object"][rng.integers(len(QUESTIONS["object"]))]
-        return self.answer(self.much_alike(codes, rng), [(question, name)])
+        return self.chat(self.substitute(codes, rng), [(question, name)])
+
+    def augmented_image(self, rng: np.random.Generator) -> tuple[str, Tensor]:
+        """The name of an object, and the codes [h, w] of an augmented image of it."""
+        scene = self.scene(rng)
+        source = self.augmented[int(rng.integers(len(self.augmented)))]
+        images = source[scene.ratio][scene.object]
+        return answer(scene, "object"), images[rng.integers(len(images))].long()
+
+    def add_noise(
+        self, document: TrainingSequence, most: float, pool: Tensor, rng: np.random.Generator
+    ) -> TrainingSequence:
+        """The document, sometimes with up to a proportion `most` of its input codes replaced."""
+        if rng.random() >= NOISY:
+            return document
+        proportion = float(rng.uniform(0, most))
+        return replace(
+            document,
+            input_ids=replace_visual_tokens(document.token_ids, self.visual, proportion, pool, rng),
+        )
+
+    def substitute(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
+        """The codes [h, w], mostly with some of them replaced by near codebook entries."""
+        if rng.random() >= SUBSTITUTED:
+            return codes
+        chosen = torch.from_numpy(rng.random(codes.shape) < rng.uniform(0, MAX_SUBSTITUTION))
+        which = torch.from_numpy(rng.integers(NEIGHBOURS, size=codes.shape))
+        return torch.where(chosen, self.neighbours[codes, which], codes)
+
+    def _visual_ids(self, documents: list[TrainingSequence]) -> Tensor:
+        """All visual token ids of some documents, [N]."""
+        if not documents:
+            return torch.empty(0, dtype=torch.long)
+        ids, visual = torch.cat([each.token_ids for each in documents]), self.visual
+        return ids[(ids >= visual.start) & (ids < visual.stop)]

@@ -31,6 +31,7 @@ import torch
 from emu3 import Emu3
 from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
 from emu3.errors import InputError
+from emu3.evaluation import save_image_grid
 from emu3.models.precision import FP32
 from emu3.models.transformer import Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
@@ -42,9 +43,14 @@ from emu3.training.decoder import DecoderTrainingConfig, init_decoder, train_dec
 from emu3.training.lm_loss import TrainingSequence
 from emu3.training.mixed_precision import has_fast_bf16
 from emu3.training.visual_embedding_init import init_visual_embeddings
-from recipes.nano.augmented_images import BY_OTHERS, EACH, by_others, variations
+from recipes.nano.augmented_images import (
+    OTHER_IMAGES,
+    STYLE_IMAGES,
+    augmented_other_images,
+    augmented_style_images,
+)
 from recipes.nano.emoji_world import (
-    Hands,
+    IconSets,
     caption,
     full_caption,
     held_out_pairs,
@@ -52,24 +58,23 @@ from recipes.nano.emoji_world import (
     random_scene,
     seen_pairs,
 )
-from recipes.nano.emoji_world.caption_augmentation import LooseWords
-from recipes.nano.emoji_world.extra_objects import icons as extra_icons
-from recipes.nano.emoji_world.extra_objects import pairs as extra_pairs
-from recipes.nano.emoji_world.extra_objects import said as extra_caption
-from recipes.nano.evaluation.contact_sheets import save_grid
-from recipes.nano.image_documents import Lessons, Mix
+from recipes.nano.emoji_world.caption_augmentation import CaptionAugmentation
+from recipes.nano.emoji_world.extra_objects import extra_caption, extra_pairs, load_extra_icons
+from recipes.nano.image_documents import ImageDocuments, ImageMix
 from recipes.nano.model import assemble, config_for
-from recipes.nano.previous_frame_block import deeper
+from recipes.nano.previous_frame_block import insert_previous_frame_block
 from recipes.nano.train_vision import CODES, load_vision
-from recipes.nano.video_documents import ClipLessons, ClipMix
+from recipes.nano.video_documents import VideoDocuments, VideoMix
 
 RANKS = 1024
 WEIGHTS = "weights.pt"  # in the folder of a finished phase
 SAMPLES = 16  # images of each kind on the contact sheet of a checkpoint
 
-GROUP = 73  # token ids of a frame: eight rows of eight codes and EOL, and EOF
+FRAME_TOKENS = 73  # eight rows of eight codes and EOL, and EOF
 INSERTED_AT = 2  # the index of the block whose attention starts on the previous frame
-SAMPLE = ClipMix(drawn=48, asked=4)  # documents that the inserted block is initialised from
+SAMPLE = VideoMix(
+    captioned=48, questions=4
+)  # documents that the inserted block is initialised from
 
 CURRICULUM = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 """Last step (exclusive) to the number of directions in which objects move until then.
@@ -77,7 +82,7 @@ CURRICULUM = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
 Trained on all motions at once, a decoder learns neither to copy the previous frame nor how far an
 object has moved, since each is of no use without the other.
 """
-CURRICULUM_VIDEOS, CURRICULUM_MIX = 16, ClipMix(which_way=10)
+CURRICULUM_VIDEOS, CURRICULUM_MIX = 16, VideoMix(directions=10)  # per step
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,12 @@ class Phase:
 
     name: str
     run: DecoderTrainingConfig
-    images: Mix
-    videos: ClipMix | None = None
+    images: ImageMix
+    videos: VideoMix | None = None
     extra_objects: int = 0  # documents per step that draw one of the additional objects
     image_weight: float = 1.0  # of the loss; videos have more tokens, most of them predictable
     curriculum: Mapping[int, int] = field(default_factory=dict)
-    variations: float = 1.0  # of the usual number of augmented images per object
+    augmented: float = 1.0  # proportion of the usual number of augmented images per object
     average: float = 1.0  # weight of the result in its mean with the weights it started from
 
 
@@ -124,42 +129,42 @@ VIDEO_RUN = replace(
 )
 
 PHASES = (
-    Phase("images", RUN, Mix(drawn=14, asked=4, named=32, others=10)),
+    Phase("images", RUN, ImageMix(captioned=14, questions=4, naming=32, other_sets=10)),
     Phase(
         "videos",
         VIDEO_RUN,
-        Mix(drawn=16, asked=2, named=26, others=4),
-        ClipMix(drawn=10, longer=3, asked=5, which_way=6),
+        ImageMix(captioned=16, questions=2, naming=26, other_sets=4),
+        VideoMix(captioned=10, continued=3, questions=5, directions=6),
         image_weight=3.0,
         curriculum=CURRICULUM,
     ),
     Phase(
         "refine-1",
         replace(VIDEO_RUN, steps=1000, hold_steps=450, seed=2),
-        Mix(drawn=14, asked=2, named=60, others=6),
-        ClipMix(drawn=4, longer=2, asked=5, which_way=3),
+        ImageMix(captioned=14, questions=2, naming=60, other_sets=6),
+        VideoMix(captioned=4, continued=2, questions=5, directions=3),
         image_weight=2.0,
-        variations=0.25,
+        augmented=0.25,
         average=0.5,
     ),
     Phase(
         "refine-2",
         replace(VIDEO_RUN, steps=1000, hold_steps=450, seed=3),
-        Mix(drawn=20, asked=2, named=34, others=6),
-        ClipMix(drawn=4, longer=2, asked=5, which_way=3),
+        ImageMix(captioned=20, questions=2, naming=34, other_sets=6),
+        VideoMix(captioned=4, continued=2, questions=5, directions=3),
         extra_objects=20,
         image_weight=2.0,
-        variations=0.25,
+        augmented=0.25,
         average=0.5,
     ),
     Phase(
         "refine-3",
         replace(VIDEO_RUN, steps=140, learning_rate=1e-3, warmup_steps=10, hold_steps=20, seed=4),
-        Mix(drawn=14, asked=2, named=50, others=4),
-        ClipMix(drawn=4, longer=2, asked=5, which_way=3),
+        ImageMix(captioned=14, questions=2, naming=50, other_sets=4),
+        VideoMix(captioned=4, continued=2, questions=5, directions=3),
         extra_objects=12,
         image_weight=2.0,
-        variations=0.25,
+        augmented=0.25,
         average=0.5,
     ),
 )
@@ -182,8 +187,8 @@ def corpus(seed: int = 0) -> list[str]:
 class StepDocuments:
     """The documents of a step. The number of steps so far is part of a training checkpoint."""
 
-    sources: Sequence[Lessons]
-    videos: ClipLessons | None
+    sources: Sequence[ImageDocuments]
+    videos: VideoDocuments | None
     phase: Phase
     curriculum: Mapping[int, int]
     step: int = 0
@@ -201,7 +206,7 @@ class StepDocuments:
             return images
         if directions is None:
             return images + self.videos(rng, self.phase.videos)
-        copied = self.videos.followed(rng, CURRICULUM_VIDEOS, directions)
+        copied = self.videos.curriculum(rng, CURRICULUM_VIDEOS, directions)
         return images + self.videos(rng, CURRICULUM_MIX) + copied
 
     def state_dict(self) -> int:
@@ -217,54 +222,64 @@ def documents_for(
     phase: Phase,
     vision: VisionTokenizer,
     text: TextTokenizer,
-    hands: Hands,
+    icon_sets: IconSets,
     folder: Path,
     curriculum: Mapping[int, int],
 ) -> StepDocuments:
     """The data of a phase; codes of augmented images are kept in its folder."""
-    counts = (
-        {ratio: max(1, round(count * phase.variations)) for ratio, count in usual.items()}
-        for usual in (EACH, BY_OTHERS)
+    style_counts, other_counts = (
+        {ratio: max(1, round(count * phase.augmented)) for ratio, count in counts.items()}
+        for counts in (STYLE_IMAGES, OTHER_IMAGES)
     )
-    of_styles, of_others = counts
-    # Every phase has augmented images of its own: read again, they are learned by heart.
-    varied = (
-        variations(vision, hands.icons, hands.redrawn, folder, of_styles, phase.run.seed),
-        by_others(vision, hands, folder, of_others, phase.run.seed),
+    # Every phase has augmented images of its own: images that are read often are memorised.
+    icons, seed = icon_sets.icons, phase.run.seed
+    augmented = (
+        augmented_style_images(vision, icons, icon_sets.variants, folder, style_counts, seed),
+        augmented_other_images(vision, icon_sets, folder, other_counts, seed),
     )
-    words = LooseWords(hands.drew)
+    captions = CaptionAugmentation(icon_sets.available)
     sources = [
-        Lessons(
+        ImageDocuments(
             phase.images,
             vision,
             text,
-            hands.icons,
-            *varied,
-            others=hands.others,
-            say=words.picture,
+            icons,
+            augmented,
+            icon_sets.other_pairs,
+            captions.image_caption,
         )
     ]
     if phase.extra_objects:
-        mix = Mix(drawn=phase.extra_objects, asked=0, named=0)
         sources.append(
-            Lessons(mix, vision, text, extra_icons(), say=extra_caption, pairs=extra_pairs())
+            ImageDocuments(
+                ImageMix(captioned=phase.extra_objects),
+                vision,
+                text,
+                load_extra_icons(),
+                caption_function=extra_caption,
+                pairs=extra_pairs(),
+            )
         )
-    videos = ClipLessons.of(vision, text, hands.icons, words.clip) if phase.videos else None
+    videos = (
+        VideoDocuments.build(vision, text, icons, captions.video_caption) if phase.videos else None
+    )
     return StepDocuments(sources, videos, phase, curriculum)
 
 
 def insert_block(
-    decoder: Transformer, vision: VisionTokenizer, text: TextTokenizer, hands: Hands
+    decoder: Transformer, vision: VisionTokenizer, text: TextTokenizer, icon_sets: IconSets
 ) -> Transformer:
     """The decoder with one block more, whose heads attend to the same place one frame earlier."""
-    videos = ClipLessons.of(vision, text, hands.icons)
+    videos = VideoDocuments.build(vision, text, icon_sets.icons)
     rows = [each.token_ids for each in videos(np.random.default_rng(8), SAMPLE)]
     # A code is predicted at the id before it, hence one less than a frame.
-    distances = [GROUP - 1] * decoder.config.num_attention_heads
-    return deeper(decoder, INSERTED_AT, distances, rows, text.vocabulary.visual)
+    distances = [FRAME_TOKENS - 1] * decoder.config.num_attention_heads
+    return insert_previous_frame_block(
+        decoder, INSERTED_AT, distances, rows, text.vocabulary.visual
+    )
 
 
-def mean_of(before: Transformer, after: Transformer, share: float) -> Transformer:
+def average_weights(before: Transformer, after: Transformer, share: float) -> Transformer:
     """`(1 - share) * before + share * after`, weight by weight.
 
     Raises InputError if the shapes differ or `share` is outside of (0, 1]. Source: Wortsman et al.,
@@ -287,14 +302,14 @@ def train_phase(
     start: Transformer,
     vision: VisionTokenizer,
     text: TextTokenizer,
-    hands: Hands,
+    icon_sets: IconSets,
     folder: Path,
 ) -> Transformer:
     """Train one phase, with a contact sheet at every checkpoint, and keep its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     model = Transformer(start.config)
     model.load_state_dict(start.state_dict())
-    documents = documents_for(phase, vision, text, hands, folder, phase.curriculum)
+    documents = documents_for(phase, vision, text, icon_sets, folder, phase.curriculum)
     if phase.run.bf16:
         compile_blocks(model)
 
@@ -305,7 +320,7 @@ def train_phase(
     model = train_decoder(model, phase.run, documents, visual, folder, on_save=sheet)
     trained = Transformer(start.config)
     trained.load_state_dict(model.state_dict())
-    result = mean_of(start, trained, phase.average)
+    result = average_weights(start, trained, phase.average)
     save_state(folder / WEIGHTS, result.state_dict())
     return result
 
@@ -319,7 +334,7 @@ def save_samples(
     prompts = [full_caption(random_scene(rng, int(o), int(s))) for o, s in pairs]
     emu3 = Emu3(assemble(vision, model, text))
     images = emu3.image(prompts, ratio="1:1", seed=0).images
-    save_grid([np.asarray(each.convert("RGB")) for each in images], SAMPLES, path)
+    save_image_grid([np.asarray(each.convert("RGB")) for each in images], SAMPLES, path)
 
 
 def load_phase(folder: Path, text: TextTokenizer, **changes: Any) -> Transformer | None:
@@ -339,7 +354,7 @@ def main(
     folder: Path,
     phases: Sequence[Phase] = PHASES,
     start: Checkpoint | None = None,
-    hands: Hands | None = None,
+    icon_sets: IconSets | None = None,
     **size: Any,
 ) -> Transformer:
     """Train all phases that are not finished; returns the decoder of the last one.
@@ -347,7 +362,7 @@ def main(
     `start` is a checkpoint to train further. `size` are changes to the decoder's configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    hands = Hands.load() if hands is None else hands
+    icon_sets = IconSets.load() if icon_sets is None else icon_sets
     if start is not None:
         start.text_tokenizer.save(folder)
     elif not (folder / RANKS_FILE).exists():
@@ -365,8 +380,8 @@ def main(
                 decoder, text.vocabulary.visual, vision.quantize.embedding.weight
             )
         elif phase.curriculum:
-            decoder = insert_block(decoder, vision, text, hands)
-        decoder = train_phase(phase, decoder, vision, text, hands, folder / phase.name)
+            decoder = insert_block(decoder, vision, text, icon_sets)
+        decoder = train_phase(phase, decoder, vision, text, icon_sets, folder / phase.name)
     if decoder is None:
         raise InputError("there is no phase to train")
     return decoder

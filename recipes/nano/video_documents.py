@@ -1,21 +1,21 @@
-"""Documents about clips: drawn from a caption, gone on with, asked about, and followed.
+"""Training documents about videos: generation, continuation, questions, and a curriculum.
 
-Clips *followed* are how a decoder that knows pictures comes to look at the group before. What comes
-next in a clip can be copied from there, but to copy is of no use before it is known how far things
-have moved, and to know that is of none before anything is copied: trained on all motions at once, a
-decoder learns neither. So at first nothing moves, then one of the eight directions, then more of
-them. What is captioned with another direction stands still, and only what follows the first group
-counts, which is a picture like others.
+The curriculum teaches a decoder that was trained on images to attend to the previous frame. Later
+frames can be copied, but copying is of no use before the decoder knows how far objects have moved,
+and that is of no use before it copies: trained on all motions at once, it learns neither. So at
+first nothing moves, then one of the eight directions, then more of them. A caption with another
+direction comes with a video in which nothing moves, and only the frames after the first count.
 
-Where things go is some two nats among a group's many, which a decoder does without for long: what
-changes is mostly told by what has changed before it. So a group's codes count for much until some
-have changed, and an answer that names a motion for more than others.
+A direction is about two nats of the many of a frame, which a decoder can do without for long, since
+most changes follow from earlier changes. So the codes of a frame weigh more until some of them have
+changed, and answers that name a motion weigh more than others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,231 +28,251 @@ from emu3.processing.prompts import PromptTemplates
 from emu3.processing.tokenizer import TextTokenizer
 from emu3.training.lm_loss import TrainingSequence, modality_loss_weights
 from recipes.nano.emoji_world import (
-    CODE,
+    CODE_SIZE,
     MOTIONS,
     Icons,
-    MovingScene,
-    clip_answer,
-    clip_caption,
-    clip_question,
+    VideoQuestionKind,
+    VideoScene,
     held_out_motions,
-    random_moving_scene,
+    random_video_scene,
     seen_pairs,
+    video_answer,
+    video_caption,
+    video_question,
 )
-from recipes.nano.emoji_world.motion import BEAT, SLIDES, WORLD
-from recipes.nano.emoji_world.video_captions import ClipKind, direction
-from recipes.nano.emoji_world.video_scene import RATES, SECONDS
-from recipes.nano.image_documents import (
-    CAPTION_WEIGHT,
-    DROPPED_CAPTIONS,
-    VISION_WEIGHT,
-)
-from recipes.nano.video_codes import CodesOfClips
+from recipes.nano.emoji_world.motion import CANVAS_SIZE, DIRECTIONS, FRAMES_PER_POSE
+from recipes.nano.emoji_world.video_captions import direction_of
+from recipes.nano.emoji_world.video_scene import DURATIONS, FRAME_RATES
+from recipes.nano.image_documents import CAPTION_WEIGHT, DROPPED_CAPTIONS, VISION_WEIGHT
+from recipes.nano.scene_encoding import VideoEncoder
 
-BEATS = {2: 0.15, 4: 0.65}
-"""Beats of clips asked about, and how many have so many; the others are of any usual length."""
+# Frames of codes of a video, and the proportion of videos with so many; the rest has any duration.
+QUESTION_LENGTHS = {2: 0.15, 4: 0.65}
+GENERATION_LENGTHS = {1: 0.4, 2: 0.1, 4: 0.4}  # a first frame is an image to learn on its own
+CONTINUATION_LENGTHS = {4: 0.4, 8: 0.4, 12: 0.2}
 
-DRAWN = {1: 0.4, 2: 0.1, 4: 0.4}
-"""The same of clips drawn from captions: how each motion begins is a picture to learn by itself."""
+SLIDING = 0.4  # proportion of sliding objects: eight of fifteen motions, the easiest to generate
+SLIDES = tuple(f"moving {direction}" for direction in DIRECTIONS)
+OTHER_MOTIONS = tuple(name for name in MOTIONS if name not in SLIDES)
+WITHOUT_CAPTION = 0.4  # of videos to continue: what comes next follows from the frames alone
+RANDOM_START = 0.5  # of videos that are read; those to generate start in the middle
 
-LONGER = {4: 0.4, 8: 0.4, 12: 0.2}
-"""The same of clips to go on with."""
-
-SLIDING = 0.4  # clips of something that slides: eight of fifteen motions, the easiest to draw
-WAYS = tuple(f"moving {way}" for way in SLIDES)
-OTHERWISE = tuple(name for name in MOTIONS if name not in WAYS)
-SILENT = 0.4  # clips to go on with that have no caption: what comes next follows from what is seen
-ELSEWHERE = 0.5  # clips read that do not begin in the middle, as those gone on with do not
-ASKED: tuple[tuple[ClipKind, ...], ...] = (
+QUESTIONS: tuple[tuple[VideoQuestionKind, ...], ...] = (
     ("describe",),
     ("describe",),
     ("object", "motion"),
     ("motion",),
 )
-"""What a clip is asked about, each as often as the others.
+"""Questions about one video, all combinations equally likely.
 
-The motion comes last: only behind a last answer is there an EOS to learn, and a decoder that is
-never told where "up" ends goes on, "up and to the left".
+The motion comes last. Only the last answer is followed by EOS, and a decoder that never sees the
+end of "up" continues it to "up and to the left".
 """
 
-FOLLOWED = 8, 12  # frames of a clip to follow where nothing moves, and where something does
-MOVED = 0.6  # clips to follow where something moves for sure, as soon as anything does
+CURRICULUM_FRAMES = 8, 12  # of a video in which nothing moves, and in which an object does
+CURRICULUM_MOVING = 0.6  # proportion of videos with motion, once there is any
 
-FIRST, FIRST_WEIGHT = 3, 1.0  # of a group: codes until so many have changed say where it goes
-BEGINS_WEIGHT = 1.5  # codes of the first group: it is a picture like others
-COUNTS: dict[ClipKind, float] = {"motion": 20.0, "object": 12.0, "describe": 10.0}
-"""How much a token of an answer counts: of one that is a motion, one or two say which.
+FIRST_FRAME_WEIGHT = 1.5  # in the loss, per code; the first frame is an image like others
+ONSET_WEIGHT = (
+    1.0  # of the codes of a frame until ONSET_CHANGES of them differ from the frame before
+)
+ONSET_CHANGES = 3
+ANSWER_WEIGHTS: dict[VideoQuestionKind, float] = {"motion": 20.0, "object": 12.0, "describe": 10.0}
+"""Weight of a token of an answer; one or two tokens decide on the motion.
 
-Within an answer all count alike: what counts for more is expected where it does not belong.
+All tokens of an answer weigh the same. A word with a higher weight is generated where it does not
+belong.
 """
 
-Say = Callable[[MovingScene, np.random.Generator], str]
-Maker = Callable[[MovingScene, VideoCodes, np.random.Generator], TrainingSequence]
+CaptionFunction = Callable[[VideoScene, np.random.Generator], str]
+DocumentMaker = Callable[[VideoScene, VideoCodes, np.random.Generator], TrainingSequence]
 
 
 @dataclass(frozen=True)
-class ClipMix:
-    """Documents about clips, of a step."""
+class VideoMix:
+    """Documents per step."""
 
-    drawn: int = 0  # from their captions
-    longer: int = 0  # to go on with, by what is said or what is seen
-    asked: int = 0
-    which_way: int = 0  # asked where things slide to
+    captioned: int = 0  # generated from their captions
+    continued: int = 0  # continued, from a caption or from the first frames alone
+    questions: int = 0
+    directions: int = 0  # sliding objects, with questions
 
 
 @dataclass(frozen=True)
-class ClipLessons:
-    """Clips of everything that may be seen to move, made anew for every document."""
+class VideoDocuments:
+    """Makes the video documents of a step. Nothing held out is among them."""
 
     prompts: PromptTemplates
-    codes_of: CodesOfClips
+    encode: VideoEncoder
     pairs: NDArray[np.int64]
-    say: Say = clip_caption
+    caption_function: CaptionFunction = video_caption
 
     @classmethod
-    def of(
-        cls, vision: VisionTokenizer, text: TextTokenizer, icons: Icons, say: Say = clip_caption
-    ) -> ClipLessons:
-        """What there is to teach with, and how clips are captioned."""
-        return cls(
-            PromptTemplates.from_tokenizer(text), CodesOfClips(vision, icons), seen_pairs(), say
-        )
+    def build(
+        cls,
+        vision: VisionTokenizer,
+        text: TextTokenizer,
+        icons: Icons,
+        caption_function: CaptionFunction = video_caption,
+    ) -> Self:
+        """Documents of all pairs of object and style that are not held out."""
+        prompts = PromptTemplates.from_tokenizer(text)
+        return cls(prompts, VideoEncoder(vision, icons), seen_pairs(), caption_function)
 
-    def __call__(self, rng: np.random.Generator, mix: ClipMix) -> list[TrainingSequence]:
-        """As many documents of each kind as the mix says."""
-        lessons = [
-            *((self.scene(rng, DRAWN), self.draw) for _ in range(mix.drawn)),
-            *((elsewhere(self.scene(rng, LONGER), rng), self.go_on) for _ in range(mix.longer)),
-            *((elsewhere(self.scene(rng, BEATS), rng), self.answer) for _ in range(mix.asked)),
-            *((elsewhere(self.way(rng), rng), self.answer) for _ in range(mix.which_way)),
+    def __call__(self, rng: np.random.Generator, mix: VideoMix) -> list[TrainingSequence]:
+        """The documents of one step."""
+        jobs: list[tuple[VideoScene, DocumentMaker]] = [
+            *((self.scene(rng, GENERATION_LENGTHS), self.generation) for _ in range(mix.captioned)),
+            *(
+                (randomise_start(self.scene(rng, CONTINUATION_LENGTHS), rng), self.continuation)
+                for _ in range(mix.continued)
+            ),
+            *(
+                (randomise_start(self.scene(rng, QUESTION_LENGTHS), rng), self.chat)
+                for _ in range(mix.questions)
+            ),
+            *(
+                (randomise_start(self.sliding_scene(rng), rng), self.chat)
+                for _ in range(mix.directions)
+            ),
         ]
-        return self._documents(lessons, rng)
+        return self._make(jobs, rng)
 
-    def followed(self, rng: np.random.Generator, count: int, ways: int) -> list[TrainingSequence]:
-        """Captioned clips in which the first so many of the eight directions are moved in."""
-        return self._documents([(self.slide(rng, ways), self.follow) for _ in range(count)], rng)
-
-    def _documents(
-        self, lessons: Sequence[tuple[MovingScene, Maker]], rng: np.random.Generator
+    def curriculum(
+        self, rng: np.random.Generator, count: int, directions: int
     ) -> list[TrainingSequence]:
-        """Each scene as its maker has it; all are encoded together."""
-        codes = self.codes_of([scene for scene, _ in lessons])
+        """Captioned videos in which only the first `directions` of the eight directions move."""
+        scenes = [self.curriculum_scene(rng, directions) for _ in range(count)]
+        return self._make([(scene, self.captioned_continuation) for scene in scenes], rng)
+
+    def _make(
+        self, jobs: Sequence[tuple[VideoScene, DocumentMaker]], rng: np.random.Generator
+    ) -> list[TrainingSequence]:
+        """The document of each scene; all scenes are encoded together."""
+        encoded = self.encode([scene for scene, _ in jobs])
         return [
-            make(scene, VideoCodes(each, scene.fps, scene.frames), rng)
-            for (scene, make), each in zip(lessons, codes, strict=True)
+            make(scene, VideoCodes(codes, scene.fps, scene.frames), rng)
+            for (scene, make), codes in zip(jobs, encoded, strict=True)
         ]
 
-    def scene(self, rng: np.random.Generator, beats: dict[int, float]) -> MovingScene:
-        """Something that moves, for so many beats or as long as clips are; it is seen to move."""
-        names = WAYS if rng.random() < SLIDING else OTHERWISE
-        scene, fps = moving(rng, self.pairs, names), int(rng.choice(RATES))
-        at = int(np.searchsorted(np.cumsum(list(beats.values())), rng.random(), side="right"))
-        known = [*beats, 0][at]
-        frames = known * BEAT if known else fps * int(rng.choice(SECONDS))
-        still = scene.still if frames > 2 * BEAT else 0
-        return replace(scene, fps=fps, frames=frames, still=still)
+    def scene(self, rng: np.random.Generator, lengths: Mapping[int, float]) -> VideoScene:
+        """A random scene, in which motion is visible if it has more than one pose."""
+        names = SLIDES if rng.random() < SLIDING else OTHER_MOTIONS
+        scene, fps = random_seen_scene(rng, self.pairs, names), int(rng.choice(FRAME_RATES))
+        bounds = np.cumsum(list(lengths.values()))
+        at = int(np.searchsorted(bounds, rng.random(), side="right"))
+        poses = [*lengths, 0][at]
+        frames = poses * FRAMES_PER_POSE if poses else fps * int(rng.choice(DURATIONS))
+        delay = scene.delay if frames > 2 * FRAMES_PER_POSE else 0
+        return replace(scene, fps=fps, frames=frames, delay=delay)
 
-    def way(self, rng: np.random.Generator) -> MovingScene:
-        """Something that slides, for two to six beats."""
-        scene = moving(rng, self.pairs, WAYS)
-        return replace(scene, fps=8, frames=BEAT * int(rng.integers(2, 7)), still=0)
+    def sliding_scene(self, rng: np.random.Generator) -> VideoScene:
+        """A sliding object in two to six poses."""
+        scene = random_seen_scene(rng, self.pairs, SLIDES)
+        return replace(scene, fps=8, frames=FRAMES_PER_POSE * int(rng.integers(2, 7)), delay=0)
 
-    def slide(self, rng: np.random.Generator, ways: int) -> MovingScene:
-        """Something that slides in one of the first ways, or is said to slide and stands still."""
-        surely = ways > 0 and rng.random() < MOVED
-        scene = moving(rng, self.pairs, WAYS[:ways] if surely else WAYS)
-        frames, known = FOLLOWED[ways > 0], scene.motion in WAYS[:ways]
-        return replace(scene, fps=8, frames=frames, still=0 if known else frames)
+    def curriculum_scene(self, rng: np.random.Generator, directions: int) -> VideoScene:
+        """An object that slides in one of the first directions, or is captioned to and stands."""
+        moving = directions > 0 and rng.random() < CURRICULUM_MOVING
+        scene = random_seen_scene(rng, self.pairs, SLIDES[:directions] if moving else SLIDES)
+        frames, moves = CURRICULUM_FRAMES[directions > 0], scene.motion in SLIDES[:directions]
+        return replace(scene, fps=8, frames=frames, delay=0 if moves else frames)
 
-    def draw(
-        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    def generation(
+        self, scene: VideoScene, video: VideoCodes, rng: np.random.Generator
     ) -> TrainingSequence:
-        """Caption, clip; the caption is dropped now and then, so that guidance has its branch."""
+        """The caption, or sometimes an empty one, and the video."""
         if rng.random() < DROPPED_CAPTIONS:
-            return self._clip("", video, CAPTION_WEIGHT, known=2)
-        return self._clip(self.say(scene, rng), video, CAPTION_WEIGHT, known=1)
+            return self._video("", video, CAPTION_WEIGHT, predictable_from=2)
+        text = self.caption_function(scene, rng)
+        return self._video(text, video, CAPTION_WEIGHT, predictable_from=1)
 
-    def go_on(
-        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    def continuation(
+        self, scene: VideoScene, video: VideoCodes, rng: np.random.Generator
     ) -> TrainingSequence:
-        """Caption, clip, or a clip alone, whose second group is the first to say how it moves.
+        """A video with or without its caption; only frames after the first count.
 
-        Only what follows the first group counts: clips that are drawn begin in the middle.
+        The first frame may start anywhere, unlike that of a video to generate.
         """
-        if rng.random() < SILENT:
-            return self._behind_the_first(self._clip("", video, 0.0, known=2), video)
-        return self.follow(scene, video, rng)
+        if rng.random() < WITHOUT_CAPTION:
+            document = self._video("", video, 0.0, predictable_from=2)
+            return self._without_first_frame(document, video)
+        return self.captioned_continuation(scene, video, rng)
 
-    def follow(
-        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    def captioned_continuation(
+        self, scene: VideoScene, video: VideoCodes, rng: np.random.Generator
     ) -> TrainingSequence:
-        """Caption, clip; only codes behind those of the first group count."""
-        document = self._clip(self.say(scene, rng), video, 0.0, known=1)
-        return self._behind_the_first(document, video)
+        """A video with its caption; only frames after the first count."""
+        document = self._video(self.caption_function(scene, rng), video, 0.0, predictable_from=1)
+        return self._without_first_frame(document, video)
 
-    def _behind_the_first(self, document: TrainingSequence, video: VideoCodes) -> TrainingSequence:
-        """The document, with the codes of the first group only to be read."""
-        document.loss_weights[
-            self._codes(document.token_ids).nonzero()[: video.codes[0].numel(), 0]
-        ] = 0.0
+    def _without_first_frame(
+        self, document: TrainingSequence, video: VideoCodes
+    ) -> TrainingSequence:
+        """The document with weight 0 for the codes of the first frame."""
+        first = self._is_code(document.token_ids).nonzero()[: video.codes[0].numel(), 0]
+        document.loss_weights[first] = 0.0
         return document
 
-    def answer(
-        self, scene: MovingScene, video: VideoCodes, rng: np.random.Generator
+    def chat(
+        self, scene: VideoScene, video: VideoCodes, rng: np.random.Generator
     ) -> TrainingSequence:
-        """Clip, question, answer, or two of each; all but the answers is only context."""
-        kinds = ASKED[int(rng.integers(len(ASKED)))]
-        turns = [(clip_question(kind, scene, rng), clip_answer(scene, kind)) for kind in kinds]
-        ids, said = self.prompts.chat_document(video, turns)
-        begins = said & ~said.roll(1)  # no document begins with an answer
-        turn = (begins.cumsum(0) - 1).clamp(min=0)
-        return TrainingSequence(ids, said * torch.tensor([COUNTS[kind] for kind in kinds])[turn])
+        """A video, one or two questions and their answers; only answers have a weight."""
+        kinds = QUESTIONS[int(rng.integers(len(QUESTIONS)))]
+        turns = [(video_question(kind, scene, rng), video_answer(scene, kind)) for kind in kinds]
+        ids, is_answer = self.prompts.chat_document(video, turns)
+        starts = is_answer & ~is_answer.roll(1)  # no document begins with an answer
+        turn = (starts.cumsum(0) - 1).clamp(min=0)
+        weights = torch.tensor([ANSWER_WEIGHTS[kind] for kind in kinds])
+        return TrainingSequence(ids, is_answer * weights[turn])
 
-    def _clip(self, words: str, video: VideoCodes, caption: float, known: int) -> TrainingSequence:
-        """A caption and a clip, of which it is known how it goes on after so many groups."""
-        ids = self.prompts.document(words, video)
-        weights = modality_loss_weights(
-            ids, self.prompts.tokenizer.vocabulary.visual, caption, VISION_WEIGHT
-        )
-        weights[self._codes(ids)] = weights_of(video.codes, known).flatten()
+    def _video(
+        self, text: str, video: VideoCodes, caption_weight: float, predictable_from: int
+    ) -> TrainingSequence:
+        """A caption and a video; see `code_weights`."""
+        ids = self.prompts.document(text, video)
+        visual = self.prompts.tokenizer.vocabulary.visual
+        weights = modality_loss_weights(ids, visual, caption_weight, VISION_WEIGHT)
+        weights[self._is_code(ids)] = code_weights(video.codes, predictable_from).flatten()
         return TrainingSequence(ids, weights)
 
-    def _codes(self, ids: Tensor) -> Tensor:
-        """Which ids are codes."""
+    def _is_code(self, ids: Tensor) -> Tensor:
+        """Mask of the visual token ids."""
         visual = self.prompts.tokenizer.vocabulary.visual
         return (ids >= visual.start) & (ids < visual.stop)
 
 
-def weights_of(codes: Tensor, known: int) -> Tensor:
-    """How much predicting each code [t, h, w] of a clip counts.
+def code_weights(codes: Tensor, predictable_from: int) -> Tensor:
+    """Loss weights [t, h, w] of the codes [t, h, w] of a video.
 
-    The first group counts as pictures do. After so many groups it is `known` how it goes on, and
-    what changes first says that. What a code counts for hangs on those before it alone: if it hung
-    on the code itself, some would be foreseen too often.
+    From frame number `predictable_from` on the motion is known, and the codes up to the first
+    changes, which depend on it, weigh `ONSET_WEIGHT`. The weight of a code depends on earlier codes
+    only: if it depended on the code itself, it would be a hint, and frequencies would be learned
+    wrongly.
     """
     weights = torch.full(codes.shape, VISION_WEIGHT)
-    weights[0] = BEGINS_WEIGHT
+    weights[0] = FIRST_FRAME_WEIGHT
     changed = (codes[1:] != codes[:-1]).flatten(1).long()
-    begins = (changed.cumsum(1) - changed < FIRST).view_as(codes[1:])
-    weights[known:][begins[known - 1 :]] = FIRST_WEIGHT
+    onset = (changed.cumsum(1) - changed < ONSET_CHANGES).view_as(codes[1:])
+    weights[predictable_from:][onset[predictable_from - 1 :]] = ONSET_WEIGHT
     return weights
 
 
-def elsewhere(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
-    """What slides, anywhere; other motions, and some slides, where they begin in Emoji World."""
-    if direction(scene) is None or rng.random() >= ELSEWHERE:
+def randomise_start(scene: VideoScene, rng: np.random.Generator) -> VideoScene:
+    """Half of the sliding objects start anywhere, so that position does not tell direction."""
+    if direction_of(scene) is None or rng.random() >= RANDOM_START:
         return scene
-    x, y = (int(by) * CODE for by in rng.integers(WORLD // CODE, size=2))
-    return replace(scene, x=(scene.x + x) % WORLD, y=(scene.y + y) % WORLD)
+    x, y = (int(by) * CODE_SIZE for by in rng.integers(CANVAS_SIZE // CODE_SIZE, size=2))
+    return replace(scene, x=(scene.x + x) % CANVAS_SIZE, y=(scene.y + y) % CANVAS_SIZE)
 
 
-def moving(
+def random_seen_scene(
     rng: np.random.Generator, pairs: NDArray[np.int64], motions: Sequence[str]
-) -> MovingScene:
-    """Something in one of these motions, as it may be seen."""
+) -> VideoScene:
+    """A random scene in one of these motions whose pair of object and motion is not held out."""
     hidden, names = held_out_motions(), list(MOTIONS)
     while True:
-        thing, style = (int(each) for each in pairs[rng.integers(len(pairs))])
+        index, style = (int(each) for each in pairs[rng.integers(len(pairs))])
         motion = motions[int(rng.integers(len(motions)))]
-        if not hidden[thing, names.index(motion)]:
-            return random_moving_scene(rng, thing, style, motion)
+        if not hidden[index, names.index(motion)]:
+            return random_video_scene(rng, index, style, motion)

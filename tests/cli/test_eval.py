@@ -1,62 +1,62 @@
-"""`emu3 eval`: the report printed and written."""
+"""`emu3 eval`: figures are printed and written; missing and wrong arguments are refused."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import Result
-
-pytest.importorskip("skimage", reason="judging needs the extra emoji")
-
-import recipes.nano.evaluation as emu3_evaluate
-from recipes.nano.emoji_world import Icons
-from recipes.nano.evaluation import DrawingSettings, Figures, NanoReport, Share
 
 Emu3Command = Callable[..., Result]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the evaluation, which takes minutes, would have been asked to do."""
-    asked: dict[str, Any] = {}
-
-    def evaluate(model: object, **settings: Any) -> NanoReport:
-        asked.update(settings)
-        figures = Figures(1, 30.0, 0.9, {"drawing": Share.of([True, False], chance=0.1)})
-        return NanoReport(
-            settings["samples"], settings["seed"], DrawingSettings(), figures, figures
-        )
-
-    monkeypatch.setattr(emu3_evaluate, "evaluate_nano", evaluate)
-    monkeypatch.setattr(Icons, "load", lambda: Icons({}))
-    return asked
-
-
-def test_the_report_is_printed_and_written(
-    emu3: Emu3Command, tiny: Path, here: Path, asked: dict[str, Any]
-) -> None:
-    options = ("--samples", 7, "--seed", 2, "-o", "report.json", "--sheets", "new/sheets")
-    done = emu3("eval", "nano", "--model", tiny, *options)
+def data(emu3: Emu3Command, tiny: Path, here: Path, photo: Path) -> Path:
+    line = json.dumps({"image": str(photo), "text": "a ball"})
+    (here / "samples.jsonl").write_text(line, encoding="utf-8")
+    options = ("-o", "data", "--model", tiny, "--workers", 1)
+    done = emu3("prepare", "samples.jsonl", *options)
     assert done.exit_code == 0, done.output
-    assert "30.00 dB" in done.stdout
-    assert json.loads((here / "report.json").read_text())["pictures"]["settings"]["samples"] == 7
-    assert (asked["samples"], asked["seed"]) == (7, 2)
-    assert asked["sheets"] == Path("new/sheets")
-    assert asked["drawing"] == DrawingSettings()  # what the card of this model says
+    return here / "data"
 
 
-def test_interrupted(
-    emu3: Emu3Command, tiny: Path, here: Path, asked: object, monkeypatch: pytest.MonkeyPatch
+def test_token_loss_and_reconstruction(
+    emu3: Emu3Command, tiny: Path, here: Path, data: Path, photo: Path
 ) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    options = ("--data", data, "--images", photo.parent, "--limit", 5, "--json", "report.json")
+    done = emu3("eval", tiny, *options)
+    assert done.exit_code == 0, done.output
+    for words in ("perplexity", "vision", "PSNR", "codebook usage"):
+        assert words in done.stdout
+    report = json.loads((here / "report.json").read_text())
+    assert report["model"].endswith("tiny")
+    assert report["dtype"] == "fp32"
+    assert report["data"]["roles"]["vision"]["tokens"] > 0
+    assert report["images"]["images"] == 1
 
-    monkeypatch.setattr(emu3_evaluate, "evaluate_nano", stop)
-    done = emu3("eval", "nano", "--model", tiny, "-o", "report.json")
-    assert done.exit_code == 130
-    assert done.stderr == "interrupted; no report written\n"
-    assert list(here.iterdir()) == []
+
+def test_without_data_the_error_says_what_to_pass(refused: Callable[..., str]) -> None:
+    line = refused("eval", "nano")
+    for words in ("--data DIR", "--images DIR", "python -m recipes.nano.evaluate"):
+        assert words in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--images", "nowhere"], "no such folder"),
+        (["--data", "nowhere"], "no such folder"),
+        (["--images", "."], "no images"),
+        (["--data", "."], "emu3 prepare"),
+        (["--images", ".", "--limit", "0"], "at least 1"),
+        (["--images", ".", "--json", "no/where.json"], "no such folder"),
+    ],
+)
+def test_refusals(refused: Callable[..., str], options: list[str], words: str) -> None:
+    assert words in refused("eval", "nano", *options)
+
+
+def test_data_of_another_vocabulary_is_refused(data: Path, refused: Callable[..., str]) -> None:
+    assert "vocabulary" in refused("eval", "nano", "--data", data)

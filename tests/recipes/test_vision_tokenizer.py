@@ -1,4 +1,4 @@
-"""The recipe of the vision tokenizer: from a folder of pictures to a folder in BAAI's layout."""
+"""The vision tokenizer recipe: from a folder of images to a checkpoint in BAAI's format."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from emu3.errors import InputError
 from emu3.testing import tiny_vision
 from recipes.vision_tokenizer import (
     HELD_OUT,
-    OUT,
+    OUTPUT,
     PAPER,
     QUICK,
-    Pictures,
+    ImageFolder,
     crop,
     export,
-    find_pictures,
+    find_images,
     main,
     split,
 )
@@ -52,72 +52,73 @@ def photos(tmp_path: Path) -> Path:
     for index in range(7):
         noise = np.random.default_rng(index).integers(0, 255, (30 + index, 40, 3), np.uint8)
         Image.fromarray(noise).save(folder / f"{index}.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder.parent
 
 
-def test_a_run_ends_with_a_folder_that_opens(photos: Path, tmp_path: Path) -> None:
+def test_run_writes_a_checkpoint_that_loads(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     model = main(photos, folder, TINY)
-    vision_processor = load_vision_processor(folder / OUT, torch.device("cpu"))
+    vision_processor = load_vision_processor(folder / OUTPUT, torch.device("cpu"))
     pixels = torch.rand(1, 3, 24, 24) * 2 - 1
     assert torch.equal(vision_processor.vision.encode(pixels), model.encode(pixels))
     sheets = sorted(path.name for path in folder.glob("sheet-*.png"))
     assert sheets == ["sheet-000002.png", "sheet-000003.png"]
     with Image.open(folder / sheets[0]) as sheet:
         assert sheet.size == (24 * HELD_OUT, 48)
-    main(photos, tmp_path / "more", TINY, start=folder / OUT)
+    main(photos, tmp_path / "more", TINY, start=folder / OUTPUT)
     with pytest.raises(InputError, match=r"its own config|in the tokenizer to go on from"):
-        main(photos, tmp_path / "other", QUICK, start=folder / OUT)
+        main(photos, tmp_path / "other", QUICK, start=folder / OUTPUT)
 
 
-def test_an_export_that_fails_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(vision_processor: object, folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("no space")
 
-    monkeypatch.setattr("recipes.vision_tokenizer.save_vision", full)
+    monkeypatch.setattr("recipes.vision_tokenizer.save_vision_tokenizer", full)
     with pytest.raises(OSError, match="no space"):
-        export(tiny_vision(), tmp_path / OUT)
+        export(tiny_vision(), tmp_path / OUTPUT)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_held_out_pictures_are_never_drawn(photos: Path) -> None:
-    found = find_pictures(photos)
+def test_held_out_images_are_not_trained_on(photos: Path) -> None:
+    found = find_images(photos)
     held_out, seen = split(found)
     assert len(found) == 7
     assert len(held_out) == HELD_OUT
     assert sorted(held_out + seen) == found
 
 
-def test_too_few_pictures_are_refused(photos: Path) -> None:
-    for path in find_pictures(photos)[HELD_OUT:]:
+def test_too_few_images_are_refused(photos: Path) -> None:
+    for path in find_images(photos)[HELD_OUT:]:
         path.unlink()
-    with pytest.raises(InputError, match=r"4 pictures .* give more than that"):
-        find_pictures(photos)
+    with pytest.raises(InputError, match=r"4 images .* at least 5 are needed"):
+        find_images(photos)
 
 
-def test_a_bad_picture_is_told_of_once(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = find_pictures(photos)[:2]
+def test_unreadable_image_is_reported_once(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = find_images(photos)[:2]
     paths[0].write_bytes(b"nothing")
-    drawn = Pictures(paths, 24).batch(np.random.default_rng(0), 8)
-    assert drawn.shape == (8, 3, 24, 24)
+    pixels = ImageFolder(paths, 24).batch(np.random.default_rng(0), 8)
+    assert pixels.shape == (8, 3, 24, 24)
     assert capsys.readouterr().out.count("left out") == 1
     paths[1].write_bytes(b"nothing")
-    with pytest.raises(InputError, match="none of the pictures"):
-        Pictures(paths, 24).batch(np.random.default_rng(0), 1)
+    with pytest.raises(InputError, match="none of the images"):
+        ImageFolder(paths, 24).batch(np.random.default_rng(0), 1)
 
 
 @pytest.mark.parametrize("size", [(40, 30), (24, 200), (3, 5)])
-def test_crops_are_squares_of_any_picture(size: tuple[int, int]) -> None:
-    picture = Image.new("RGBA", size, "red")
+def test_crops_are_square(size: tuple[int, int]) -> None:
+    image = Image.new("RGBA", size, "red")
     for rng in (None, *(np.random.default_rng(seed) for seed in range(5))):
-        assert crop(picture, 24, rng).size == (24, 24)
+        assert crop(image, 24, rng).size == (24, 24)
 
 
-def test_the_numbers_of_both_sizes_agree_in_what_is_minimised() -> None:
+def test_both_sizes_have_the_same_losses() -> None:
     for name in ("l1", "commitment", "consistency", "perceptual", "adversarial"):
-        assert getattr(PAPER.run, name) == getattr(QUICK.run, name)
+        weight = f"{name}_weight"
+        assert getattr(PAPER.run, weight) == getattr(QUICK.run, weight)
     assert PAPER.config == VisionConfig()

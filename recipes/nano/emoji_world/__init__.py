@@ -1,118 +1,113 @@
-"""Emoji World: a small, endless set of pictures with captions, questions and answers.
+"""Emoji World: an endless synthetic data set of images and videos with captions and questions.
 
-A picture is one of 400 objects, drawn in one of three styles, placed on one of six flat
-backgrounds in one of five shapes; a clip is one that moves in one of fifteen ways. All of it
-follows from a random generator, so the same seed gives the same data. It is large enough to learn
-drawing and seeing from, and small enough that one machine can, with a tenth of the pairs of object
-and style, and of object and motion, held out to tell learning from remembering.
+An image is one of 400 objects in one of three drawing styles on one of six flat backgrounds, in one
+of five aspect ratios; a video is an object in one of fifteen motions. Everything follows from a
+random generator, so a seed reproduces the data. A tenth of the pairs of object and style, and of
+object and motion, is held out. Read `scene` and `video_scene` first.
 
-The icons are fetched, not shipped: Noto Emoji (Apache-2.0, Google), Fluent Emoji Flat (MIT,
-Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors); and other hands' drawings of the
-same things, to learn from (`hands.py`).
+The icons are downloaded, not shipped: Noto Emoji (Apache-2.0, Google), Fluent Emoji Flat (MIT,
+Microsoft) and Twemoji (CC BY 4.0, Twitter and other contributors); and further sets that are only
+trained on (`icon_sets`).
 """
 
 from recipes.nano.emoji_world.captions import (
     QUESTIONS,
-    Kind,
+    QuestionKind,
     answer,
     caption,
+    caption_without_style,
     dialogue,
     full_caption,
-    open_caption,
     question_answer,
 )
-from recipes.nano.emoji_world.icon_sets import HANDS, Hands
-from recipes.nano.emoji_world.icons import (
-    SIZES,
-    STYLES,
-    Icons,
-    default_folder,
-    fetch_icons,
-    rasterise,
-)
-from recipes.nano.emoji_world.image_augmentation import GENTLY, WIDELY, vary
+from recipes.nano.emoji_world.download import STYLES, fetch_icons
+from recipes.nano.emoji_world.icon_sets import ICON_SETS, IconSets
+from recipes.nano.emoji_world.icons import ICON_SIZES, Icons, default_folder, rasterise
+from recipes.nano.emoji_world.image_augmentation import LARGE_AFFINE, SMALL_AFFINE, augment_icon
 from recipes.nano.emoji_world.motion import MOTIONS, Pose, held_out_motions
-from recipes.nano.emoji_world.objects import OBJECTS, mirrorable, spoken, with_article
+from recipes.nano.emoji_world.objects import OBJECTS, display_name, mirrorable, with_article
 from recipes.nano.emoji_world.scene import (
     BACKGROUNDS,
-    CODE,
+    CODE_SIZE,
     RATIOS,
     Scene,
-    blank,
-    compose,
-    grid,
-    paste,
+    blank_image,
+    centred_scene,
+    code_grid,
+    paste_icon,
     random_scene,
-    usual_scene,
+    render_scene,
 )
-from recipes.nano.emoji_world.split import held_out, held_out_pairs, seen_pairs
-from recipes.nano.emoji_world.svg_augmentation import Redrawn
+from recipes.nano.emoji_world.split import held_out_mask, held_out_pairs, seen_pairs
+from recipes.nano.emoji_world.svg_augmentation import IconVariants
 from recipes.nano.emoji_world.video_captions import (
-    clip_answer,
-    clip_caption,
-    clip_question,
-    full_clip_caption,
+    VideoQuestionKind,
+    full_video_caption,
+    video_answer,
+    video_caption,
+    video_question,
 )
 from recipes.nano.emoji_world.video_scene import (
-    MovingScene,
-    compose_clip,
-    compose_frame,
-    draw_pose,
-    place,
-    random_moving_scene,
-    sprite,
+    VideoScene,
+    paste_wrapped,
+    random_video_scene,
+    render_frame,
+    render_pose,
+    render_sprite,
+    render_video,
 )
 
 __all__ = [
     "BACKGROUNDS",
-    "CODE",
-    "GENTLY",
-    "HANDS",
+    "CODE_SIZE",
+    "ICON_SETS",
+    "ICON_SIZES",
+    "LARGE_AFFINE",
     "MOTIONS",
     "OBJECTS",
     "QUESTIONS",
     "RATIOS",
-    "SIZES",
+    "SMALL_AFFINE",
     "STYLES",
-    "WIDELY",
-    "Hands",
+    "IconSets",
+    "IconVariants",
     "Icons",
-    "Kind",
-    "MovingScene",
     "Pose",
-    "Redrawn",
+    "QuestionKind",
     "Scene",
+    "VideoQuestionKind",
+    "VideoScene",
     "answer",
-    "blank",
+    "augment_icon",
+    "blank_image",
     "caption",
-    "clip_answer",
-    "clip_caption",
-    "clip_question",
-    "compose",
-    "compose_clip",
-    "compose_frame",
+    "caption_without_style",
+    "centred_scene",
+    "code_grid",
     "default_folder",
     "dialogue",
-    "draw_pose",
+    "display_name",
     "fetch_icons",
     "full_caption",
-    "full_clip_caption",
-    "grid",
-    "held_out",
+    "full_video_caption",
+    "held_out_mask",
     "held_out_motions",
     "held_out_pairs",
     "mirrorable",
-    "open_caption",
-    "paste",
-    "place",
+    "paste_icon",
+    "paste_wrapped",
     "question_answer",
-    "random_moving_scene",
     "random_scene",
+    "random_video_scene",
     "rasterise",
+    "render_frame",
+    "render_pose",
+    "render_scene",
+    "render_sprite",
+    "render_video",
     "seen_pairs",
-    "spoken",
-    "sprite",
-    "usual_scene",
-    "vary",
+    "video_answer",
+    "video_caption",
+    "video_question",
     "with_article",
 ]

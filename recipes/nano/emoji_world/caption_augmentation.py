@@ -1,10 +1,10 @@
-"""Captions as people write them: that leave the style open, name one nobody drew the thing in, or
-say more than nano knows.
+"""Captions with words that carry no information: no style, unknown styles, adjectives, other verbs.
 
-Whoever has only read captions in which every word tells takes a word that tells nothing for half of
-one that does, and draws half of this and half of that. Asked for a thing in a style it was never
-seen in, nano drew a blur where it could have drawn the thing: with no style asked for it drew it in
-92% of 120 such pairs, with the style in 74%. So it reads words here that change nothing.
+A model that has only read captions in which every word matters responds to an unknown word with a
+mixture of images. Asked for an object in a style it was not trained on in that style, nano generated
+a blur where it could have generated the object in another style; without a style in the caption it
+generated the object for 92% of 120 such pairs, with it for 74%. Trained on these captions it
+ignores what it does not know (docs/nano_log.md).
 """
 
 from __future__ import annotations
@@ -14,34 +14,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.nano.emoji_world import (
-    HANDS,
-    OBJECTS,
-    STYLES,
-    MovingScene,
-    Scene,
-    caption,
-    clip_caption,
-    open_caption,
-    with_article,
-)
+from recipes.nano.emoji_world.captions import caption, caption_without_style
+from recipes.nano.emoji_world.download import STYLES
+from recipes.nano.emoji_world.icon_sets import ICON_SETS
+from recipes.nano.emoji_world.objects import OBJECTS, with_article
+from recipes.nano.emoji_world.scene import Scene
+from recipes.nano.emoji_world.video_captions import video_caption
+from recipes.nano.emoji_world.video_scene import VideoScene
 
-OPEN = 0.25  # captions of pictures in the three styles that leave the style open,
-MADE_UP = 0.20  # that ask for a style that is none,
-NEVER = 0.20  # or for a hand that never drew the thing, where there is one
-ADORNED = 0.15  # captions in which the thing has an adjective, for what it is worth,
-OTHERWISE = 0.15  # and of clips that slide, in which it does not just move
+# Probabilities, for captions of images in the three styles:
+NO_STYLE = 0.25
+NONSENSE_STYLE = 0.20  # a made-up word for the style
+UNAVAILABLE_STYLE = 0.20  # an icon set that lacks the object, if there is one
+# And for all captions:
+ADJECTIVE = 0.15  # an adjective before the object
+OTHER_VERB = 0.15  # in videos of sliding objects, another verb than "moving"
 
-PLAIN = (
+ADJECTIVES = (
     *("small", "little", "tiny", "big", "large", "huge", "round", "old", "new", "modern"),
     *("happy", "sad", "cute", "funny", "friendly", "pretty", "nice", "lovely", "beautiful"),
     *("simple", "single", "shiny", "bright", "dark", "fast", "slow", "wooden", "golden"),
 )
-COLOURED = (
+COLOURS = (
     *("red", "blue", "green", "yellow", "pink", "purple"),
     *("orange", "brown", "black", "white", "gray"),
 )
-MOVING = (
+VERBS = (
     *("going", "driving", "walking", "running", "flying"),
     *("swimming", "rolling", "sliding", "travelling"),
 )
@@ -50,43 +48,43 @@ _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 
 
 @dataclass(frozen=True)
-class LooseWords:
-    """Says what a scene shows; `drew` [400, hands] tells which hands drew which things."""
+class CaptionAugmentation:
+    """Augmented captions; `available` [400, ICON_SETS] is the mask of existing icons."""
 
-    drew: NDArray[np.bool_]
+    available: NDArray[np.bool_]
 
-    def picture(self, scene: Scene, rng: np.random.Generator) -> str:
-        """A caption; other hands than the three styles are always asked for by their names."""
+    def image_caption(self, scene: Scene, rng: np.random.Generator) -> str:
+        """A caption of an image. Sets other than the three styles are always named."""
         if scene.style >= len(STYLES):
-            return adorned(caption(scene, rng), scene.object, rng)
-        never = np.flatnonzero(~self.drew[scene.object])
+            return with_adjective(caption(scene, rng), scene.object, rng)
+        unavailable = np.flatnonzero(~self.available[scene.object])
         chance = rng.random()
-        if chance < OPEN:
-            said = open_caption(scene, rng)
-        elif chance < OPEN + MADE_UP:
-            said = in_style(caption(scene, rng), scene.style, made_up(rng))
-        elif chance < OPEN + MADE_UP + NEVER and len(never):
-            hand = HANDS[never[rng.integers(len(never))]]
-            said = in_style(caption(scene, rng), scene.style, hand)
+        if chance < NO_STYLE:
+            text = caption_without_style(scene, rng)
+        elif chance < NO_STYLE + NONSENSE_STYLE:
+            text = replace_style(caption(scene, rng), scene.style, nonsense_word(rng))
+        elif chance < NO_STYLE + NONSENSE_STYLE + UNAVAILABLE_STYLE and len(unavailable):
+            other = ICON_SETS[unavailable[rng.integers(len(unavailable))]]
+            text = replace_style(caption(scene, rng), scene.style, other)
         else:
-            said = caption(scene, rng)
-        return adorned(said, scene.object, rng)
+            text = caption(scene, rng)
+        return with_adjective(text, scene.object, rng)
 
-    def clip(self, scene: MovingScene, rng: np.random.Generator) -> str:
-        """A caption of a clip."""
-        said = clip_caption(scene, rng)
-        if rng.random() < OTHERWISE:
-            said = said.replace(" moving ", f" {MOVING[rng.integers(len(MOVING))]} ", 1)
-        return adorned(said, scene.object, rng)
-
-
-def in_style(said: str, style: int, other: str) -> str:
-    """A caption that asks for another style than the picture's."""
-    return said.replace(f"{HANDS[style]} style", f"{other} style")
+    def video_caption(self, scene: VideoScene, rng: np.random.Generator) -> str:
+        """A caption of a video."""
+        text = video_caption(scene, rng)
+        if rng.random() < OTHER_VERB:
+            text = text.replace(" moving ", f" {VERBS[rng.integers(len(VERBS))]} ", 1)
+        return with_adjective(text, scene.object, rng)
 
 
-def made_up(rng: np.random.Generator) -> str:
-    """A word of two or three syllables that means nothing."""
+def replace_style(text: str, style: int, other: str) -> str:
+    """A caption with the name of its style replaced."""
+    return text.replace(f"{ICON_SETS[style]} style", f"{other} style")
+
+
+def nonsense_word(rng: np.random.Generator) -> str:
+    """A pronounceable word of two or three syllables without meaning."""
     return "".join(
         str(letters[rng.integers(len(letters))])
         for _ in range(2 + int(rng.integers(2)))
@@ -94,17 +92,20 @@ def made_up(rng: np.random.Generator) -> str:
     )
 
 
-def adorned(said: str, thing: int, rng: np.random.Generator) -> str:
-    """Some captions with an adjective before the thing; what is named for a colour keeps it."""
-    if rng.random() >= ADORNED:
-        return said
-    name = with_article(OBJECTS[thing])
-    words = PLAIN if {*name.split()} & {*COLOURED} else PLAIN + COLOURED
-    return said.replace(name, described(name, words[rng.integers(len(words))]), 1)
+def with_adjective(text: str, index: int, rng: np.random.Generator) -> str:
+    """The caption, with probability `ADJECTIVE` with an adjective before the object.
+
+    Objects named after a colour get no second one.
+    """
+    if rng.random() >= ADJECTIVE:
+        return text
+    name = with_article(OBJECTS[index])
+    words = ADJECTIVES if {*name.split()} & {*COLOURS} else ADJECTIVES + COLOURS
+    return text.replace(name, insert_adjective(name, words[rng.integers(len(words))]), 1)
 
 
-def described(name: str, adjective: str) -> str:
-    """`"a car"` as `"a red car"`, `"socks"` as `"red socks"`."""
+def insert_adjective(name: str, adjective: str) -> str:
+    """`"a car"` becomes `"a red car"`, and `"socks"` becomes `"red socks"`."""
     article, _, rest = name.partition(" ")
     if article not in ("a", "an", "the"):
         return f"{adjective} {name}"

@@ -1,4 +1,4 @@
-"""What can be said about a scene: captions to draw from, questions and their answers."""
+"""Captions of a scene, and questions about it with their answers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from recipes.nano.emoji_world.icon_sets import HANDS
+from recipes.nano.emoji_world.icon_sets import ICON_SETS
 from recipes.nano.emoji_world.objects import OBJECTS, with_article
 from recipes.nano.emoji_world.scene import Scene
 
 T = TypeVar("T")
-Kind = Literal["object", "style", "background", "describe"]
+QuestionKind = Literal["object", "style", "background", "describe"]
 
 _FULL = "{object} on a {background} background, {style} style"
 
@@ -26,12 +26,17 @@ CAPTIONS: dict[str, float] = {
     "{object}": 0.025,
     "{object} on a {background} background": 0.025,
 }
-"""Wordings of a caption and how often each is used; one in twenty leaves the style open."""
+"""Caption templates and their probabilities; one in twenty has no style."""
 
-KINDS: dict[Kind, float] = {"object": 0.5, "style": 0.15, "background": 0.15, "describe": 0.2}
-"""Kinds of questions and how often each is asked."""
+KINDS: dict[QuestionKind, float] = {
+    "object": 0.5,
+    "style": 0.15,
+    "background": 0.15,
+    "describe": 0.2,
+}
+"""Kinds of questions and their probabilities."""
 
-QUESTIONS: dict[Kind, tuple[str, ...]] = {
+QUESTIONS: dict[QuestionKind, tuple[str, ...]] = {
     "object": (
         "What is this?",
         "What is it?",
@@ -60,9 +65,9 @@ QUESTIONS: dict[Kind, tuple[str, ...]] = {
         "Describe this picture.",
     ),
 }
-"""Wordings of each kind of question, equally frequent."""
+"""Wordings of each kind of question, all equally likely."""
 
-_ANSWERS: dict[Kind, str] = {
+_ANSWERS: dict[QuestionKind, str] = {
     "object": "{object}",
     "style": "{style}",
     "background": "{background}",
@@ -71,55 +76,55 @@ _ANSWERS: dict[Kind, str] = {
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption in one of the wordings of `CAPTIONS`; all of them name the object."""
-    return _say(_pick(CAPTIONS, rng), scene)
+    """A caption from one of the templates in `CAPTIONS`; all of them name the object."""
+    return _fill(_sample(CAPTIONS, rng), scene)
 
 
-def open_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption that leaves the style open."""
-    wordings = [wording for wording in CAPTIONS if "{style}" not in wording]
-    return _say(wordings[int(rng.integers(len(wordings)))], scene)
+def caption_without_style(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption that does not name the style."""
+    templates = [template for template in CAPTIONS if "{style}" not in template]
+    return _fill(templates[int(rng.integers(len(templates)))], scene)
 
 
 def full_caption(scene: Scene) -> str:
-    """The wording that says everything: `"a red apple on a blue background, noto style"`."""
-    return _say(_FULL, scene)
+    """The complete caption: `"a red apple on a blue background, noto style"`."""
+    return _fill(_FULL, scene)
 
 
-def question_answer(scene: Scene, rng: np.random.Generator) -> tuple[Kind, str, str]:
-    """A question about the picture with its answer, as (kind, question, answer)."""
-    kind = _pick(KINDS, rng)
-    return kind, _wording(kind, rng), answer(scene, kind)
+def question_answer(scene: Scene, rng: np.random.Generator) -> tuple[QuestionKind, str, str]:
+    """A question about the scene with its answer, as (kind, question, answer)."""
+    kind = _sample(KINDS, rng)
+    return kind, _question(kind, rng), answer(scene, kind)
 
 
 def dialogue(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """One to three questions of different kinds about the picture, each with its answer."""
+    """One to three questions of different kinds about the scene, each with its answer."""
     kinds, weights = list(KINDS), list(KINDS.values())
     chosen = rng.choice(len(kinds), 1 + int(rng.integers(3)), replace=False, p=weights)
-    return [(_wording(kinds[k], rng), answer(scene, kinds[k])) for k in chosen]
+    return [(_question(kinds[k], rng), answer(scene, kinds[k])) for k in chosen]
 
 
-def answer(scene: Scene, kind: Kind) -> str:
-    """The right answer to any question of a kind."""
-    return _say(_ANSWERS[kind], scene)
+def answer(scene: Scene, kind: QuestionKind) -> str:
+    """The correct answer to every question of a kind."""
+    return _fill(_ANSWERS[kind], scene)
 
 
-def _wording(kind: Kind, rng: np.random.Generator) -> str:
+def _question(kind: QuestionKind, rng: np.random.Generator) -> str:
     wordings = QUESTIONS[kind]
     return wordings[int(rng.integers(len(wordings)))]
 
 
-def _say(wording: str, scene: Scene) -> str:
-    return wording.format(
+def _fill(template: str, scene: Scene) -> str:
+    return template.format(
         object=with_article(OBJECTS[scene.object]),
-        style=HANDS[scene.style],
+        style=ICON_SETS[scene.style],
         background=scene.background,
     )
 
 
-def _pick(weights: Mapping[T, float], rng: np.random.Generator) -> T:
+def _sample(weights: Mapping[T, float], rng: np.random.Generator) -> T:
     """A key with the probability given by its weight; the weights add up to 1."""
     keys = list(weights)
     bounds = np.cumsum(list(weights.values()))
     chosen = int(np.searchsorted(bounds, rng.random(), side="right"))
-    return keys[min(chosen, len(keys) - 1)]  # the last also catches what rounding leaves over
+    return keys[min(chosen, len(keys) - 1)]  # the last one if rounding leaves something over

@@ -1,4 +1,4 @@
-"""Getting icon sets from the npm registry, as Iconify packs them."""
+"""Download of icon sets from the npm registry, in Iconify's format."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pathlib import Path
 from emu3.errors import InputError
 
 STYLES = ("noto", "fluent", "twemoji")
-"""The drawing styles; an object's style is an index into this tuple."""
+"""The drawing styles. The style of a scene is an index into this tuple."""
 
-PACKAGES = {
+STYLE_PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",  # Apache-2.0
     "fluent": "@iconify-json/fluent-emoji-flat@1.2.6",  # MIT
     "twemoji": "@iconify-json/twemoji@1.2.5",  # CC BY 4.0
 }
-"""npm package of each style, version pinned so that everybody gets the same pictures."""
+"""npm package of each style. The versions are pinned so that the images are reproducible."""
 
-OTHERS = {
+OTHER_PACKAGES = {
     "emojione": "@iconify-json/emojione@1.2.3",  # CC BY 4.0
     "streamline": "@iconify-json/streamline-emojis@1.2.4",  # CC BY 4.0
-    "blob": "@iconify-json/noto-v1@1.2.5",  # Apache-2.0: what Noto Emoji was before
-    "shaded": "@iconify-json/fluent-emoji@1.2.7",  # MIT: Fluent Emoji before it was made flat
+    "blob": "@iconify-json/noto-v1@1.2.5",  # Apache-2.0: Noto Emoji before its redesign
+    "shaded": "@iconify-json/fluent-emoji@1.2.7",  # MIT: Fluent Emoji, not the flat version
 }
-"""npm packages of other hands' drawings of the same things, as far as they drew them."""
+"""npm packages of further icon sets, which have some of the objects. Trained on by name."""
 
-READ = {
+RECOGNITION_PACKAGES = {
     "openmoji": "@iconify-json/openmoji@1.2.29",  # CC BY-SA 4.0
-    "emojione-v1": "@iconify-json/emojione-v1@1.2.3",  # CC BY-SA 4.0: what EmojiOne was before
+    "emojione-v1": "@iconify-json/emojione-v1@1.2.3",  # CC BY-SA 4.0: EmojiOne, version 1
 }
-"""The same, of hands whose drawings are only named, never drawn: they are to be shared alike."""
+"""Icon sets for recognition only: their share-alike licence rules out generating their style."""
 
 _MEMBER = "package/icons.json"
 
 
-def fetch_icons(folder: Path, packages: Mapping[str, str] = PACKAGES) -> dict[str, Path]:
-    """Put `noto.json`, `fluent.json` and so on into `folder` and return their paths by style.
+def fetch_icons(folder: Path, packages: Mapping[str, str] = STYLE_PACKAGES) -> dict[str, Path]:
+    """Download `noto.json`, `fluent.json` and so on into `folder`; returns their paths by style.
 
-    Files already there are kept. Raises InputError if npm is missing or cannot download.
+    Existing files are kept. Raises InputError if npm is missing or a download fails.
     """
     paths = {style: folder / f"{style}.json" for style in packages}
     missing = [style for style in packages if not paths[style].is_file()]
@@ -51,29 +51,29 @@ def fetch_icons(folder: Path, packages: Mapping[str, str] = PACKAGES) -> dict[st
     folder.mkdir(parents=True, exist_ok=True)
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(_advice(folder, packages, missing, "npm was not found"))
+        raise InputError(_error_message(folder, packages, missing, "npm was not found"))
     for style in missing:
-        if not _fetch(npm, packages[style], paths[style]):
-            trouble = f"npm pack {packages[style]} failed"
-            raise InputError(_advice(folder, packages, [style], trouble))
+        if not _download(npm, packages[style], paths[style]):
+            reason = f"npm pack {packages[style]} failed"
+            raise InputError(_error_message(folder, packages, [style], reason))
     return paths
 
 
 def fetch_package(package: str, path: Path) -> Path:
-    """Put the `icons.json` of another icon set, such as `"@iconify-json/mdi@1.2.3"`, at `path`.
+    """Download the `icons.json` of a package, such as `"@iconify-json/mdi@1.2.3"`, to `path`.
 
-    A file already there is kept. Raises InputError if npm is missing or cannot download.
+    An existing file is kept. Raises InputError if npm is missing or the download fails.
     """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         npm = shutil.which("npm")
-        if npm is None or not _fetch(npm, package, path):
-            raise InputError(f"npm pack {package} failed: put its icons.json at {path} by hand")
+        if npm is None or not _download(npm, package, path):
+            raise InputError(f"npm pack {package} failed; save its icons.json as {path}")
     return path
 
 
-def _fetch(npm: str, package: str, path: Path) -> bool:
-    """Whether npm could download the package; its icons are at `path` then."""
+def _download(npm: str, package: str, path: Path) -> bool:
+    """Download a package to `path`; returns whether npm succeeded."""
     # Inside the target folder, so that the rename at the end stays on one file system.
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         command = [npm, "pack", "--silent", package]
@@ -91,6 +91,8 @@ def _fetch(npm: str, package: str, path: Path) -> bool:
     return True
 
 
-def _advice(folder: Path, packages: Mapping[str, str], styles: list[str], trouble: str) -> str:
-    wanted = ", ".join(f"icons.json of {packages[s]} as {s}.json" for s in styles)
-    return f"{trouble}: install Node.js with npm, or put into {folder}: {wanted}"
+def _error_message(
+    folder: Path, packages: Mapping[str, str], styles: list[str], reason: str
+) -> str:
+    files = ", ".join(f"icons.json of {packages[s]} as {s}.json" for s in styles)
+    return f"{reason}: install Node.js with npm, or put into {folder}: {files}"

@@ -1,9 +1,9 @@
-"""More things, each in two of the three styles alone: what to draw when the third is asked for.
+"""136 additional objects, each trained on in two of the three styles.
 
-All 400 things of Emoji World are there in every style but where a pair is held out, so whoever has
-only learned these has never been asked for a thing in a style it does not know it in, takes such
-words to mean half of this and half of that, and draws a blur. Here they mean the thing, drawn as
-it is known. The evaluation knows none of these things, and nano is not asked what they are.
+Of the 400 objects, only held-out pairs lack a style, so without these objects the model is never
+asked for an object in a style that it does not know it in, and responds to such a caption with a
+blur. Two in five captions here ask for the missing style, and the image is in one of the others.
+The evaluation does not use these objects, and the model is not asked to name them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.nano.emoji_world import (
-    OBJECTS,
-    SIZES,
-    STYLES,
-    Icons,
-    Scene,
-    caption,
-    default_folder,
-    fetch_icons,
-    with_article,
-)
-from recipes.nano.emoji_world.caption_augmentation import in_style
-from recipes.nano.emoji_world.icons import drawing
+from recipes.nano.emoji_world.caption_augmentation import replace_style
+from recipes.nano.emoji_world.captions import caption
+from recipes.nano.emoji_world.download import STYLES, fetch_icons
+from recipes.nano.emoji_world.icons import ICON_SIZES, Icons, default_folder, rasterise_icon
+from recipes.nano.emoji_world.objects import OBJECTS, with_article
+from recipes.nano.emoji_world.scene import Scene
 
-UNKNOWN = 0.4  # captions that ask for the style which the thing is not known in
+MISSING_STYLE = 0.4  # probability of a caption that asks for the missing style
 
 _NAMES = """
 badger beaver bison boar chicken chipmunk donkey dodo dove goat goose hamster leopard llama mammoth
@@ -49,38 +42,41 @@ scroll seat slot-machine softball sled tennis test-tube ticket trackball trident
 video-camera videocassette wind-chime
 """
 
-THINGS: tuple[str, ...] = tuple(_NAMES.split())
-"""Icon names, the same in all three sets; none of them is one of the 400."""
+EXTRA_OBJECTS: tuple[str, ...] = tuple(_NAMES.split())
+"""Icon names, the same in all three sets; none of them is one of the 400 objects."""
 
 
-def known_in(thing: int) -> NDArray[np.int64]:
-    """The two styles in which a thing is drawn."""
-    return np.delete(np.arange(len(STYLES)), thing % len(STYLES))
+def available_styles(index: int) -> NDArray[np.int64]:
+    """The two styles of an additional object."""
+    return np.delete(np.arange(len(STYLES)), index % len(STYLES))
 
 
-def pairs() -> NDArray[np.int64]:
-    """Everything there is to draw, as rows (thing, style)."""
-    return np.array([(thing, style) for thing in range(len(THINGS)) for style in known_in(thing)])
+def extra_pairs() -> NDArray[np.int64]:
+    """All pairs to train on, as rows (index in `EXTRA_OBJECTS`, style)."""
+    return np.array(
+        [(index, style) for index in range(len(EXTRA_OBJECTS)) for style in available_styles(index)]
+    )
 
 
-def icons(folder: Path | None = None) -> Icons:
-    """Their drawings, uint8 [things, styles, size, size, 4] of each size; the third style clear."""
+def load_extra_icons(folder: Path | None = None) -> Icons:
+    """The icons, uint8 [136, styles, size, size, 4] of each size; the third style is transparent."""
     where = default_folder() if folder is None else folder
     sets = {
         style: json.loads(path.read_text(encoding="utf-8"))
         for style, path in fetch_icons(where).items()
     }
-    arrays = {size: np.zeros((len(THINGS), len(STYLES), size, size, 4), np.uint8) for size in SIZES}
-    for thing, style in pairs():
+    shape = (len(EXTRA_OBJECTS), len(STYLES))
+    arrays = {size: np.zeros((*shape, size, size, 4), np.uint8) for size in ICON_SIZES}
+    for index, style in extra_pairs():
         for size, array in arrays.items():
-            array[thing, style] = drawing(sets[STYLES[style]], THINGS[thing], size)
+            array[index, style] = rasterise_icon(sets[STYLES[style]], EXTRA_OBJECTS[index], size)
     return Icons(arrays)
 
 
-def said(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption of a scene whose object is one of `THINGS`; some ask for the style it is not in."""
-    of = with_article(OBJECTS[scene.object])
-    words = caption(scene, rng).replace(of, with_article(THINGS[scene.object]), 1)
-    if rng.random() < UNKNOWN:
-        words = in_style(words, scene.style, STYLES[scene.object % len(STYLES)])
-    return words
+def extra_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption of a scene whose object is an index into `EXTRA_OBJECTS`."""
+    name = with_article(OBJECTS[scene.object])
+    text = caption(scene, rng).replace(name, with_article(EXTRA_OBJECTS[scene.object]), 1)
+    if rng.random() < MISSING_STYLE:
+        text = replace_style(text, scene.style, STYLES[scene.object % len(STYLES)])
+    return text

@@ -1,68 +1,73 @@
-"""Everything that is drawn by somebody: the three styles, and other hands to learn from besides.
+"""All icon sets: the three styles, and further sets that only the training uses.
 
-nano is asked for three styles and judged in them. What a thing looks like it may learn from more
-artists than these, who drew only some of the things; some it is never asked to draw like. Two of
-them are the same artists at another time: where a style of theirs is held out, so is their other
-drawing.
+nano is evaluated in the three styles alone. Further sets, which have some of the objects each, add
+to what it learns an object to look like. Two of them are by the artist of a style: where that style
+is held out, so is the artist's other icon.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.nano.emoji_world.download import OTHERS, PACKAGES, READ, STYLES
-from recipes.nano.emoji_world.icons import SIZES, Icons
-from recipes.nano.emoji_world.split import held_out
-from recipes.nano.emoji_world.svg_augmentation import Redrawn
+from recipes.nano.emoji_world.download import (
+    OTHER_PACKAGES,
+    RECOGNITION_PACKAGES,
+    STYLE_PACKAGES,
+    STYLES,
+)
+from recipes.nano.emoji_world.icons import ICON_SIZES, Icons
+from recipes.nano.emoji_world.split import held_out_mask
+from recipes.nano.emoji_world.svg_augmentation import IconVariants
 
-HANDS = (*STYLES, *OTHERS)
-"""Those who can be asked for: the three styles, and behind them the others."""
+ICON_SETS = (*STYLES, *OTHER_PACKAGES)
+"""Sets that captions may ask for: the three styles first. Recognition-only sets come behind."""
 
 _SAME_ARTIST = {"blob": "noto", "shaded": "fluent"}
 
 
-class Hands(NamedTuple):
-    """Drawings by all of `HANDS` and behind them `READ`, and which of them may be learnt from."""
+class IconSets(NamedTuple):
+    """The icons of all `ICON_SETS` and the recognition-only sets, and which may be trained on."""
 
     icons: Icons
-    redrawn: Redrawn
-    learnt: NDArray[np.bool_]  # [400, hands]
+    variants: IconVariants
+    trainable: NDArray[np.bool_]  # [400, sets]
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> Hands:
-        """Read the drawings, fetching and making what the folder lacks: some minutes once."""
-        every = (PACKAGES, OTHERS, READ)
-        icons = [Icons.load(folder, packages).arrays for packages in every]
-        redrawn = [Redrawn.load(folder, packages).array for packages in every]
-        arrays = {size: np.concatenate([each[size] for each in icons], 1) for size in SIZES}
-        return cls(Icons(arrays), Redrawn(np.concatenate(redrawn, 1)), learnt(arrays[SIZES[0]]))
+    def load(cls, folder: Path | None = None) -> Self:
+        """Load all sets; what the folder lacks is downloaded and rendered, which takes minutes."""
+        packages = (STYLE_PACKAGES, OTHER_PACKAGES, RECOGNITION_PACKAGES)
+        icons = [Icons.load(folder, each).arrays for each in packages]
+        variants = [IconVariants.load(folder, each).array for each in packages]
+        arrays = {size: np.concatenate([each[size] for each in icons], 1) for size in ICON_SIZES}
+        trainable = trainable_mask(arrays[ICON_SIZES[0]])
+        return cls(Icons(arrays), IconVariants(np.concatenate(variants, 1)), trainable)
 
     @property
-    def drew(self) -> NDArray[np.bool_]:
-        """Mask [400, HANDS] of what each of them drew, to be learnt from or not."""
-        return there(self.icons.arrays[SIZES[0]][:, : len(HANDS)])
+    def available(self) -> NDArray[np.bool_]:
+        """Mask [400, ICON_SETS] of the icons that exist, held out or not."""
+        return available_mask(self.icons.arrays[ICON_SIZES[0]][:, : len(ICON_SETS)])
 
     @property
-    def others(self) -> NDArray[np.int64]:
-        """The pairs of the other hands to learn to draw, as rows (object, hand)."""
-        pairs = np.argwhere(self.learnt[:, : len(HANDS)])
+    def other_pairs(self) -> NDArray[np.int64]:
+        """Rows (object, set) of the icons to generate that belong to no style."""
+        pairs = np.argwhere(self.trainable[:, : len(ICON_SETS)])
         return pairs[pairs[:, 1] >= len(STYLES)]
 
 
-def learnt(drawings: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Mask [400, hands] of the pairs to train on, given drawings [400, hands, side, side, 4]."""
-    mask, seen = there(drawings), ~held_out()
+def trainable_mask(icons: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mask [400, sets] of the pairs to train on, given icons [400, sets, side, side, 4]."""
+    mask, seen = available_mask(icons), ~held_out_mask()
     mask[:, : len(STYLES)] &= seen
     for other, style in _SAME_ARTIST.items():
-        mask[:, HANDS.index(other)] &= seen[:, STYLES.index(style)]
+        mask[:, ICON_SETS.index(other)] &= seen[:, STYLES.index(style)]
     return mask
 
 
-def there(drawings: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Mask [400, hands] of the drawings that are any."""
-    mask: NDArray[np.bool_] = np.asarray(drawings[..., 3].any((2, 3)))
+def available_mask(icons: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mask [400, sets] of the icons that are not transparent throughout."""
+    mask: NDArray[np.bool_] = np.asarray(icons[..., 3].any((2, 3)))
     return mask

@@ -1,12 +1,12 @@
-"""How things move in Emoji World: where a sprite is, how large, how turned, how solid, at a beat.
+"""The fifteen motions of Emoji World: position, size, rotation and opacity of a sprite over time.
 
-The world is filmed as stop motion: a pose is held for the four frames that the tokenizer puts into
-one group of codes, and sprites go from code to code. So what a frame of a clip shows is a picture,
-and to move is to say the same codes elsewhere.
+A pose is held for four frames, which the tokenizer encodes as one frame of codes, and sprites move
+by whole codes. Every frame is therefore an image of the image data set, and motion moves the same
+codes to other positions.
 
-Every motion goes on for ever, so a clip may be as long as one likes and what comes next is always
-known: sliding goes round the world (what leaves on the right comes in on the left), bouncing,
-spinning and going round repeat, growing, shrinking and fading come to an end and stay there.
+Motions do not end, so a video has any length and a defined continuation. The canvas wraps around:
+a sprite that leaves on the right enters on the left. Bouncing, spinning and going round repeat;
+growing, shrinking and fading reach a final pose and keep it.
 """
 
 from __future__ import annotations
@@ -19,73 +19,73 @@ from numpy.typing import NDArray
 
 from recipes.nano.emoji_world.objects import OBJECTS
 
-WORLD = 64
-"""Side of the square that clips are seen in, in pixels."""
+CANVAS_SIZE = 64
+"""Side of the square that videos show, in pixels."""
 
-BEAT = 4
-"""Frames that a pose is held."""
+FRAMES_PER_POSE = 4
+"""Frames that a pose is held for: those of one frame of codes."""
 
-STEP = 8
-"""Pixels that a sprite slides from one pose to the next: a code."""
+STEP_SIZE = 8
+"""Pixels that a sprite moves between poses: one code."""
 
-SIDE = 48
-"""Side of a sprite as it stands, in pixels: that of most icons in pictures."""
+SPRITE_SIZE = 48
+"""Side of a sprite in pixels, that of most icons in images."""
 
-SMALL, LARGE = 16, 48
-"""Sides that shrinking and growing end at; each begins with the other's."""
+MIN_SPRITE_SIZE, MAX_SPRITE_SIZE = 16, 48
+"""Final sides of shrinking and growing; each starts with the final side of the other."""
 
-PASSED = 32
-"""Side of what passes behind and of what it passes, in pixels: there has to be room for both."""
+OCCLUDED_SPRITE_SIZE = 32
+"""Side in pixels of the occluder and of the sprite that passes behind it: both must fit."""
 
 _HEIGHTS = (0, 8, 16, 8)  # pixels above the ground: a parabola
-_ROUND = ((0, 0), (1, 1), (0, 2), (-1, 1))  # places of a round, in steps
-_FADE = 4  # beats until nothing is left
+_ORBIT = ((0, 0), (1, 1), (0, 2), (-1, 1))  # positions of going round, in steps
+_FADE_POSES = 4  # until nothing is visible
 
 
 @dataclass(frozen=True)
 class Pose:
-    """A sprite at a beat.
+    """A sprite at one time.
 
-    `x` and `y`: how far its middle is from where it started, in pixels, y downwards; `side` of its
-    square, pixels; `turns`, quarters clockwise; `alpha`, 0 (gone) to 1 (solid).
+    `x` and `y` are the offset of its centre from the start in pixels, y downwards; `size` is the
+    side of its square in pixels; `quarter_turns` are clockwise; `alpha` is 0 (invisible) to 1.
     """
 
     x: int = 0
     y: int = 0
-    side: int = SIDE
-    turns: int = 0
+    size: int = SPRITE_SIZE
+    quarter_turns: int = 0
     alpha: float = 1.0
 
 
-Path = Callable[[int], Pose]
-"""Beats since it began to move, to the pose."""
+Trajectory = Callable[[int], Pose]
+"""The number of the pose, counted from the start of the motion, to the pose."""
 
 
-def _slide(dx: int, dy: int, side: int = SIDE) -> Path:
-    """A step a beat along each axis that it moves along."""
-    return lambda beat: Pose(x=STEP * dx * beat, y=STEP * dy * beat, side=side)
+def _slide(dx: int, dy: int, size: int = SPRITE_SIZE) -> Trajectory:
+    """One step per pose along each axis of motion."""
+    return lambda index: Pose(x=STEP_SIZE * dx * index, y=STEP_SIZE * dy * index, size=size)
 
 
-def _bounce(beat: int) -> Pose:
-    """A parabola from the ground to the ground, over and over."""
-    return Pose(y=-_HEIGHTS[beat % len(_HEIGHTS)])
+def _bounce(index: int) -> Pose:
+    """A parabola from the ground to the ground, repeated."""
+    return Pose(y=-_HEIGHTS[index % len(_HEIGHTS)])
 
 
-def _orbit(beat: int) -> Pose:
-    """Clockwise round a middle that lies below the start."""
-    right, down = _ROUND[beat % len(_ROUND)]
-    return Pose(x=STEP * right, y=STEP * down)
+def _go_round(index: int) -> Pose:
+    """Clockwise around a centre below the start."""
+    right, down = _ORBIT[index % len(_ORBIT)]
+    return Pose(x=STEP_SIZE * right, y=STEP_SIZE * down)
 
 
-def _grow(beat: int) -> Pose:
-    return Pose(side=min(LARGE, SMALL + 2 * STEP * beat))
+def _grow(index: int) -> Pose:
+    return Pose(size=min(MAX_SPRITE_SIZE, MIN_SPRITE_SIZE + 2 * STEP_SIZE * index))
 
 
-def _shrink(beat: int) -> Pose:
-    return Pose(side=max(SMALL, LARGE - 2 * STEP * beat))
+def _shrink(index: int) -> Pose:
+    return Pose(size=max(MIN_SPRITE_SIZE, MAX_SPRITE_SIZE - 2 * STEP_SIZE * index))
 
 
-SLIDES: dict[str, tuple[int, int]] = {
+DIRECTIONS: dict[str, tuple[int, int]] = {
     "to the right": (1, 0),
     "to the left": (-1, 0),
     "up": (0, -1),
@@ -95,30 +95,30 @@ SLIDES: dict[str, tuple[int, int]] = {
     "down and to the right": (1, 1),
     "down and to the left": (-1, 1),
 }
-"""The eight directions, as they are said: steps a beat to the right and downwards."""
+"""The eight directions as captions name them: steps per pose to the right and downwards."""
 
-BEHIND = "passing behind"
-"""The one motion that needs a second thing, which stands still in front."""
+OCCLUSION = "passing behind"
+"""The one motion with a second object, which stands still in front."""
 
-MOTIONS: dict[str, Path] = {
-    **{f"moving {way}": _slide(*step) for way, step in SLIDES.items()},
+MOTIONS: dict[str, Trajectory] = {
+    **{f"moving {direction}": _slide(*step) for direction, step in DIRECTIONS.items()},
     "bouncing": _bounce,
-    "spinning": lambda beat: Pose(turns=beat % 4),
+    "spinning": lambda index: Pose(quarter_turns=index % 4),
     "growing": _grow,
     "shrinking": _shrink,
-    "fading away": lambda beat: Pose(alpha=max(0.0, 1 - beat / _FADE)),
-    "going round": _orbit,
-    BEHIND: _slide(1, 0, PASSED),
+    "fading away": lambda index: Pose(alpha=max(0.0, 1 - index / _FADE_POSES)),
+    "going round": _go_round,
+    OCCLUSION: _slide(1, 0, OCCLUDED_SPRITE_SIZE),
 }
-"""All motions, as a caption says them behind the object."""
+"""All motions, as captions name them after the object."""
 
-_HELD_OUT = 10  # one pair of object and motion in so many
+_HELD_OUT = 10  # one in this many pairs of object and motion
 
 
 def held_out_motions(seed: int = 0) -> NDArray[np.bool_]:
-    """Mask [400, motions], true for the pairs never to be seen together in training.
+    """Mask [400, motions] of the pairs that are never trained on.
 
-    A tenth of the objects for each motion, and as nearly as can be equally many for each object.
+    A tenth of the objects for each motion, and nearly equally many motions for each object.
     """
     order = np.random.default_rng((seed, len(MOTIONS))).permutation(len(OBJECTS))
     mask = np.zeros((len(OBJECTS), len(MOTIONS)), np.bool_)

@@ -1,7 +1,6 @@
-"""The 400 objects of Emoji World: icon names shared by the three sets, and how to say them.
+"""The 400 objects of Emoji World: icon names that all three sets share, and display names.
 
-An object is known by its index in `OBJECTS`; the order is part of the data set, so new names
-would go at the end.
+An object is identified by its index in `OBJECTS`. The order is part of the data set.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ sleeping-face smiling-face-with-heart-eyes
 OBJECTS: tuple[str, ...] = tuple(_NAMES.split())
 """Icon names, 400 of them, the same in every set."""
 
-# Where the icon's name is not what a person would call the picture.
-_SPOKEN = {
+# Icons whose name does not describe the image.
+_DISPLAY_NAMES = {
     "automobile": "car",
     "baguette-bread": "baguette",
     "billed-cap": "cap",
@@ -133,7 +132,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Plurals and things that are not counted.
+# Plurals and uncountable nouns.
 _NO_ARTICLE = _words(
     """
     bacon blueberries books bread broccoli butter candy cherries fire french-fries garlic glasses
@@ -142,10 +141,10 @@ _NO_ARTICLE = _words(
     """
 )
 
-# The letter that is written and the sound that is said disagree.
+# The first letter and the first sound disagree.
 _ARTICLE = {"hourglass-done": "an", "unicorn": "a"}
 
-# Mirrored, these would show reversed letters, digits, clock faces, maps or another moon.
+# Mirrored, these have reversed letters, digits, clock faces or maps, or the other moon phase.
 _NOT_MIRRORABLE = _words(
     """
     ambulance battery coin compass credit-card crescent-moon desktop-computer fire-engine
@@ -156,14 +155,14 @@ _NOT_MIRRORABLE = _words(
 )
 
 
-def spoken(name: str) -> str:
-    """What a person calls the object: `"red-apple"` gives `"red apple"`."""
-    return _SPOKEN.get(name, name.replace("-", " "))
+def display_name(name: str) -> str:
+    """The name of an object in captions: `"red-apple"` gives `"red apple"`."""
+    return _DISPLAY_NAMES.get(name, name.replace("-", " "))
 
 
 def with_article(name: str) -> str:
-    """The spoken name with its article, if it takes one: `"an owl"`, `"scissors"`."""
-    words = spoken(name)
+    """The display name with its article, if it takes one: `"an owl"`, `"scissors"`."""
+    words = display_name(name)
     if name in _NO_ARTICLE:
         return words
     article = _ARTICLE.get(name, "an" if words[0] in "aeiou" else "a")
@@ -171,5 +170,5 @@ def with_article(name: str) -> str:
 
 
 def mirrorable(name: str) -> bool:
-    """Whether the picture means the same when seen in a mirror."""
+    """Whether the mirrored icon still shows the object."""
     return name not in _NOT_MIRRORABLE

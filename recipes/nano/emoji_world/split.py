@@ -1,7 +1,7 @@
-"""Which pairs of object and style are kept from training, to see what was really learnt.
+"""The held-out pairs of object and style, which separate learning from memorising.
 
-Every object is seen in at least two styles and every style with most objects, so a held-out pair
-asks for a combination never shown of two things that were.
+Every object is seen in at least two styles and every style with most objects, so a held-out pair is
+a new combination of two known parts.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.nano.emoji_world.icons import STYLES
+from recipes.nano.emoji_world.download import STYLES
 from recipes.nano.emoji_world.objects import OBJECTS
 
 _PER_STYLE = 40
 
 
-def held_out(seed: int = 0) -> NDArray[np.bool_]:
-    """Mask [400, 3] that is true for the 120 pairs not to train on: 40 a style, one an object."""
+def held_out_mask(seed: int = 0) -> NDArray[np.bool_]:
+    """Mask [400, 3] of the 120 held-out pairs: 40 per style, at most one per object."""
     mask = np.zeros((len(OBJECTS), len(STYLES)), np.bool_)
     order = np.random.default_rng(seed).permutation(len(OBJECTS))
     for style in range(len(STYLES)):
@@ -26,9 +26,9 @@ def held_out(seed: int = 0) -> NDArray[np.bool_]:
 
 def seen_pairs(seed: int = 0) -> NDArray[np.int64]:
     """The pairs to train on, as rows (object, style): int64 [1080, 2]."""
-    return np.argwhere(~held_out(seed))
+    return np.argwhere(~held_out_mask(seed))
 
 
 def held_out_pairs(seed: int = 0) -> NDArray[np.int64]:
-    """The pairs kept from training, as rows (object, style): int64 [120, 2]."""
-    return np.argwhere(held_out(seed))
+    """The held-out pairs, as rows (object, style): int64 [120, 2]."""
+    return np.argwhere(held_out_mask(seed))

@@ -1,8 +1,8 @@
-"""An icon as its own artist might have drawn it on another day: part by part.
+"""Augmentation of an icon's SVG document, shape by shape.
 
-Icons are SVG documents of a few shapes each. Here every shape is moved, turned and recoloured a
-little by itself, some are left out, gradients become flat or all shapes get an outline. What is
-left is still that thing, put together anew; `variation.py` bends and tints it as a whole.
+An icon consists of a few shapes. Each is moved, rotated, scaled and recoloured on its own, some are
+removed, gradients become flat colours, or all shapes get an outline. The object stays recognisable.
+`image_augmentation` warps and recolours the result as a whole.
 """
 
 from __future__ import annotations
@@ -14,24 +14,31 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emu3.progress import count_progress
-from recipes.nano.emoji_world.download import PACKAGES, fetch_icons
-from recipes.nano.emoji_world.icons import default_folder, fit, name_in, render, save_array, svg
+from recipes.nano.emoji_world.download import STYLE_PACKAGES, fetch_icons
+from recipes.nano.emoji_world.icons import (
+    crop_and_centre,
+    default_folder,
+    find_icon_name,
+    icon_svg,
+    render_svg,
+    save_array,
+)
 from recipes.nano.emoji_world.objects import OBJECTS
 
-REDRAWN = 8
-"""New drawings of each icon."""
+VARIANTS_PER_ICON = 8
 
-SIDE = 56
-"""Of their squares, in pixels."""
+VARIANT_SIZE = 56
+"""Side of a variant in pixels."""
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _SHAPES = {f"{_SVG}{tag}" for tag in ("path", "circle", "ellipse", "rect", "polygon", "polyline")}
-_UNSEEN = {
+_NOT_RENDERED = {
     f"{_SVG}{tag}"
     for tag in ("defs", "clipPath", "mask", "linearGradient", "radialGradient", "filter", "pattern")
 }
@@ -39,88 +46,91 @@ _GRADIENTS = {f"{_SVG}linearGradient", f"{_SVG}radialGradient"}
 _HEX = re.compile(r"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
 _REFERENCE = re.compile(r"url\(#(.*)\)")
 
-# At most, each drawing has less of each: deviations but for the first.
-_LEFT_OUT = 0.25  # of the shapes above the lowest, where there are more than _FEW
+# Upper limits; every variant has limits of its own below these.
+_REMOVED = 0.25  # proportion of the shapes above the lowest, if there are more than _FEW
 _FEW = 3
-_SHIFT, _TURN, _SCALE = 0.03, 6.0, 0.08  # of the side, degrees, nats
-_SHADE = 0.25  # nats; each channel besides by 0.7 of it
-_FLAT, _OUTLINED = 0.5, 0.25  # how many drawings have no gradients, and an outline
-_OUTLINE, _DARKER = 0.02, 0.6  # its width of the side, its colour of the shape's
+_SHIFT, _ROTATION, _SCALE = 0.03, 6.0, 0.08  # standard deviations: of the side, degrees, log
+_BRIGHTNESS = 0.25  # standard deviation of the log gain; each channel has another 0.7 of it
+_FLAT, _OUTLINED = 0.5, 0.25  # probabilities of no gradients, and of an outline
+_OUTLINE_WIDTH, _OUTLINE_GAIN = 0.02, 0.6  # of the side; of the colour of the shape
 
 
 @dataclass(frozen=True)
-class Redrawn:
-    """`array` is uint8 [400, styles, REDRAWN, SIDE, SIDE, 4], straight RGBA."""
+class IconVariants:
+    """`array` is uint8 [400, styles, VARIANTS_PER_ICON, VARIANT_SIZE, VARIANT_SIZE, 4], RGBA."""
 
     array: NDArray[np.uint8]
 
     @classmethod
-    def load(cls, folder: Path | None = None, packages: Mapping[str, str] = PACKAGES) -> Redrawn:
-        """Read the drawings, or make them in a minute or two where the folder lacks them."""
+    def load(cls, folder: Path | None = None, packages: Mapping[str, str] = STYLE_PACKAGES) -> Self:
+        """Load the variants, or render them, which takes minutes, if the folder lacks them."""
         where = default_folder() if folder is None else folder
-        facts = [OBJECTS, packages, REDRAWN, SIDE, Path(__file__).read_text(encoding="utf-8")]
+        source = Path(__file__).read_text(encoding="utf-8")
+        facts = [OBJECTS, packages, VARIANTS_PER_ICON, VARIANT_SIZE, source]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-        path = where / f"redrawn-{digest}.npy"
+        path = where / f"variants-{digest}.npy"
         if not path.is_file():
-            save_array(path, _all(where, packages))
+            save_array(path, _render_all(where, packages))
         return cls(np.load(path, mmap_mode="r"))
 
-    def any(self, rng: np.random.Generator, object: int, style: int) -> NDArray[np.uint8]:
-        """One of the drawings of an object in a style, uint8 [SIDE, SIDE, 4]."""
-        drawing: NDArray[np.uint8] = self.array[object, style, rng.integers(REDRAWN)]
-        return drawing
+    def sample(self, rng: np.random.Generator, object: int, style: int) -> NDArray[np.uint8]:
+        """One variant of an icon, uint8 [VARIANT_SIZE, VARIANT_SIZE, 4]."""
+        variant: NDArray[np.uint8] = self.array[object, style, rng.integers(VARIANTS_PER_ICON)]
+        return variant
 
 
-def _all(folder: Path, packages: Mapping[str, str]) -> NDArray[np.uint8]:
-    """Every icon redrawn, always the same way; clear where there is none."""
+def _render_all(folder: Path, packages: Mapping[str, str]) -> NDArray[np.uint8]:
+    """The variants of all icons, with fixed seeds; transparent where a set lacks the object."""
     sets = fetch_icons(folder, packages)
     icon_sets = [json.loads(sets[style].read_text(encoding="utf-8")) for style in packages]
-    out = np.zeros((len(OBJECTS), len(packages), REDRAWN, SIDE, SIDE, 4), np.uint8)
-    with count_progress("redrawing icons", len(OBJECTS) * len(packages)) as advance:
+    shape = (len(OBJECTS), len(packages), VARIANTS_PER_ICON, VARIANT_SIZE, VARIANT_SIZE, 4)
+    out = np.zeros(shape, np.uint8)
+    with count_progress("rendering icon variants", len(OBJECTS) * len(packages)) as advance:
         for o, name in enumerate(OBJECTS):
             for s, icon_set in enumerate(icon_sets):
-                if known := name_in(icon_set, name):
-                    rng, document = np.random.default_rng((o, s)), svg(icon_set, known)
-                    for k in range(REDRAWN):
-                        out[o, s, k] = fit(render(redraw(rng, document)), SIDE)
+                if known := find_icon_name(icon_set, name):
+                    rng, document = np.random.default_rng((o, s)), icon_svg(icon_set, known)
+                    for k in range(VARIANTS_PER_ICON):
+                        variant = render_svg(augment_svg(rng, document))
+                        out[o, s, k] = crop_and_centre(variant, VARIANT_SIZE)
                 advance(1)
     return out
 
 
-def redraw(rng: np.random.Generator, document: str) -> str:
-    """An SVG document with its shapes drawn anew, each by itself; the lowest stays."""
+def augment_svg(rng: np.random.Generator, document: str) -> str:
+    """An SVG document with augmented shapes; the lowest shape is never removed."""
     root = ET.fromstring(document)
     left, top, wide, high = (float(number) for number in root.attrib["viewBox"].split())
-    hand = _Hand(rng, (left + wide / 2, top + high / 2), max(wide, high))
+    augmentation = _ShapeAugmentation(rng, (left + wide / 2, top + high / 2), max(wide, high))
     gradients, shapes = _gradients(root), _shapes(root)
-    left_out = rng.uniform(0, _LEFT_OUT) if len(shapes) > _FEW else 0.0
+    removed = rng.uniform(0, _REMOVED) if len(shapes) > _FEW else 0.0
     flat, outlined = rng.random() < _FLAT, rng.random() < _OUTLINED
     for place, (parent, shape) in enumerate(shapes):
-        if place and rng.random() < left_out:
+        if place and rng.random() < removed:
             parent.remove(shape)
             continue
-        hand.move(shape)
-        hand.recolour(shape, gradients if flat else {})
+        augmentation.move(shape)
+        augmentation.recolour(shape, gradients if flat else {})
         if outlined:
-            hand.outline(shape)
+            augmentation.outline(shape)
     return ET.tostring(root, encoding="unicode")
 
 
-class _Hand:
-    """How far one drawing's shapes stray from where and how they were."""
+class _ShapeAugmentation:
+    """The limits of one variant, and what is done to its shapes."""
 
-    def __init__(self, rng: np.random.Generator, middle: tuple[float, float], side: float) -> None:
-        self.rng, self.middle, self.side = rng, middle, side
-        self.shift, self.turn, self.scale, self.shade = rng.uniform(
-            0, (_SHIFT * side, _TURN, _SCALE, _SHADE)
+    def __init__(self, rng: np.random.Generator, centre: tuple[float, float], side: float) -> None:
+        self.rng, self.centre, self.side = rng, centre, side
+        self.shift, self.rotation, self.scale, self.brightness = rng.uniform(
+            0, (_SHIFT * side, _ROTATION, _SCALE, _BRIGHTNESS)
         )
 
     def move(self, shape: ET.Element) -> None:
-        """Shift, turn and stretch about the middle of the picture."""
-        x, y = self.middle
-        to_x, to_y = self.rng.normal(self.middle, self.shift)
+        """Shift, rotate and scale about the centre of the document."""
+        x, y = self.centre
+        to_x, to_y = self.rng.normal(self.centre, self.shift)
         wide, high = np.exp(self.rng.normal(0, self.scale, 2))
-        angle = self.rng.normal(0, self.turn)
+        angle = self.rng.normal(0, self.rotation)
         moved = (
             f"translate({to_x:.3f} {to_y:.3f}) rotate({angle:.3f}) "
             f"scale({wide:.4f} {high:.4f}) translate({-x:.3f} {-y:.3f})"
@@ -128,38 +138,39 @@ class _Hand:
         shape.set("transform", f"{moved} {shape.get('transform', '')}".rstrip())
 
     def recolour(self, shape: ET.Element, gradients: dict[str, list[str]]) -> None:
-        """Lighter or darker and tinted; a gradient in `gradients` becomes one of its colours."""
-        gain = np.exp(self.rng.normal(0, self.shade) + self.rng.normal(0, 0.7 * self.shade, 3))
+        """Change brightness and tint; a gradient in `gradients` becomes one of its colours."""
+        common = self.rng.normal(0, self.brightness)
+        gain = np.exp(common + self.rng.normal(0, 0.7 * self.brightness, 3))
         for paint in ("fill", "stroke"):
             colour = shape.get(paint, "")
-            named = _REFERENCE.fullmatch(colour)
-            if named and named[1] in gradients:
-                colours = gradients[named[1]]
+            reference = _REFERENCE.fullmatch(colour)
+            if reference and reference[1] in gradients:
+                colours = gradients[reference[1]]
                 colour = colours[self.rng.integers(len(colours))]
             if _HEX.fullmatch(colour):
                 shape.set(paint, _hex(_rgb(colour) * gain))
 
     def outline(self, shape: ET.Element) -> None:
-        """A darker line around a shape of one colour that has none."""
+        """Add a darker outline to a shape of one colour that has none."""
         colour = shape.get("fill", "")
         if _HEX.fullmatch(colour) and shape.get("stroke") is None:
-            shape.set("stroke", _hex(_rgb(colour) * _DARKER))
-            shape.set("stroke-width", f"{_OUTLINE * self.side:.3f}")
+            shape.set("stroke", _hex(_rgb(colour) * _OUTLINE_GAIN))
+            shape.set("stroke-width", f"{_OUTLINE_WIDTH * self.side:.3f}")
 
 
 def _shapes(root: ET.Element) -> list[tuple[ET.Element, ET.Element]]:
-    """What is seen, lowest first, each behind its parent."""
+    """Rendered shapes with their parents as (parent, shape), lowest first."""
     found = []
     for child in root:
         if child.tag in _SHAPES:
             found.append((root, child))
-        elif child.tag not in _UNSEEN:
+        elif child.tag not in _NOT_RENDERED:
             found += _shapes(child)
     return found
 
 
 def _gradients(root: ET.Element) -> dict[str, list[str]]:
-    """The colours of each gradient that has some of its own."""
+    """The colours of each gradient that has stops of its own, by id."""
     found = {}
     for each in root.iter():
         if each.tag in _GRADIENTS:

@@ -1,4 +1,4 @@
-"""How well a model draws what it is asked for, and a voter that knows: for tuning recipes."""
+"""Accuracy of generated images, and reward functions: shared by the fine-tuning recipes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from emu3 import Emu3
+from emu3.evaluation import Proportion
 from emu3.training.preference_data import ScoreFunction
 from recipes.nano.emoji_world import RATIOS, Scene
-from recipes.nano.evaluation.icon_classifier import Judge, background_of
-from recipes.nano.evaluation.proportions import Share
+from recipes.nano.evaluation.icon_classifier import NearestIconClassifier, classify_background
 
-BATCH = 24  # prompts drawn at a time
+BATCH = 24  # prompts per call of the model
 
-# Student's t, 97.5%, by degrees of freedom: the interval of a mean of a few seeds.
+# 97.5% quantiles of Student's t by degrees of freedom: the interval of a mean over a few seeds.
 STUDENT = {
     1: 12.706,
     2: 4.303,
@@ -33,63 +33,63 @@ STUDENT = {
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A request in words, and what a right picture of it shows; `style` is the judge's number."""
+class Target:
+    """A prompt and the scene that a correct image shows; `style` is the classifier's index."""
 
-    words: str
+    prompt: str
     scene: Scene
     style: int
 
 
-def accuracy(model: Emu3, wanted: Sequence[Wanted], judge: Judge, seed: int) -> dict[str, Share]:
-    """Shares of pictures with the right object, style and background, and with all three.
+def generation_accuracy(
+    model: Emu3, targets: Sequence[Target], classifier: NearestIconClassifier, seed: int
+) -> dict[str, Proportion]:
+    """Proportions of images with the correct object, style and background, and with all three.
 
-    Drawn as the model's card says.
+    Sampled with the generation defaults of the model's checkpoint.
     """
-    right: dict[str, list[bool]] = {"object": [], "style": [], "background": [], "all": []}
-    for start in range(0, len(wanted), BATCH):
-        part = wanted[start : start + BATCH]
-        drawn = model.image(
-            [each.words for each in part],
-            ratio=RATIOS[0],
-            seed=seed + start,
-        )
-        for picture, each in zip(drawn.images, part, strict=True):
-            pixels = np.asarray(picture.convert("RGB"))
+    correct: dict[str, list[bool]] = {"object": [], "style": [], "background": [], "all": []}
+    for start in range(0, len(targets), BATCH):
+        batch = targets[start : start + BATCH]
+        result = model.image([each.prompt for each in batch], ratio=RATIOS[0], seed=seed + start)
+        for image, target in zip(result.images, batch, strict=True):
+            pixels = np.asarray(image.convert("RGB"))
             found = (
-                judge.nearest(pixels, each.style) == each.scene.object,
-                judge.style_of(pixels) == each.style,
-                background_of(pixels) == each.scene.background,
+                classifier.classify(pixels, target.style) == target.scene.object,
+                classifier.classify_style(pixels) == target.style,
+                classify_background(pixels) == target.scene.background,
             )
-            for name, value in zip(right, (*found, all(found)), strict=True):
-                right[name].append(value)
-    return {name: Share.of(values, chance=0.0) for name, values in right.items()}
+            for name, value in zip(correct, (*found, all(found)), strict=True):
+                correct[name].append(value)
+    return {name: Proportion.of(values, chance=0.0) for name, values in correct.items()}
 
 
-def object_voter(wanted: Mapping[str, Wanted], judge: Judge) -> ScoreFunction:
-    """Half for the right object, half for how near its true icon the picture is, in (0, 1]."""
+def object_reward(
+    targets: Mapping[str, Target], classifier: NearestIconClassifier
+) -> ScoreFunction:
+    """A reward in (0, 1] by prompt: half for the correct object, half for being near its icon."""
 
-    def vote(picture: Image.Image, request: str) -> float:
-        each = wanted[request]
-        apart = judge.distances(np.asarray(picture.convert("RGB")), each.style)
-        nearness = math.exp(-float(apart[each.scene.object]))
-        return 0.5 * (int(apart.argmin()) == each.scene.object) + 0.5 * nearness
+    def reward(image: Image.Image, prompt: str) -> float:
+        target = targets[prompt]
+        distances = classifier.distances(np.asarray(image.convert("RGB")), target.style)
+        nearness = math.exp(-float(distances[target.scene.object]))
+        return 0.5 * (int(distances.argmin()) == target.scene.object) + 0.5 * nearness
 
-    return vote
-
-
-def background_voter(wanted: Mapping[str, Wanted]) -> ScoreFunction:
-    """1 for the background that was asked for."""
-
-    def vote(picture: Image.Image, request: str) -> float:
-        found = background_of(np.asarray(picture.convert("RGB")))
-        return float(found == wanted[request].scene.background)
-
-    return vote
+    return reward
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of 2 to 10 values, and the ends of its 95% interval by Student's t."""
+def background_reward(targets: Mapping[str, Target]) -> ScoreFunction:
+    """A reward by prompt: 1 for the background of the prompt, else 0."""
+
+    def reward(image: Image.Image, prompt: str) -> float:
+        found = classify_background(np.asarray(image.convert("RGB")))
+        return float(found == targets[prompt].scene.background)
+
+    return reward
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of 2 to 10 values and the bounds of its 95% interval by Student's t."""
     mean = fmean(values)
     half = STUDENT[len(values) - 1] * stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half

@@ -1,13 +1,15 @@
-"""The judge: which of the 400 objects a picture shows, by its nearest true icon.
+"""The nearest-icon classifier: which of the 400 objects an image shows.
 
-Of 500 true scenes of pairs trained on it names every one rightly, and 99.2% to 99.8% once they
-are blurred, bent or compressed to 24 dB. So what a drawing may score at best is measured too.
+It classifies all of 500 true scenes of seen pairs correctly, and 99.2% to 99.8% of them once they
+are blurred, distorted or compressed to 24 dB. The upper bound of each metric is measured with it on
+true images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,30 +23,35 @@ from recipes.nano.emoji_world import (
     STYLES,
     Icons,
     Scene,
-    compose,
     mirrorable,
+    render_scene,
 )
-from recipes.nano.evaluation.features import Floats, Pixels, background_colour, describe
+from recipes.nano.evaluation.icon_features import (
+    Floats,
+    Pixels,
+    background_colour,
+    image_features,
+)
 
 REFERENCE_BACKGROUNDS = ("white", "gray", "yellow", "blue")
-"""What the references are drawn on: a white egg loses its outline on white, a gray one on gray.
+"""Backgrounds of the reference images: a white egg has no outline on white, a gray one on gray.
 
-Green and pink would add time and, measured, not a single right answer.
+Green and pink take more time and, measured, correct no further answer.
 """
 
 _MIRRORABLE = np.array([mirrorable(name) for name in OBJECTS])
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Knows the true icons.
+class NearestIconClassifier:
+    """Compares images with the true icons.
 
     `references[style]` is float32 [400 * backgrounds, D], the backgrounds of an object side by
-    side; `lengths[style]` is the squared length of each row.
+    side; `squared_norms[style]` is the squared length of each row.
     """
 
     references: dict[int, Floats]
-    lengths: dict[int, Floats]
+    squared_norms: dict[int, Floats]
 
     @classmethod
     def build(
@@ -52,66 +59,69 @@ class Judge:
         icons: Icons,
         styles: Iterable[int] = range(len(STYLES)),
         backgrounds: Sequence[str] = REFERENCE_BACKGROUNDS,
-    ) -> Judge:
-        """Describe every icon on every background: some seconds a style.
+    ) -> Self:
+        """Compute the features of every icon on every background: some seconds per style.
 
         Raises MissingExtraError without scikit-image.
         """
         styles = tuple(styles)
         references: dict[int, Floats] = {}
-        with count_progress("describing the true icons", len(styles) * len(OBJECTS)) as advance:
+        with count_progress("indexing the true icons", len(styles) * len(OBJECTS)) as advance:
             for style in styles:
                 rows = []
-                for thing in range(len(OBJECTS)):
-                    rows += [_reference(icons, thing, style, b) for b in backgrounds]
+                for index in range(len(OBJECTS)):
+                    rows += [_reference(icons, index, style, each) for each in backgrounds]
                     advance(1)
                 references[style] = np.array(rows)
-        return cls(references, {style: (known**2).sum(1) for style, known in references.items()})
+        norms = {style: (rows**2).sum(1) for style, rows in references.items()}
+        return cls(references, norms)
 
-    def nearest(self, picture: Pixels, style: int) -> int:
-        """The object that a picture, uint8 [H, W, 3], shows most likely, as an index.
+    def classify(self, image: Pixels, style: int) -> int:
+        """The index of the object whose icon in this style is nearest; image uint8 [H, W, 3].
 
-        Raises InputError for a style the judge was not built for, or no such picture.
+        Raises InputError on a style that has no references, and on any other array.
         """
-        return int(self.distances(picture, style).argmin())
+        return int(self.distances(image, style).argmin())
 
-    def rank(self, picture: Pixels, style: int) -> NDArray[np.int64]:
-        """All 400 objects, nearest first."""
-        return self.distances(picture, style).argsort(kind="stable")
+    def ranking(self, image: Pixels, style: int) -> NDArray[np.int64]:
+        """All 400 object indices, nearest first."""
+        return self.distances(image, style).argsort(kind="stable")
 
-    def style_of(self, picture: Pixels) -> int:
-        """The style of the icon that is nearest among those of all styles."""
-        views = _views(picture)
-        return min(self.references, key=lambda style: float(self._apart(views, style).min()))
+    def classify_style(self, image: Pixels) -> int:
+        """The style of the nearest icon of any object and style."""
+        views = _views(image)
+        return min(self.references, key=lambda style: float(self._distances(views, style).min()))
 
-    def distances(self, picture: Pixels, style: int) -> Floats:
-        """Squared distance of the picture from each object in a style, float32 [400]."""
-        return self._apart(_views(picture), style)
+    def distances(self, image: Pixels, style: int) -> Floats:
+        """Squared distance of the image from each object in a style, float32 [400]."""
+        return self._distances(_views(image), style)
 
-    def _apart(self, views: Floats, style: int) -> Floats:
-        """The least over backgrounds and, where the object allows it, the mirror: [400]."""
+    def _distances(self, views: Floats, style: int) -> Floats:
+        """The minimum over backgrounds and, if the object allows it, both mirror images: [400]."""
         if style not in self.references:
-            raise InputError(f"the judge knows the styles {sorted(self.references)}, not {style}")
-        # Multiplied out, so that the work is one product of matrices.
-        apart = self.lengths[style][:, None] - 2 * self.references[style] @ views.T
+            raise InputError(
+                f"there are references of styles {sorted(self.references)}, not {style}"
+            )
+        # Expanded, so that the work is one matrix product.
+        apart = self.squared_norms[style][:, None] - 2 * self.references[style] @ views.T
         apart = (apart + (views**2).sum(1)).reshape(len(OBJECTS), -1, len(views)).min(1)
         apart[~_MIRRORABLE, 1] = np.inf
         least: Floats = apart.min(1)
         return least
 
 
-def background_of(picture: Pixels) -> str:
-    """The name of the background colour nearest to that of a picture, uint8 [H, W, 3]."""
-    colour = background_colour(picture) * 255
-    apart = {name: np.square(colour - known).sum() for name, known in BACKGROUNDS.items()}
+def classify_background(image: Pixels) -> str:
+    """The name of the background colour nearest to that of an image, uint8 [H, W, 3]."""
+    colour = background_colour(image) * 255
+    apart = {name: np.square(colour - each).sum() for name, each in BACKGROUNDS.items()}
     return min(apart, key=lambda name: float(apart[name]))
 
 
-def _views(picture: Pixels) -> Floats:
-    """The picture and its mirror image, described: [2, D]. A mirrored icon is thus known too."""
-    return np.stack([describe(picture), describe(picture[:, ::-1])])
+def _views(image: Pixels) -> Floats:
+    """Features of the image and of its mirror image, [2, D], so that mirrored icons are found."""
+    return np.stack([image_features(image), image_features(image[:, ::-1])])
 
 
-def _reference(icons: Icons, thing: int, style: int, background: str) -> Floats:
-    scene = Scene(thing, style, background, RATIOS[0], size=48, x=8, y=8, mirror=False)
-    return describe(compose(scene, icons))
+def _reference(icons: Icons, index: int, style: int, background: str) -> Floats:
+    scene = Scene(index, style, background, RATIOS[0], size=48, x=8, y=8, mirror=False)
+    return image_features(render_scene(scene, icons))

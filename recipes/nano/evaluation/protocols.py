@@ -1,4 +1,4 @@
-"""What the evaluation asks of a model; anything with these methods can be measured."""
+"""The methods that the evaluation calls on a model; `emu3.Emu3` has them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from emu3.processing.video import Clip, Frame
 
 
-class Drawn(Protocol):
-    """What a model gives back when it draws."""
+class GeneratedImages(Protocol):
+    """The result of generating images."""
 
     @property
     def images(self) -> Sequence[Image.Image]:
-        """One picture a prompt, in their order."""
+        """One image per prompt, in the order of the prompts."""
 
 
-class Emu3Like(Protocol):
-    """What the evaluation asks of a model."""
+class GeneratedVideo(Protocol):
+    """The result of generating or extending a video."""
+
+    @property
+    def frames(self) -> Tensor:
+        """uint8 [T, H, W, 3]."""
+
+
+class ImageModel(Protocol):
+    """What the evaluation of images calls."""
 
     def image(
         self,
@@ -36,31 +44,23 @@ class Emu3Like(Protocol):
         temperature: float,
         num_images: int,
         seed: int,
-    ) -> Drawn:
-        """Draw `num_images` pictures for each prompt."""
+    ) -> GeneratedImages:
+        """Generate `num_images` images for each prompt."""
 
     def chat_batch(
         self, texts: list[str], images: list[Image.Image], /, *, max_new_tokens: int
     ) -> list[str]:
-        """Answer each text about the image of the same place; the images' sizes may differ."""
+        """Answer each text about the image at the same index; images may differ in size."""
 
-    def encode(self, picture: Image.Image, /) -> Tensor:
-        """The picture's codes [h, w]."""
+    def encode(self, image: Image.Image, /) -> Tensor:
+        """Codes [h, w] of an image."""
 
     def decode(self, codes: Tensor, /) -> Image.Image | Tensor:
-        """The picture of codes [h, w]; anything but a picture is for codes of other shapes."""
+        """The image of codes [h, w]."""
 
 
-class Filmed(Protocol):
-    """What a model gives back when it makes a clip."""
-
-    @property
-    def frames(self) -> Tensor:
-        """uint8 [T, H, W, 3]."""
-
-
-class Emu3Films(Protocol):
-    """What the evaluation of clips asks of a model."""
+class VideoModel(Protocol):
+    """What the evaluation of videos calls."""
 
     def video(
         self,
@@ -74,8 +74,8 @@ class Emu3Films(Protocol):
         top_p: float,
         temperature: float,
         seed: int,
-    ) -> Filmed:
-        """Draw a clip of 64x64 pixels."""
+    ) -> GeneratedVideo:
+        """Generate a video of 64x64 pixels."""
 
     def extend(
         self,
@@ -89,11 +89,11 @@ class Emu3Films(Protocol):
         top_p: float,
         temperature: float,
         seed: int,
-    ) -> Filmed:
-        """Go on with a clip: the old frames and the new ones. None: with what it sees itself."""
+    ) -> GeneratedVideo:
+        """The given frames and their continuation. Without a prompt the model captions the video."""
 
     def chat(self, text: str, /, *, videos: Sequence[Clip], max_new_tokens: int) -> str:
-        """Answer a question about clips."""
+        """Answer a question about videos."""
 
     def encode(self, frames: Tensor, /) -> Tensor:
         """Codes [t, h, w] of frames uint8 [4t, H, W, 3]."""

@@ -1,22 +1,29 @@
-"""What an evaluation found, as numbers, as a table and as a file."""
+"""The result of an evaluation, as numbers and as a table."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 from rich.table import Table
 
 from emu3.checkpoints.generation_defaults import GenerationDefaults
-from emu3.files import atomic_write, check_writable
-from recipes.nano.evaluation.proportions import Share
+from emu3.errors import InputError
+from emu3.evaluation import Proportion
+
+MEANS = {
+    "psnr": ("reconstruction, PSNR", "{:.2f} dB"),
+    "ssim": ("reconstruction, SSIM", "{:.3f}"),
+    "psnr_gain": ("continuation, PSNR above repeating the last frame", "{:+.2f} dB"),
+}
+"""The name of each mean in the table, and its format."""
 
 
 @dataclass(frozen=True)
-class DrawingSettings:
-    """How pictures were sampled; the names are those of the model's `image`."""
+class SamplingSettings:
+    """How images and videos were sampled; the names are those of `Emu3.image`."""
 
     guidance_scale: float = 3.0
     top_k: int = 2048
@@ -24,68 +31,72 @@ class DrawingSettings:
     temperature: float = 1.0
 
     @classmethod
-    def of(cls, card: GenerationDefaults) -> DrawingSettings:
-        """As a checkpoint's own card says."""
-        manner = card.resolve()
-        return cls(manner.guidance_scale, manner.top_k, manner.top_p, manner.temperature)
+    def of(cls, defaults: GenerationDefaults) -> Self:
+        """The settings that a checkpoint recommends."""
+        resolved = defaults.resolve()
+        return cls(resolved.guidance_scale, resolved.top_k, resolved.top_p, resolved.temperature)
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was found on one kind of pairs.
+class Metrics:
+    """What was measured on one kind of pairs.
 
-    `psnr` (dB, no picture counted above 100) and `ssim` are means over `reconstructed` scenes.
+    `means` are over `n` images or videos; one is None where nothing could be measured.
     """
 
-    reconstructed: int
-    psnr: float
-    ssim: float
-    shares: dict[str, Share]
+    n: int
+    means: Mapping[str, float | None]
+    proportions: Mapping[str, Proportion]
 
     def to_dict(self) -> dict[str, object]:
-        """Plain numbers only."""
-        means = {"n": self.reconstructed, "psnr": self.psnr, "ssim": self.ssim}
-        return {"reconstruction": means, **{k: v.to_dict() for k, v in self.shares.items()}}
+        """Plain numbers."""
+        proportions = {name: each.to_dict() for name, each in self.proportions.items()}
+        return {"means": {"n": self.n, **self.means}, **proportions}
 
 
 @dataclass(frozen=True)
-class NanoReport:
-    """The figures for pairs trained on and held out, with what is needed to get them again."""
+class Report:
+    """The metrics of seen and held-out pairs, and the settings that reproduce them."""
 
+    title: str
     samples: int
     seed: int
-    drawing: DrawingSettings
-    seen: Figures
-    held_out: Figures
+    sampling: SamplingSettings
+    seen: Metrics
+    held_out: Metrics
 
     def to_dict(self) -> dict[str, object]:
-        """Everything as what JSON can hold."""
-        settings = {"samples": self.samples, "seed": self.seed, **asdict(self.drawing)}
-        figures = {"seen": self.seen.to_dict(), "held_out": self.held_out.to_dict()}
-        return {"settings": settings, **figures}
+        """What JSON can hold."""
+        settings = {"samples": self.samples, "seed": self.seed, **asdict(self.sampling)}
+        metrics = {"seen": self.seen.to_dict(), "held_out": self.held_out.to_dict()}
+        return {"settings": settings, **metrics}
 
     def table(self) -> Table:
-        """One row a figure; shares with their 95% interval, ceilings as seen / held out."""
-        table = Table(title=f"{self.samples} pairs of each kind, seed {self.seed}")
-        for column in ("figure", "seen", "held out", "chance", "ceiling"):
-            table.add_column(column, justify="left" if column == "figure" else "right")
-        a, b = self.seen, self.held_out
-        table.add_row("reconstruction, PSNR", f"{a.psnr:.2f} dB", f"{b.psnr:.2f} dB", "", "")
-        table.add_row("reconstruction, SSIM", f"{a.ssim:.3f}", f"{b.ssim:.3f}", "", "")
-        for name, seen in a.shares.items():
-            held = b.shares[name]
-            ceiling = f"{seen.ceiling:.1%} / {held.ceiling:.1%}"
-            row = (name.replace("_", ", "), str(seen), str(held), f"{seen.chance:.2%}", ceiling)
-            table.add_row(*row)
+        """One row per metric: proportions with their 95% interval, bounds as seen / held out."""
+        table = Table(title=f"{self.title}: {self.samples} pairs of each kind, seed {self.seed}")
+        for column in ("metric", "seen", "held out", "chance", "upper bound"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for name in self.seen.means:
+            label, form = MEANS[name]
+            values = (each.means[name] for each in (self.seen, self.held_out))
+            table.add_row(label, *("" if v is None else form.format(v) for v in values), "", "")
+        for name, seen in self.seen.proportions.items():
+            held_out = self.held_out.proportions[name]
+            bound = f"{seen.upper_bound:.1%} / {held_out.upper_bound:.1%}"
+            label = name.replace("_", " ")
+            table.add_row(label, str(seen), str(held_out), f"{seen.chance:.2%}", bound)
         return table
 
     def print(self, console: Console | None = None) -> None:
-        """Print the table, to the terminal unless told otherwise."""
+        """Print the table, to the terminal by default."""
         (Console() if console is None else console).print(self.table())
 
 
-def save_report(parts: dict[str, dict[str, object]], path: Path) -> None:
-    """Write reports by name as JSON, whole or not at all; InputError if it cannot be there."""
-    check_writable(path)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(parts, indent=2) + "\n")
+def check_arguments(samples: int, held_out_pairs: int, seed: int) -> None:
+    """Raise InputError on more samples than there are held-out pairs, and on a negative seed."""
+    if not 1 <= samples <= held_out_pairs:
+        raise InputError(
+            f"samples must be 1 to {held_out_pairs}, the number of held-out pairs, not {samples}"
+        )
+    if seed < 0:
+        raise InputError(f"seed must be 0 or more, not {seed}")

@@ -1,4 +1,4 @@
-"""The evaluation of nano on Emoji World in motion: clips drawn, asked about, and gone on with."""
+"""Videos of Emoji World: generation from captions, questions about videos, and continuation."""
 
 from __future__ import annotations
 
@@ -11,238 +11,266 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from emu3.evaluation import Proportion, exact_match, psnr, save_video_contact_sheet
 from emu3.processing.video import Clip
 from emu3.progress import count_progress
 from recipes.nano.emoji_world import (
     MOTIONS,
     OBJECTS,
     Icons,
-    MovingScene,
-    clip_answer,
-    compose_clip,
-    full_clip_caption,
-    held_out,
+    VideoQuestionKind,
+    VideoScene,
+    full_video_caption,
+    held_out_mask,
     held_out_motions,
-    random_moving_scene,
+    random_video_scene,
+    render_video,
+    video_answer,
 )
-from recipes.nano.emoji_world.motion import BEAT, BEHIND, SLIDES
-from recipes.nano.emoji_world.video_captions import ClipKind, direction
-from recipes.nano.evaluation.icon_classifier import Judge
-from recipes.nano.evaluation.image_metrics import psnr
-from recipes.nano.evaluation.proportions import Share, same_answer
-from recipes.nano.evaluation.protocols import Emu3Films
-from recipes.nano.evaluation.report import DrawingSettings
-from recipes.nano.evaluation.setup import check_asked, opened
-from recipes.nano.evaluation.tracking import Frames, Track, cut_out, follow, nearest_motion
-from recipes.nano.evaluation.video_contact_sheets import save_clips
-from recipes.nano.evaluation.video_report import MovingFigures, MovingReport
+from recipes.nano.emoji_world.motion import DIRECTIONS, FRAMES_PER_POSE, OCCLUSION
+from recipes.nano.emoji_world.video_captions import direction_of
+from recipes.nano.evaluation.icon_classifier import NearestIconClassifier
+from recipes.nano.evaluation.protocols import VideoModel
+from recipes.nano.evaluation.report import Metrics, Report, SamplingSettings, check_arguments
+from recipes.nano.evaluation.tracking import (
+    Frames,
+    Track,
+    classify_motion,
+    crop_object,
+    track_object,
+)
 
 FPS, SECONDS = 8, 2
-"""Of every clip that is measured: sixteen frames, four groups."""
+"""Of every video that is measured: sixteen frames, four frames of codes."""
 
 _FRAMES = FPS * SECONDS
-_STEPS = 5  # of a clip: come back, be drawn, be asked about twice, go on
-_VIEW, _OF = 64, 48  # px: a frame as the judge knows it, and the side of what stands in it
-ASKED: dict[str, tuple[ClipKind, str, float]] = {
-    "asked_motion": ("motion", "How does it move?", 1 / len(MOTIONS)),
-    "asked_object": ("object", "What is moving?", 1 / len(OBJECTS)),
+_STEPS_PER_PAIR = 5  # reconstruct, generate, ask twice, extend
+_VIEW, _VIEWED_SPRITE = 64, 48  # px: sides of the classifier's references and of their icons
+
+QUESTIONS: dict[str, tuple[VideoQuestionKind, str, float]] = {
+    "question_motion": ("motion", "How does it move?", 1 / len(MOTIONS)),
+    "question_object": ("object", "What is moving?", 1 / len(OBJECTS)),
 }
-"""Each question about a clip: its kind, its wording, and the share that guessing gets."""
+"""Metric to the kind of question, its wording, and the proportion that guessing gets."""
 
-FAR, FAR_CLIPS = 15, 20
-"""Seconds that some clips are gone on for before their object is judged again, and how many.
+LONG_SECONDS, LONG_VIDEOS = 15, 20
+"""Seconds by which some videos are extended before their object is classified, and how many.
 
-Fifteen seconds are four windows of nano's context: nine new groups behind four, then seven each.
+Fifteen seconds take four context windows: four given frames of codes and nine new ones, then seven
+new ones each.
 """
 
 
-def evaluate_moving(
-    model: Emu3Films,
+def evaluate_videos(
+    model: VideoModel,
     *,
+    icons: Icons,
+    classifier: NearestIconClassifier,
     samples: int = 60,
     seed: int = 0,
-    icons: Icons | None = None,
     sheets: Path | None = None,
-    drawing: DrawingSettings | None = None,
-    judge: Judge | None = None,
-) -> MovingReport:
-    """Measure a model on `samples` pairs of object and motion held out and as many trained on.
+    sampling: SamplingSettings | None = None,
+) -> Report:
+    """Measure a model on `samples` held-out pairs of object and motion and as many seen ones.
 
-    With `sheets`, a folder, drawn and continued clips go to `drawn.webp` and `extended.webp` in
-    there. Raises InputError, and MissingExtraError without scikit-image.
+    With `sheets`, a folder, contact sheets of held-out pairs go to `drawn.webp` (generated) and
+    `extended.webp` in it. Raises InputError, and MissingExtraError without scikit-image.
     """
     hidden = held_out_motions()
-    check_asked(samples, int(hidden.sum()), seed)
-    icons, judge = opened(icons, judge, sheets)
-    drawing = DrawingSettings() if drawing is None else drawing
-    figures = []
-    with count_progress("evaluating clips", 2 * samples * _STEPS) as advance:
-        for place, pairs in enumerate((~hidden, hidden)):
-            rng = np.random.default_rng((seed, 2, place))
+    check_arguments(samples, int(hidden.sum()), seed)
+    sampling = SamplingSettings() if sampling is None else sampling
+    if sheets is not None:
+        sheets.mkdir(parents=True, exist_ok=True)
+    metrics = []
+    with count_progress("evaluating videos", 2 * samples * _STEPS_PER_PAIR) as advance:
+        for stream, pairs in enumerate((~hidden, hidden)):
+            rng = np.random.default_rng((seed, 2, stream))
             scenes = choose_scenes(rng, pairs, samples)
-            run = _Run(model, icons, judge, drawing, seed, advance)
-            figures.append(run.measure(scenes, sheets if place else None))
-    return MovingReport(samples, seed, drawing, *figures)
+            run = _Run(model, icons, classifier, sampling, seed, advance)
+            metrics.append(run.measure(scenes, sheets if stream else None))
+    return Report("videos", samples, seed, sampling, *metrics)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One kind of pairs being measured."""
+    """The evaluation of one kind of pairs."""
 
-    model: Emu3Films
+    model: VideoModel
     icons: Icons
-    judge: Judge
-    drawing: DrawingSettings
+    classifier: NearestIconClassifier
+    sampling: SamplingSettings
     seed: int
     advance: Callable[[int], None]
 
-    def measure(self, scenes: list[MovingScene], sheets: Path | None) -> MovingFigures:
-        """All figures of these scenes."""
-        true = [compose_clip(scene, self.icons) for scene in scenes]
-        again = [self._back(clip) for clip in true]
-        drawn = [self._draw(scene, self.seed + i) for i, scene in enumerate(scenes)]
+    def measure(self, scenes: list[VideoScene], sheets: Path | None) -> Metrics:
+        """All metrics of these scenes."""
+        true = [render_video(scene, self.icons) for scene in scenes]
+        reconstructed = [self._reconstruct(video) for video in true]
+        generated = [self._generate(scene, self.seed + i) for i, scene in enumerate(scenes)]
         tracks = [self._tracks(scene) for scene in scenes]
-        shares = self._drawing(scenes, tracks, drawn, again)
-        shares |= self._questions(scenes, true)
-        on, gains = self._extension(scenes, tracks, true, shares)
+        proportions = self._generation(scenes, tracks, generated, reconstructed)
+        proportions |= self._questions(scenes, true)
+        extended, gains = self._extension(scenes, tracks, true, proportions)
         if sheets is not None:
-            save_clips(drawn, sheets / "drawn.webp")
-            save_clips(on, sheets / "extended.webp")
-        close = float(np.mean([psnr(*both) for both in zip(true, again, strict=True)]))
-        gain = float(np.mean(gains)) if gains else None
-        return MovingFigures(len(scenes), close, gain, shares)
+            save_video_contact_sheet(generated, sheets / "drawn.webp")
+            save_video_contact_sheet(extended, sheets / "extended.webp")
+        means = {
+            "psnr": float(np.mean([psnr(*each) for each in zip(true, reconstructed, strict=True)])),
+            "psnr_gain": float(np.mean(gains)) if gains else None,
+        }
+        return Metrics(len(scenes), means, proportions)
 
-    def _back(self, clip: Frames) -> Frames:
-        """A clip as the tokenizer gives it back."""
+    def _reconstruct(self, video: Frames) -> Frames:
+        """A video passed through the vision tokenizer."""
         self.advance(1)
-        return np.asarray(self.model.decode(self.model.encode(torch.from_numpy(clip))), np.uint8)
+        return np.asarray(self.model.decode(self.model.encode(torch.from_numpy(video))), np.uint8)
 
-    def _draw(self, scene: MovingScene, seed: int) -> Frames:
-        said = full_clip_caption(scene)
-        out = self.model.video(said, seconds=SECONDS, fps=FPS, seed=seed, **asdict(self.drawing))
+    def _generate(self, scene: VideoScene, seed: int) -> Frames:
+        prompt, settings = full_video_caption(scene), asdict(self.sampling)
+        out = self.model.video(prompt, seconds=SECONDS, fps=FPS, seed=seed, **settings)
         self.advance(1)
-        return _frames(out.frames)
+        return np.asarray(out.frames, np.uint8)
 
-    def _drawing(
+    def _generation(
         self,
-        scenes: list[MovingScene],
+        scenes: list[VideoScene],
         tracks: list[dict[str, Track]],
-        drawn: list[Frames],
-        again: list[Frames],
-    ) -> dict[str, Share]:
-        """What is right of drawn clips, under what is of true ones that the tokenizer gave back."""
+        generated: list[Frames],
+        reconstructed: list[Frames],
+    ) -> dict[str, Proportion]:
+        """Motions and objects of generated videos, bounded by those of reconstructed true ones."""
 
-        def moved(clips: list[Frames]) -> list[bool]:
-            triples = zip(clips, tracks, scenes, strict=True)
-            return [nearest_motion(clip, known) == s.motion for clip, known, s in triples]
+        def motions(videos: list[Frames]) -> list[bool]:
+            triples = zip(videos, tracks, scenes, strict=True)
+            return [classify_motion(v, candidates) == s.motion for v, candidates, s in triples]
 
-        def shown(clips: list[Frames]) -> list[bool]:
-            return [self._shows(*both) for both in zip(clips, scenes, strict=True)]
+        def objects(videos: list[Frames]) -> list[bool]:
+            return [self._shows_object(*pair) for pair in zip(videos, scenes, strict=True)]
 
-        best_motions, best_objects = (Share.of(f(again), chance=0).value for f in (moved, shown))
+        best_motions, best_objects = (
+            Proportion.of(metric(reconstructed), chance=0).value for metric in (motions, objects)
+        )
         return {
-            "motion": Share.of(moved(drawn), chance=1 / len(MOTIONS), ceiling=best_motions),
-            "object": Share.of(shown(drawn), chance=1 / len(OBJECTS), ceiling=best_objects),
+            "generation_motion": Proportion.of(
+                motions(generated), chance=1 / len(MOTIONS), upper_bound=best_motions
+            ),
+            "generation_object": Proportion.of(
+                objects(generated), chance=1 / len(OBJECTS), upper_bound=best_objects
+            ),
         }
 
-    def _tracks(self, scene: MovingScene) -> dict[str, Track]:
-        """The track of each motion that the scene's object could be in."""
-        front = scene.front if scene.front is not None else (scene.object + 1) % len(OBJECTS)
+    def _tracks(self, scene: VideoScene) -> dict[str, Track]:
+        """The track of the scene's object in each motion."""
+        occluder = scene.occluder
+        if occluder is None:
+            occluder = (scene.object + 1) % len(OBJECTS)
         return {
-            motion: follow(
-                compose_clip(
-                    replace(scene, motion=motion, front=front if motion == BEHIND else None),
+            motion: track_object(
+                render_video(
+                    replace(
+                        scene, motion=motion, occluder=occluder if motion == OCCLUSION else None
+                    ),
                     self.icons,
                 )
             )
             for motion in MOTIONS
         }
 
-    def _shows(self, clip: Frames, scene: MovingScene) -> bool:
-        """Whether the object is what the judge sees in the first frame, in its style."""
-        side = scene.pose(0).side
-        # What stands in front would be looked at instead: cut it off.
-        frame = clip[0][:, : scene.x + side // 2 + 4] if scene.motion == BEHIND else clip[0]
-        return self._named(frame, scene, side)
+    def _shows_object(self, video: Frames, scene: VideoScene) -> bool:
+        """Whether the first frame is classified as the object, among those of its style."""
+        size, frame = scene.pose(0).size, video[0]
+        if scene.motion == OCCLUSION:  # the occluder would be classified instead
+            frame = frame[:, : scene.x + size // 2 + 4]
+        return self._is_object(frame, scene, size)
 
-    def _named(self, frame: NDArray[np.uint8], scene: MovingScene, side: int) -> bool:
-        """Whether the judge sees the object, so many pixels large, made as large as it knows it."""
-        cut = Image.fromarray(cut_out(frame, min(_VIEW, side * _VIEW // _OF)))
-        view = cut.resize((_VIEW, _VIEW), Image.Resampling.LANCZOS)
-        return self.judge.nearest(np.asarray(view), scene.style) == scene.object
+    def _is_object(self, frame: NDArray[np.uint8], scene: VideoScene, size: int) -> bool:
+        """Whether the object, `size` pixels large, is classified correctly at reference size."""
+        crop = Image.fromarray(crop_object(frame, min(_VIEW, size * _VIEW // _VIEWED_SPRITE)))
+        view = crop.resize((_VIEW, _VIEW), Image.Resampling.LANCZOS)
+        return self.classifier.classify(np.asarray(view), scene.style) == scene.object
 
-    def _questions(self, scenes: list[MovingScene], true: list[Frames]) -> dict[str, Share]:
-        """How many answers about true clips are exact."""
-        shares = {}
-        for name, (kind, text, chance) in ASKED.items():
-            right = []
-            for scene, clip in zip(scenes, true, strict=True):
-                said = self.model.chat(text, videos=[Clip(iter(clip), FPS)], max_new_tokens=48)
-                right.append(same_answer(said, clip_answer(scene, kind)))
+    def _questions(self, scenes: list[VideoScene], true: list[Frames]) -> dict[str, Proportion]:
+        """Exact answers about true videos."""
+        proportions = {}
+        for name, (kind, text, chance) in QUESTIONS.items():
+            correct = []
+            for scene, video in zip(scenes, true, strict=True):
+                clip = Clip(iter(video), FPS)
+                answer = self.model.chat(text, videos=[clip], max_new_tokens=48)
+                correct.append(exact_match(answer, video_answer(scene, kind)))
                 self.advance(1)
-            shares[name] = Share.of(right, chance=chance)
-        return shares
+            proportions[name] = Proportion.of(correct, chance=chance)
+        return proportions
 
     def _extension(
         self,
-        scenes: list[MovingScene],
+        scenes: list[VideoScene],
         tracks: list[dict[str, Track]],
         true: list[Frames],
-        shares: dict[str, Share],
+        proportions: dict[str, Proportion],
     ) -> tuple[list[Frames], list[float]]:
-        """Clips gone on with; how much nearer to the truth, in dB, than the last frame repeated.
+        """Extended videos, and their PSNR in dB minus that of repeating the last frame.
 
-        Whether the direction was kept, and the object after some windows, goes into `shares`.
+        Whether the direction was kept, and the object over several context windows, is added to
+        `proportions`.
         """
-        on: list[Frames] = []
+        extended: list[Frames] = []
         gains: list[float] = []
-        kept: list[bool] = []
-        kept_silently: list[bool] = []
-        still_there: list[bool] = []
-        for index, (scene, clip) in enumerate(zip(scenes, true, strict=True)):
-            slides = direction(scene) is not None
-            frames = self._extend(clip, SECONDS, self.seed + index)
+        same_direction: list[bool] = []
+        same_direction_without_caption: list[bool] = []
+        same_object: list[bool] = []
+        for index, (scene, video) in enumerate(zip(scenes, true, strict=True)):
+            slides = direction_of(scene) is not None
+            frames = self._extend(video, SECONDS, self.seed + index)
             self.advance(1)
-            on.append(frames)
-            longer = compose_clip(replace(scene, frames=2 * _FRAMES), self.icons)[_FRAMES:]
-            if (np.diff(longer[::BEAT].astype(int), axis=0) != 0).any((1, 2, 3)).mean() > 0.5:
-                repeated = np.repeat(clip[-1:], _FRAMES, 0)
-                gains.append(psnr(longer, frames[_FRAMES:]) - psnr(longer, repeated))
+            extended.append(frames)
+            expected = render_video(replace(scene, frames=2 * _FRAMES), self.icons)[_FRAMES:]
+            poses = expected[::FRAMES_PER_POSE].astype(int)
+            if (np.diff(poses, axis=0) != 0).any((1, 2, 3)).mean() > 0.5:
+                repeated = np.repeat(video[-1:], _FRAMES, 0)
+                gains.append(psnr(expected, frames[_FRAMES:]) - psnr(expected, repeated))
             if slides:
-                known = {m: t for m, t in tracks[index].items() if m.startswith("moving ")}
-                kept.append(nearest_motion(frames[_FRAMES:], known) == scene.motion)
-                silent = self._extend(clip, SECONDS, self.seed + index, prompt="")
-                kept_silently.append(nearest_motion(silent[_FRAMES:], known) == scene.motion)
-            if slides and len(still_there) < FAR_CLIPS:
-                far = self._extend(clip, FAR, self.seed + index)
-                still_there.append(self._named(far[-1], scene, scene.pose(0).side))
-        shares["direction_kept"] = Share.of(kept, chance=1 / len(SLIDES))
-        shares["direction_kept_silently"] = Share.of(kept_silently, chance=1 / len(SLIDES))
-        shares["object_kept"] = Share.of(still_there, chance=1 / len(OBJECTS))
-        return on, gains
+                candidates = {m: t for m, t in tracks[index].items() if m.startswith("moving ")}
+                same_direction.append(classify_motion(frames[_FRAMES:], candidates) == scene.motion)
+                plain = self._extend(video, SECONDS, self.seed + index, prompt="")
+                same_direction_without_caption.append(
+                    classify_motion(plain[_FRAMES:], candidates) == scene.motion
+                )
+            if slides and len(same_object) < LONG_VIDEOS:
+                long = self._extend(video, LONG_SECONDS, self.seed + index)
+                same_object.append(self._is_object(long[-1], scene, scene.pose(0).size))
+        proportions["extension_direction"] = Proportion.of(
+            same_direction, chance=1 / len(DIRECTIONS)
+        )
+        proportions["extension_direction_without_caption"] = Proportion.of(
+            same_direction_without_caption, chance=1 / len(DIRECTIONS)
+        )
+        proportions["extension_object_after_15_s"] = Proportion.of(
+            same_object, chance=1 / len(OBJECTS)
+        )
+        return extended, gains
 
-    def _extend(self, clip: Frames, seconds: float, seed: int, prompt: str | None = None) -> Frames:
-        """The clip gone on with; a model that can tell what it sees does, unless it is prompted.
+    def _extend(
+        self, video: Frames, seconds: float, seed: int, prompt: str | None = None
+    ) -> Frames:
+        """The video and its continuation, which by default follows the model's own caption.
 
-        Guided as it is by default: that of drawing is for words that are asked for.
+        The guidance scale is the default of `extend`; that of `sampling` belongs to generation.
         """
-        settings = asdict(self.drawing) | {"prompt": prompt, "fps": FPS, "seed": seed}
+        settings = asdict(self.sampling) | {"prompt": prompt, "fps": FPS, "seed": seed}
         del settings["guidance_scale"]
-        return _frames(self.model.extend(iter(clip), seconds=seconds, **settings).frames)
+        out = self.model.extend(iter(video), seconds=seconds, **settings)
+        return np.asarray(out.frames, np.uint8)
 
 
 def choose_scenes(
     rng: np.random.Generator, pairs: NDArray[np.bool_], count: int
-) -> list[MovingScene]:
-    """So many different pairs of object and motion, each in a style that the object was seen in."""
-    rows, names, styles = np.argwhere(pairs), list(MOTIONS), ~held_out()
+) -> list[VideoScene]:
+    """`count` different pairs of object and motion, each in a style the object was seen in."""
+    rows, names, seen = np.argwhere(pairs), list(MOTIONS), ~held_out_mask()
     scenes = []
-    for thing, motion in rows[np.sort(rng.permutation(len(rows))[:count])]:
-        style = int(rng.choice(np.flatnonzero(styles[thing])))
-        scene = random_moving_scene(rng, int(thing), style, names[motion])
-        scenes.append(replace(scene, frames=_FRAMES, fps=FPS, still=0))
+    for index, motion in rows[np.sort(rng.permutation(len(rows))[:count])]:
+        style = int(rng.choice(np.flatnonzero(seen[index])))
+        scene = random_video_scene(rng, int(index), style, names[motion])
+        scenes.append(replace(scene, frames=_FRAMES, fps=FPS, delay=0))
     return scenes
-
-
-def _frames(frames: object) -> Frames:
-    return np.asarray(frames, np.uint8)

@@ -57,7 +57,7 @@ def build() -> typer.Typer:
     app.command(epilog=training.EPILOG)(training.train)
     app.command(epilog=bench.EPILOG)(bench.bench)
     app.command(epilog=serve.EPILOG)(serve.serve)
-    app.add_typer(evaluation.build(), name="eval")
+    app.command("eval", epilog=evaluation.EPILOG)(evaluation.evaluate)
     return app
 
 

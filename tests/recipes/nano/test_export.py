@@ -1,4 +1,4 @@
-"""What the checkpoint of the package is put together from."""
+"""Export of a run as the checkpoint of the package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recipes.nano.train_decoder import PHASES, WEIGHTS
 
 
 def test_package_has_generation_defaults_of_recipe() -> None:
-    assert GenerationDefaults.of(export.HOME, "nano") == GENERATION_DEFAULTS
+    assert GenerationDefaults.from_folder(export.HOME, "nano") == GENERATION_DEFAULTS
 
 
 def test_package_decoder_has_shape_of_recipe() -> None:

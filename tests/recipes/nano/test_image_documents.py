@@ -1,4 +1,4 @@
-"""What nano's decoder is taught in a step."""
+"""The image documents of a step."""
 
 from __future__ import annotations
 
@@ -8,130 +8,121 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.models.vq.tokenizer import VisionTokenizer
-from emu3.testing import byte_tokenizer
 from emu3.training.lm_loss import TrainingSequence
-from recipes.nano import image_documents
 from recipes.nano.emoji_world import (
-    HANDS,
+    ICON_SETS,
     OBJECTS,
     RATIOS,
     STYLES,
     Icons,
-    grid,
+    code_grid,
     held_out_pairs,
     with_article,
 )
-from recipes.nano.image_documents import Lessons, Mix
+from recipes.nano.image_documents import (
+    MAX_NOISE,
+    MAX_SUBSTITUTION,
+    NEIGHBOURS,
+    NOISY,
+    SUBSTITUTED,
+    ImageDocuments,
+    ImageMix,
+)
+from tests.recipes.nano.fakes import AUGMENTED, TEXT, LightnessTokenizer, is_code, text_of
 
-MIX = Mix(drawn=20, asked=6, named=8, others=4)
-OTHERS = np.array([(5, 3), (6, 5), (7, 6)])  # an object and a hand
-TEXT = byte_tokenizer(2048)
-
-
-class Flat(VisionTokenizer):
-    """Knows one code of the many for each patch: how light it is; near codes are as light."""
-
-    def __init__(self) -> None:
-        torch.nn.Module.__init__(self)
-        self.quantize = torch.nn.Module()
-        self.quantize.embedding = torch.nn.Embedding(2048, 1)
-        self.quantize.embedding.weight.data[:, 0] = torch.arange(2048)
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.avg_pool2d(pixels, 8).mean(1).add(1).mul(1000).long()
+MIX = ImageMix(captioned=20, questions=6, naming=8, other_sets=4)
+OTHER_PAIRS = np.array([(5, 3), (6, 5), (7, 6)])  # object and icon set
 
 
-VARIATIONS = {
-    ratio: torch.arange(400 * 3 * h * w).view(400, 3, h, w).remainder(2048).short()
-    for ratio in RATIOS
-    for h, w in [grid(ratio)]
-}
+def build(icons: Icons, mix: ImageMix = MIX) -> ImageDocuments:
+    return ImageDocuments(mix, LightnessTokenizer(), TEXT, icons, [AUGMENTED], OTHER_PAIRS)
 
 
 @pytest.fixture(scope="module")
 def steps(icons: Icons) -> list[Sequence[TrainingSequence]]:
-    lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS, others=OTHERS)
-    return [lessons(np.random.default_rng(seed)) for seed in range(12)]
+    documents = build(icons)
+    return [documents(np.random.default_rng(seed)) for seed in range(12)]
 
 
-def said(document: TrainingSequence) -> str:
-    words = [each for each in document.token_ids.tolist() if each < 256]
-    return TEXT.decode(words)
-
-
-def test_the_mix_is_as_stated(steps: list[Sequence[TrainingSequence]]) -> None:
+def test_numbers_of_documents_are_those_of_the_mix(
+    steps: list[Sequence[TrainingSequence]],
+) -> None:
     for step in steps:
-        assert sum("USER:" in said(each) for each in step) == MIX.asked + MIX.named
-        assert len(step) == MIX.drawn + MIX.asked + MIX.named + MIX.others
+        assert sum("USER:" in text_of(each) for each in step) == MIX.questions + MIX.naming
+        assert len(step) == MIX.captioned + MIX.questions + MIX.naming + MIX.other_sets
 
 
-def test_pictures_by_other_hands_are_asked_for_by_their_name(icons: Icons) -> None:
-    lessons = Lessons(Mix(0, 0, 0, others=60), Flat(), TEXT, icons, others=OTHERS)
-    words = [said(each) for each in lessons(np.random.default_rng(0))]
-    for thing, hand in OTHERS:
-        named = [each for each in words if OBJECTS[thing].replace("-", " ") in each]
-        assert any(f"{HANDS[hand]} style" in each for each in named)
-        assert not any(f"{style} style" in each for style in STYLES for each in named)
+def test_other_icon_sets_are_named_in_captions(icons: Icons) -> None:
+    documents = build(icons, ImageMix(captioned=0, other_sets=60))
+    texts = [text_of(each) for each in documents(np.random.default_rng(0))]
+    for index, icon_set in OTHER_PAIRS:
+        captions = [text for text in texts if OBJECTS[index].replace("-", " ") in text]
+        assert any(f"{ICON_SETS[icon_set]} style" in text for text in captions)
+        assert not any(f"{style} style" in text for style in STYLES for text in captions)
 
 
-def test_every_collection_of_variations_is_used(icons: Icons) -> None:
-    light, dark = ({ratio: codes * 0 + of for ratio, codes in VARIATIONS.items()} for of in (9, 3))
-    lessons, rng = Lessons(MIX, Flat(), TEXT, icons, light, dark), np.random.default_rng(0)
-    found = [int(lessons.variation(rng)[1].float().mean()) for _ in range(100)]
+def test_other_icon_sets_without_pairs_are_refused(icons: Icons) -> None:
+    documents = ImageDocuments(ImageMix(0, other_sets=1), LightnessTokenizer(), TEXT, icons)
+    with pytest.raises(ValueError, match="other_pairs"):
+        documents(np.random.default_rng(0))
+
+
+def test_collections_of_augmented_images_are_used_equally(icons: Icons) -> None:
+    collections = [{r: codes * 0 + n for r, codes in AUGMENTED.items()} for n in (9, 3)]
+    documents = ImageDocuments(MIX, LightnessTokenizer(), TEXT, icons, collections, OTHER_PAIRS)
+    rng = np.random.default_rng(0)
+    found = [int(documents.augmented_image(rng)[1].float().mean()) for _ in range(100)]
     assert set(found) == {3, 9}
     assert 30 < found.count(3) < 70
 
 
-def test_drawings_of_no_style_come_in_every_ratio(icons: Icons) -> None:
-    lessons, rng = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS), np.random.default_rng(0)
-    made = [lessons.variation(rng) for _ in range(100)]
-    assert {tuple(codes.shape) for _, codes in made} == {grid(ratio) for ratio in RATIOS}
+def test_augmented_images_have_all_ratios_and_the_right_name(icons: Icons) -> None:
+    documents, rng = build(icons), np.random.default_rng(0)
+    images = [documents.augmented_image(rng) for _ in range(100)]
+    assert {tuple(codes.shape) for _, codes in images} == {code_grid(ratio) for ratio in RATIOS}
     names = [with_article(each) for each in OBJECTS]
-    for name, codes in made:
-        (ratio,) = (each for each in RATIOS if grid(each) == tuple(codes.shape))
-        known = VARIATIONS[ratio][names.index(name)].long()
-        assert any(torch.equal(codes, each) for each in known)
+    for name, codes in images:
+        (ratio,) = (each for each in RATIOS if code_grid(each) == tuple(codes.shape))
+        expected = AUGMENTED[ratio][names.index(name)].long()
+        assert any(torch.equal(codes, each) for each in expected)
 
 
-def test_the_seed_decides(icons: Icons, steps: list[Sequence[TrainingSequence]]) -> None:
-    lessons = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS, others=OTHERS)
-    again = lessons(np.random.default_rng(3))
+def test_seed_reproduces_documents(icons: Icons, steps: list[Sequence[TrainingSequence]]) -> None:
+    again = build(icons)(np.random.default_rng(3))
     for a, b in zip(steps[3], again, strict=True):
         assert torch.equal(a.token_ids, b.token_ids)
         assert (a.input_ids is None) == (b.input_ids is None)
         assert a.input_ids is None or torch.equal(a.input_ids, b.input_ids)
 
 
-def test_half_the_pictures_are_read_with_wrong_codes(
+def test_half_of_the_documents_have_noise_in_their_input_codes(
     steps: list[Sequence[TrainingSequence]],
 ) -> None:
-    visual = TEXT.vocabulary.visual
-    every = [each for step in steps for each in step]
-    wrong = [each for each in every if each.input_ids is not None]
-    assert len(wrong) / len(every) == pytest.approx(image_documents.CORRUPTED, abs=0.1)
-    for each in wrong:
+    documents = [each for step in steps for each in step]
+    noisy = [each for each in documents if each.input_ids is not None]
+    assert len(noisy) / len(documents) == pytest.approx(NOISY, abs=0.1)
+    for each in noisy:
         assert each.input_ids is not None
-        codes = (each.token_ids >= visual.start) & (each.token_ids < visual.stop)
+        codes = is_code(each)
         assert torch.equal(each.token_ids[~codes], each.input_ids[~codes])
-        share = (each.token_ids != each.input_ids)[codes].float().mean().item()
-        most = image_documents.MOST_WRONG["answer" if "USER:" in said(each) else "draw"]
-        assert share <= most + 0.25  # by chance
+        proportion = (each.token_ids != each.input_ids)[codes].float().mean().item()
+        most = MAX_NOISE["question" if "USER:" in text_of(each) else "generation"]
+        assert proportion <= most + 0.25  # by chance
 
 
-def test_most_pictures_asked_about_have_codes_much_like_the_right_ones(icons: Icons) -> None:
-    lessons, rng = Lessons(MIX, Flat(), TEXT, icons, VARIATIONS), np.random.default_rng(0)
+def test_substituted_codes_are_near_the_original_ones(icons: Icons) -> None:
+    documents, rng = build(icons), np.random.default_rng(0)
     codes = torch.full((8, 8), 1000)
-    made = [lessons.much_alike(codes, rng) for _ in range(300)]
-    changed = [each for each in made if not torch.equal(each, codes)]
-    assert len(changed) / len(made) == pytest.approx(image_documents.ALIKE, abs=0.1)
-    assert all(((each - codes).abs() <= image_documents.NEAREST).all() for each in made)
-    shares = [(each != codes).float().mean().item() for each in made]
-    assert image_documents.MOST_ALIKE - 0.15 < max(shares) <= image_documents.MOST_ALIKE + 0.15
+    results = [documents.substitute(codes, rng) for _ in range(300)]
+    changed = [each for each in results if not torch.equal(each, codes)]
+    assert len(changed) / len(results) == pytest.approx(SUBSTITUTED, abs=0.1)
+    assert all(((each - codes).abs() <= NEIGHBOURS).all() for each in results)
+    largest = max((each != codes).float().mean().item() for each in results)
+    assert MAX_SUBSTITUTION - 0.15 < largest <= MAX_SUBSTITUTION + 0.15
 
 
-def test_no_held_out_pair_is_shown(steps: list[Sequence[TrainingSequence]]) -> None:
-    held = {f"{OBJECTS[thing]}, {STYLES[style]} style".lower() for thing, style in held_out_pairs()}
-    words = " ".join(said(each).lower() for step in steps for each in step)
-    assert "style" in words
-    assert not any(pair in words for pair in held)
+def test_no_held_out_pair_is_named(steps: list[Sequence[TrainingSequence]]) -> None:
+    pairs = {f"{OBJECTS[index]}, {STYLES[style]} style" for index, style in held_out_pairs()}
+    text = " ".join(text_of(each).lower() for step in steps for each in step)
+    assert "style" in text
+    assert not any(pair.lower() in text for pair in pairs)

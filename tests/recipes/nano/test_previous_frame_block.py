@@ -1,4 +1,4 @@
-"""A block more: the decoder says what it said, and its new heads look where they should."""
+"""The inserted block: same output, and attention on the previous frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emu3.models.attention import Attention, apply_rotary, rotary_tables
 from emu3.models.precision import FP32
 from emu3.models.transformer import Block, Transformer
 from emu3.processing.document_format import VideoCodes
-from recipes.nano.previous_frame_block import LOUD, deeper
+from recipes.nano.previous_frame_block import VALUE_SCALE, insert_previous_frame_block
 
 VISUAL = slice(1235, 3283)
 AT, DISTANCES = 2, (62.5, 63, 72, 71.5, 80.5, 82)
@@ -22,11 +22,11 @@ AT, DISTANCES = 2, (62.5, 63, 72, 71.5, 80.5, 82)
 def rows() -> list[Tensor]:
     rng = np.random.default_rng(0)
     prompts = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32)).prompts
-    words = [f"a {name} moving up, noto style" for name in ("fox", "red car", "pear", "bus") * 6]
-    codes = [torch.from_numpy(rng.integers(2048, size=(3, 8, 8))) for _ in words]
+    captions = [f"a {name} moving up, noto style" for name in ("fox", "red car", "pear", "bus") * 6]
+    codes = [torch.from_numpy(rng.integers(2048, size=(3, 8, 8))) for _ in captions]
     return [
         prompts.document(*each)
-        for each in zip(words, (VideoCodes(c, 8, 12) for c in codes), strict=True)
+        for each in zip(captions, (VideoCodes(c, 8, 12) for c in codes), strict=True)
     ]
 
 
@@ -35,8 +35,8 @@ def nano() -> Transformer:
     return load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32)).decoder
 
 
-def before(model: Transformer, ids: Tensor) -> Tensor:
-    """What the block reads of a document, [1, L, hidden]."""
+def block_inputs(model: Transformer, ids: Tensor) -> Tensor:
+    """The inputs of the inserted block, [1, L, hidden]."""
     by = rotary_tables(torch.arange(len(ids))[None], 64, model.config.rope_theta, torch.float32)
     x = model.model.embed_tokens(ids[None])
     for layer in model.model.layers[:AT]:
@@ -52,29 +52,29 @@ def attention(model: Transformer) -> Attention:
 
 
 @torch.no_grad()
-def test_it_says_what_it_said(nano: Transformer, rows: list[Tensor]) -> None:
-    grown = deeper(nano, AT, DISTANCES, rows[:-1], VISUAL)
+def test_output_does_not_change(nano: Transformer, rows: list[Tensor]) -> None:
+    grown = insert_previous_frame_block(nano, AT, DISTANCES, rows[:-1], VISUAL)
     assert len(grown.model.layers) == grown.config.num_hidden_layers == len(nano.model.layers) + 1
     for ids in rows[-2:]:
         assert torch.equal(grown(ids[None]), nano(ids[None]))
 
 
 @torch.no_grad()
-def test_what_it_brings_along_tells_codes_apart(nano: Transformer, rows: list[Tensor]) -> None:
-    grown, found = deeper(nano, AT, DISTANCES, rows, VISUAL), []
+def test_values_distinguish_codes(nano: Transformer, rows: list[Tensor]) -> None:
+    grown, found = insert_previous_frame_block(nano, AT, DISTANCES, rows, VISUAL), []
     for ids in rows:
-        x, codes = before(grown, ids), (ids >= VISUAL.start) & (ids < VISUAL.stop)
+        x, codes = block_inputs(grown, ids), (ids >= VISUAL.start) & (ids < VISUAL.stop)
         found.append(attention(grown).v_proj(x)[0, codes, :64])
     values = torch.cat(found)
-    assert values.mean(0).norm() < 0.5 * values.norm(dim=1).mean()  # little that is always the same
-    assert values.square().mean().sqrt() == pytest.approx(LOUD, rel=0.5)
+    assert values.mean(0).norm() < 0.5 * values.norm(dim=1).mean()  # little common offset
+    assert values.square().mean().sqrt() == pytest.approx(VALUE_SCALE, rel=0.5)
 
 
 @torch.no_grad()
-def test_its_heads_look_back_by_their_distances(nano: Transformer, rows: list[Tensor]) -> None:
-    grown, ids = deeper(nano, AT, DISTANCES, rows[:-1], VISUAL), rows[-1]
+def test_heads_attend_by_their_distances(nano: Transformer, rows: list[Tensor]) -> None:
+    grown, ids = insert_previous_frame_block(nano, AT, DISTANCES, rows[:-1], VISUAL), rows[-1]
     by = rotary_tables(torch.arange(len(ids))[None], 64, grown.config.rope_theta, torch.float32)
-    split = attention(grown).project(before(grown, ids)).unflatten(-1, (12, 64))
+    split = attention(grown).project(block_inputs(grown, ids)).unflatten(-1, (12, 64))
     turned = apply_rotary(split.transpose(1, 2)[:, :9], by)[0]
     for head, distance in enumerate(DISTANCES):
         scores = turned[head] @ turned[6 + head // 2].T / 64**0.5
@@ -82,4 +82,4 @@ def test_its_heads_look_back_by_their_distances(nano: Transformer, rows: list[Te
         late = range(100, len(ids))
         whole = {int(np.floor(distance)), int(np.ceil(distance))}
         there = torch.stack([seen[at, [at - far for far in whole]].sum() for at in late])
-        assert there.mean() > 0.6, distance  # of all the attention that a head has
+        assert there.mean() > 0.6, distance

@@ -1,4 +1,4 @@
-"""What nano's decoder is taught about clips."""
+"""The video documents of a step, and the curriculum."""
 
 from __future__ import annotations
 
@@ -6,201 +6,191 @@ import numpy as np
 import pytest
 import torch
 
-from emu3.testing import byte_tokenizer
 from emu3.training.lm_loss import TrainingSequence
 from recipes.nano.emoji_world import (
     MOTIONS,
     OBJECTS,
     STYLES,
     Icons,
-    held_out,
+    held_out_mask,
     held_out_motions,
     with_article,
 )
-from recipes.nano.emoji_world.motion import BEAT, SLIDES
+from recipes.nano.emoji_world.motion import DIRECTIONS, FRAMES_PER_POSE
 from recipes.nano.video_documents import (
-    BEATS,
-    BEGINS_WEIGHT,
-    COUNTS,
-    DRAWN,
-    FIRST_WEIGHT,
-    ClipLessons,
-    ClipMix,
-    elsewhere,
-    weights_of,
+    ANSWER_WEIGHTS,
+    FIRST_FRAME_WEIGHT,
+    GENERATION_LENGTHS,
+    ONSET_WEIGHT,
+    QUESTION_LENGTHS,
+    VideoDocuments,
+    VideoMix,
+    code_weights,
+    randomise_start,
 )
-from tests.recipes.nano.test_image_documents import Flat
+from tests.recipes.nano.fakes import TEXT, LightnessTokenizer, is_code, text_of
 
-TEXT = byte_tokenizer(2048)
-MIX = ClipMix(drawn=4, longer=2, asked=3, which_way=1)
-ASKED = MIX.asked + MIX.which_way
-
-
-@pytest.fixture(scope="module")
-def lessons(icons: Icons) -> ClipLessons:
-    return ClipLessons.of(Flat(), TEXT, icons)
+MIX = VideoMix(captioned=4, continued=2, questions=3, directions=1)
+NUM_QUESTIONS = MIX.questions + MIX.directions
 
 
 @pytest.fixture(scope="module")
-def documents(lessons: ClipLessons) -> list[TrainingSequence]:
+def source(icons: Icons) -> VideoDocuments:
+    return VideoDocuments.build(LightnessTokenizer(), TEXT, icons)
+
+
+@pytest.fixture(scope="module")
+def documents(source: VideoDocuments) -> list[TrainingSequence]:
     rng = np.random.default_rng(0)
-    return [each for _ in range(8) for each in lessons(rng, MIX)]
+    return [each for _ in range(8) for each in source(rng, MIX)]
 
 
-def said(document: TrainingSequence) -> str:
-    return TEXT.decode([each for each in document.token_ids.tolist() if each < 256])
+def test_numbers_of_documents_are_those_of_the_mix(documents: list[TrainingSequence]) -> None:
+    questions = [each for each in documents if "USER:" in text_of(each)]
+    assert len(documents) == 8 * (MIX.captioned + MIX.continued + NUM_QUESTIONS)
+    assert len(questions) == 8 * NUM_QUESTIONS
+    assert all("fps" in text_of(each) for each in documents)
 
 
-def codes_of(document: TrainingSequence) -> torch.Tensor:
-    """Which ids are codes."""
-    visual = TEXT.vocabulary.visual
-    return (document.token_ids >= visual.start) & (document.token_ids < visual.stop)
-
-
-def test_so_many_are_drawn_and_so_many_asked_about(documents: list[TrainingSequence]) -> None:
-    asked = [each for each in documents if "USER:" in said(each)]
-    assert (len(documents), len(asked)) == (8 * (MIX.drawn + MIX.longer + ASKED), 8 * ASKED)
-    assert all("fps" in said(each) for each in documents)
-
-
-def test_clips_are_captioned_as_they_are_told_to_be(icons: Icons) -> None:
-    lessons = ClipLessons.of(Flat(), TEXT, icons, lambda _scene, _rng: "as it is said")
-    made = lessons(np.random.default_rng(0), ClipMix(drawn=8, longer=6))
-    drawn, longer = ([*map(said, each)] for each in (made[:8], made[8:]))
-    for texts in (drawn, longer):
-        captioned = ["as it is said" in each for each in texts]
-        assert sum(captioned) >= len(texts) // 3  # some have no caption at all
+def test_caption_function_is_used(icons: Icons) -> None:
+    source = VideoDocuments.build(LightnessTokenizer(), TEXT, icons, lambda *_: "a caption")
+    made = source(np.random.default_rng(0), VideoMix(captioned=8, continued=6))
+    for part in (made[:8], made[8:]):
+        texts = [text_of(each) for each in part]
+        assert sum("a caption" in each for each in texts) >= len(texts) // 3  # some have none
         assert not any("style" in each for each in texts)
 
 
-def test_codes_of_answered_clips_are_only_read(documents: list[TrainingSequence]) -> None:
+def test_weights_of_codes(documents: list[TrainingSequence]) -> None:
     for each in documents:
-        if "USER:" in said(each):
-            assert not each.loss_weights[codes_of(each)].any()
+        weights = each.loss_weights[is_code(each)]
+        if "USER:" in text_of(each):
+            assert not weights.any()
         else:
-            codes = each.loss_weights[codes_of(each)]
-            assert (codes[64:] > 0).all()
-            assert set(codes[:64].tolist()) in ({0.0}, {BEGINS_WEIGHT})  # gone on with, or drawn
+            assert (weights[64:] > 0).all()
+            first_frame = set(weights[:64].tolist())
+            assert first_frame in ({0.0}, {FIRST_FRAME_WEIGHT})  # continued, generated
 
 
-def test_how_clips_begin_is_a_picture_by_itself(lessons: ClipLessons) -> None:
-    drawn = [int(codes_of(each).sum()) for each in lessons(np.random.default_rng(2), ClipMix(40))]
-    assert {64, 128, 256} <= set(drawn)
-    assert 0.2 < drawn.count(64) / len(drawn) < 0.6
+def test_some_videos_to_generate_are_a_first_frame(source: VideoDocuments) -> None:
+    made = source(np.random.default_rng(2), VideoMix(captioned=40))
+    lengths = [int(is_code(each).sum()) for each in made]
+    assert {64, 128, 256} <= set(lengths)
+    assert 0.2 < lengths.count(64) / len(lengths) < 0.6
 
 
-def test_an_answer_counts_by_its_kind_and_says_where_a_direction_ends(lessons: ClipLessons) -> None:
+def test_answers_weigh_by_kind_and_end_with_eos(source: VideoDocuments) -> None:
     kinds = set()
-    for each in lessons(np.random.default_rng(2), ClipMix(which_way=40)):
-        answers = [text.split(" USER:")[0] for text in said(each).split("ASSISTANT: ")[1:]]
-        counted = each.token_ids[each.loss_weights > 0]
-        assert TEXT.decode(counted.tolist(), skip_special=True) == "".join(f" {a}" for a in answers)
-        assert counted[-1] == TEXT.vocabulary.eos
-        if answers[-1] in SLIDES:  # a byte each, the space before, and the end
-            much = [COUNTS["motion"]] * (len(answers[-1]) + 2)
-            less = [COUNTS["object"]] * (len(answers[0]) + 1) if len(answers) > 1 else []
-            assert each.loss_weights[each.loss_weights > 0].tolist() == [*less, *much]
+    for each in source(np.random.default_rng(2), VideoMix(directions=40)):
+        answers = [text.split(" USER:")[0] for text in text_of(each).split("ASSISTANT: ")[1:]]
+        weights = each.loss_weights[each.loss_weights > 0].tolist()
+        ids = each.token_ids[each.loss_weights > 0]
+        assert TEXT.decode(ids.tolist(), skip_special=True) == "".join(f" {a}" for a in answers)
+        assert ids[-1] == TEXT.vocabulary.eos
+        if answers[-1] in DIRECTIONS:  # one token per byte, the space before it, and EOS
+            motion = [ANSWER_WEIGHTS["motion"]] * (len(answers[-1]) + 2)
+            name = [ANSWER_WEIGHTS["object"]] * (len(answers[0]) + 1) if len(answers) > 1 else []
+            assert weights == [*name, *motion]
             kinds.add(len(answers))
         else:
             assert answers[0].split(", ")[-1] in [f"{style} style" for style in STYLES]
             assert len(answers) == 1
-            assert {*each.loss_weights[each.loss_weights > 0].tolist()} == {COUNTS["describe"]}
+            assert {*weights} == {ANSWER_WEIGHTS["describe"]}
             kinds.add(0)
     assert kinds == {0, 1, 2}
 
 
-def test_nothing_held_out_moves(lessons: ClipLessons) -> None:
-    rng, pairs, motions, names = (
-        np.random.default_rng(3),
-        held_out(),
-        held_out_motions(),
-        [*MOTIONS],
-    )
-    scenes = [lessons.scene(rng, DRAWN) for _ in range(300)] + [
-        lessons.slide(rng, 8) for _ in range(100)
-    ]
-    scenes += [lessons.way(rng) for _ in range(100)]
+def test_held_out_pairs_are_not_used(source: VideoDocuments) -> None:
+    rng, pairs, motions = np.random.default_rng(3), held_out_mask(), held_out_motions()
+    scenes = [source.scene(rng, GENERATION_LENGTHS) for _ in range(300)]
+    scenes += [source.curriculum_scene(rng, 8) for _ in range(100)]
+    scenes += [source.sliding_scene(rng) for _ in range(100)]
     for scene in scenes:
         assert not pairs[scene.object, scene.style]
-        assert not motions[scene.object, names.index(scene.motion)]
+        assert not motions[scene.object, [*MOTIONS].index(scene.motion)]
     assert {scene.motion for scene in scenes} == set(MOTIONS)
 
 
-def test_a_group_of_a_clip_is_a_beat(lessons: ClipLessons) -> None:
+def test_pose_is_one_frame_of_codes(source: VideoDocuments) -> None:
     rng = np.random.default_rng(1)
-    scenes = [lessons.scene(rng, BEATS) for _ in range(40)]
-    for scene, codes in zip(scenes, lessons.codes_of(scenes), strict=True):
-        assert codes.shape == (-(-scene.frames // BEAT), 8, 8)
-    slides = [s for s in scenes if s.motion.startswith("moving") and s.frames > 8 and not s.still]
-    for codes in lessons.codes_of(slides):
+    scenes = [source.scene(rng, QUESTION_LENGTHS) for _ in range(40)]
+    for scene, codes in zip(scenes, source.encode(scenes), strict=True):
+        assert codes.shape == (-(-scene.frames // FRAMES_PER_POSE), 8, 8)
+    slides = [s for s in scenes if s.motion.startswith("moving") and s.frames > 8 and not s.delay]
+    for codes in source.encode(slides):
         assert not torch.equal(codes[0], codes[1])
         assert torch.equal(codes[0].unique(), codes[1].unique())  # the same codes elsewhere
 
 
-@pytest.mark.parametrize("ways", [0, 1, 8])
-def test_so_many_directions_are_followed_and_in_the_others_all_stands(
-    lessons: ClipLessons, ways: int
+@pytest.mark.parametrize("directions", [0, 1, 8])
+def test_curriculum_moves_in_the_first_directions_alone(
+    source: VideoDocuments, directions: int
 ) -> None:
-    rng, moved = np.random.default_rng(4), [f"moving {way}" for way in SLIDES][:ways]
-    scenes = [lessons.slide(rng, ways) for _ in range(60)]
-    for scene, codes in zip(scenes, lessons.codes_of(scenes), strict=True):
-        assert torch.equal(codes[0], codes[1]) == (scene.motion not in moved)
-    assert {scene.motion for scene in scenes} >= set(moved)
+    rng = np.random.default_rng(4)
+    moving = [f"moving {each}" for each in DIRECTIONS][:directions]
+    scenes = [source.curriculum_scene(rng, directions) for _ in range(60)]
+    for scene, codes in zip(scenes, source.encode(scenes), strict=True):
+        assert torch.equal(codes[0], codes[1]) == (scene.motion not in moving)
+    assert {scene.motion for scene in scenes} >= set(moving)
 
 
-def test_of_what_is_followed_only_what_follows_counts(lessons: ClipLessons) -> None:
+def test_only_frames_after_the_first_count_in_continuations(source: VideoDocuments) -> None:
     rng = np.random.default_rng(5)
-    for each in lessons.followed(rng, 6, ways=2) + lessons(rng, ClipMix(longer=6)):
-        weights, codes = each.loss_weights, codes_of(each)
+    curriculum = source.curriculum(rng, 6, directions=2)
+    for each in curriculum + source(rng, VideoMix(continued=6)):
+        weights, codes = each.loss_weights, is_code(each)
         assert not weights[~codes].any()
         assert not weights[codes][:64].any()
         assert weights[codes][64:].all()
 
 
-def test_codes_count_for_much_until_some_have_changed() -> None:
+def test_codes_weigh_more_until_some_have_changed() -> None:
     codes = torch.zeros(4, 2, 4, dtype=torch.long)
     codes[1, 0, 1:], codes[1, 1, 0] = 1, 1  # four codes change
     codes[2] = codes[1]  # none do
     codes[3] = torch.tensor([[5, 1, 1, 1], [5, 5, 5, 0]])
-    captioned, alone = weights_of(codes, known=1), weights_of(codes, known=2)
-    assert (captioned[0] == BEGINS_WEIGHT).all()
-    assert ((captioned == FIRST_WEIGHT).sum((1, 2))).tolist() == [0, 4, 8, 6]
-    assert (captioned[1, 0] == FIRST_WEIGHT).all()
-    assert alone[1].max() < FIRST_WEIGHT
-    assert torch.equal(alone[2:], captioned[2:])
+    captioned, silent = (code_weights(codes, predictable_from=n) for n in (1, 2))
+    assert (captioned[0] == FIRST_FRAME_WEIGHT).all()
+    assert ((captioned == ONSET_WEIGHT).sum((1, 2))).tolist() == [0, 4, 8, 6]
+    assert (captioned[1, 0] == ONSET_WEIGHT).all()
+    assert silent[1].max() < ONSET_WEIGHT
+    assert torch.equal(silent[2:], captioned[2:])
 
 
-def test_what_a_code_counts_for_is_no_hint_of_it() -> None:
+def test_weight_of_a_code_depends_on_earlier_codes_alone() -> None:
     codes = torch.from_numpy(np.random.default_rng(9).integers(2, size=(3, 4, 4)))
     for at in range(codes.numel()):
         other = codes.clone()
         other.view(-1)[at] = 7
-        upto = slice(at + 1)
-        ours, theirs = (weights_of(each, known=1).flatten()[upto] for each in (codes, other))
-        assert torch.equal(ours, theirs)
+        first, second = (
+            code_weights(each, predictable_from=1).flatten()[: at + 1] for each in (codes, other)
+        )
+        assert torch.equal(first, second)
 
 
-def test_clips_to_go_on_with_are_long_and_begin_anywhere(lessons: ClipLessons) -> None:
-    rng, longer = np.random.default_rng(6), ClipMix(longer=20)
-    assert 0 < sum("style" in said(each) for each in lessons(rng, longer)) < 20
-    assert all(codes_of(each).sum() >= 4 * 64 for each in lessons(rng, longer))
-    assert {int(codes_of(each).sum()) // 64 for each in lessons(rng, longer)} >= {4, 8, 12}
-    slides = [elsewhere(lessons.way(rng), rng) for _ in range(200)]
+def test_videos_to_continue_are_long_and_start_anywhere(source: VideoDocuments) -> None:
+    rng = np.random.default_rng(6)
+    made = source(rng, VideoMix(continued=60))
+    assert 0 < sum("style" in text_of(each) for each in made) < 60
+    assert {int(is_code(each).sum()) // 64 for each in made} >= {4, 8, 12}
+    assert all(is_code(each).sum() >= 4 * 64 for each in made)
+    slides = [randomise_start(source.sliding_scene(rng), rng) for _ in range(200)]
     assert len({(scene.x, scene.y) for scene in slides}) > 40
-    assert {(scene.x % 8, scene.y % 8) for scene in slides} == {(0, 0)}  # on the grid of codes
+    assert {(scene.x % 8, scene.y % 8) for scene in slides} == {(0, 0)}
 
 
-def test_what_is_asked_about_is_seen_to_move(lessons: ClipLessons) -> None:
+def test_motion_is_visible_in_videos_with_questions(source: VideoDocuments) -> None:
     rng = np.random.default_rng(7)
-    scenes = [lessons.scene(rng, BEATS) for _ in range(200)] + [lessons.way(rng) for _ in range(20)]
-    assert any(scene.still for scene in scenes)
-    for codes in lessons.codes_of(scenes):
+    scenes = [source.scene(rng, QUESTION_LENGTHS) for _ in range(200)]
+    scenes += [source.sliding_scene(rng) for _ in range(20)]
+    assert any(scene.delay for scene in scenes)
+    for codes in source.encode(scenes):
         assert len(codes) == 1 or bool((codes[1:] != codes[:-1]).any())
 
 
-def test_captions_name_what_is_seen(documents: list[TrainingSequence]) -> None:
-    words = [said(each) for each in documents if "USER:" not in said(each)]
-    told = [each for each in words if any(f"{style} style" in each for style in STYLES)]
-    assert 0 < len(told) < len(words)  # some captions are dropped
+def test_captions_name_an_object(documents: list[TrainingSequence]) -> None:
+    texts = [text_of(each) for each in documents if "USER:" not in text_of(each)]
+    captions = [each for each in texts if any(f"{style} style" in each for style in STYLES)]
+    assert 0 < len(captions) < len(texts)  # some captions are empty
     names = [with_article(name) for name in OBJECTS]
-    assert all(any(name in each for name in names) for each in told)
+    assert all(any(name in each for name in names) for each in captions)

@@ -1,4 +1,4 @@
-"""Captions that say less than nano knows, or more, and still name the thing."""
+"""Augmented captions: other words, but always the object."""
 
 from __future__ import annotations
 
@@ -8,109 +8,117 @@ import numpy as np
 import pytest
 
 from recipes.nano.emoji_world import (
-    HANDS,
+    ICON_SETS,
     OBJECTS,
     STYLES,
-    caption_augmentation,
+    display_name,
     held_out_pairs,
-    random_moving_scene,
     random_scene,
+    random_video_scene,
     seen_pairs,
-    spoken,
 )
-from recipes.nano.emoji_world.caption_augmentation import MOVING, LooseWords, described, made_up
+from recipes.nano.emoji_world.caption_augmentation import (
+    ADJECTIVE,
+    COLOURS,
+    NO_STYLE,
+    NONSENSE_STYLE,
+    OTHER_VERB,
+    UNAVAILABLE_STYLE,
+    VERBS,
+    CaptionAugmentation,
+    insert_adjective,
+    nonsense_word,
+)
 
 MANY = 3000
-DREW = np.ones((len(OBJECTS), len(HANDS)), np.bool_)
-DREW[::2, HANDS.index("streamline")] = False
-WORDS = LooseWords(DREW)
+AVAILABLE = np.ones((len(OBJECTS), len(ICON_SETS)), np.bool_)
+AVAILABLE[::2, ICON_SETS.index("streamline")] = False
+AUGMENTATION = CaptionAugmentation(AVAILABLE)
 
 
-def style_of(said: str) -> str | None:
+def style_in(text: str) -> str | None:
     """The word before "style", if there is one."""
-    words = said.replace(",", "").split()
+    words = text.replace(",", "").split()
     return words[words.index("style") - 1] if "style" in words else None
 
 
 @pytest.fixture(scope="module")
 def captions() -> list[tuple[int, int, str]]:
-    """Things, their styles, and what is said of them."""
+    """Rows of object, style and caption."""
     rng, pairs = np.random.default_rng(0), seen_pairs()
     scenes = [random_scene(rng, *map(int, pairs[rng.integers(len(pairs))])) for _ in range(MANY)]
-    return [(each.object, each.style, WORDS.picture(each, rng)) for each in scenes]
+    return [(each.object, each.style, AUGMENTATION.image_caption(each, rng)) for each in scenes]
 
 
-def test_the_thing_is_always_named(captions: list[tuple[int, int, str]]) -> None:
-    assert all(spoken(OBJECTS[thing]) in said for thing, _, said in captions)
+def test_object_is_always_named(captions: list[tuple[int, int, str]]) -> None:
+    assert all(display_name(OBJECTS[index]) in text for index, _, text in captions)
 
 
-def test_styles_are_open_made_up_or_of_who_never_drew_it(
+def test_proportions_of_missing_nonsense_and_unavailable_styles(
     captions: list[tuple[int, int, str]],
 ) -> None:
     kinds = Counter[str]()
-    for thing, style, said in captions:
-        asked = style_of(said)
+    for index, style, text in captions:
+        asked = style_in(text)
         if asked is None:
-            kinds["open"] += 1
-        elif asked in HANDS and asked != STYLES[style]:
-            kinds["never"] += 1
-            assert not DREW[thing, HANDS.index(asked)]
-        elif asked not in HANDS:
-            kinds["made up"] += 1
+            kinds["none"] += 1
+        elif asked in ICON_SETS and asked != STYLES[style]:
+            kinds["unavailable"] += 1
+            assert not AVAILABLE[index, ICON_SETS.index(asked)]
+        elif asked not in ICON_SETS:
+            kinds["nonsense"] += 1
     share = {kind: count / MANY for kind, count in kinds.items()}
-    usual = 0.05  # of all other captions leave it open, too
-    open_ = caption_augmentation.OPEN + usual * (1 - caption_augmentation.OPEN)
-    assert share["open"] == pytest.approx(open_, abs=0.03)
-    assert share["made up"] == pytest.approx(caption_augmentation.MADE_UP, abs=0.03)
-    assert share["never"] == pytest.approx(
-        caption_augmentation.NEVER / 2, abs=0.02
-    )  # half lack a hand
+    without = NO_STYLE + 0.05 * (1 - NO_STYLE)  # one in twenty other captions has no style
+    assert share["none"] == pytest.approx(without, abs=0.03)
+    assert share["nonsense"] == pytest.approx(NONSENSE_STYLE, abs=0.03)
+    # Half of the objects are available in all sets.
+    assert share["unavailable"] == pytest.approx(UNAVAILABLE_STYLE / 2, abs=0.02)
 
 
-def test_no_held_out_pair_is_asked_for(captions: list[tuple[int, int, str]]) -> None:
-    held = {(int(thing), STYLES[style]) for thing, style in held_out_pairs()}
-    assert not held & {(thing, style_of(said)) for thing, _, said in captions}
+def test_no_held_out_pair_is_named(captions: list[tuple[int, int, str]]) -> None:
+    held = {(int(index), STYLES[style]) for index, style in held_out_pairs()}
+    assert not held & {(index, style_in(text)) for index, _, text in captions}
 
 
-def test_other_hands_are_asked_for_by_name() -> None:
-    rng, hand = np.random.default_rng(0), HANDS.index("emojione")
-    said = [WORDS.picture(random_scene(rng, 5, hand), rng) for _ in range(200)]
-    assert {style_of(each) for each in said} == {"emojione", None}
-    assert sum(style_of(each) is None for each in said) < 30
+def test_other_icon_sets_are_always_named() -> None:
+    rng, icon_set = np.random.default_rng(0), ICON_SETS.index("emojione")
+    texts = [AUGMENTATION.image_caption(random_scene(rng, 5, icon_set), rng) for _ in range(200)]
+    assert {style_in(each) for each in texts} == {"emojione", None}
+    assert sum(style_in(each) is None for each in texts) < 30
 
 
-def test_clips_that_slide_do_not_always_just_move() -> None:
+def test_sliding_objects_get_other_verbs() -> None:
     rng, car = np.random.default_rng(0), OBJECTS.index("automobile")
-    scene = random_moving_scene(rng, car, 0, "moving to the right")
-    said = [WORDS.clip(scene, rng) for _ in range(400)]
-    verbs = Counter(each.split(" to the right")[0].split()[-1] for each in said)
-    assert set(verbs) == {"moving", *MOVING}
-    assert verbs["moving"] / len(said) == pytest.approx(
-        1 - caption_augmentation.OTHERWISE, abs=0.06
-    )
-    adorned = sum(not each.startswith("a car ") for each in said) / len(said)
-    assert adorned == pytest.approx(caption_augmentation.ADORNED, abs=0.06)
+    scene = random_video_scene(rng, car, 0, "moving to the right")
+    texts = [AUGMENTATION.video_caption(scene, rng) for _ in range(400)]
+    verbs = Counter(each.split(" to the right")[0].split()[-1] for each in texts)
+    assert set(verbs) == {"moving", *VERBS}
+    assert verbs["moving"] / len(texts) == pytest.approx(1 - OTHER_VERB, abs=0.06)
+    with_adjective = sum(not each.startswith("a car ") for each in texts) / len(texts)
+    assert with_adjective == pytest.approx(ADJECTIVE, abs=0.06)
 
 
-def test_what_is_named_for_a_colour_keeps_it() -> None:
+def test_objects_named_after_a_colour_get_no_other() -> None:
     rng, apple = np.random.default_rng(0), OBJECTS.index("red-apple")
-    pairs = [random_scene(rng, apple, 0) for _ in range(600)]
-    adjectives = {WORDS.picture(each, rng).split(" red apple")[0].split()[-1] for each in pairs}
-    assert not adjectives & {*caption_augmentation.COLOURED}
+    scenes = [random_scene(rng, apple, 0) for _ in range(600)]
+    adjectives = {
+        AUGMENTATION.image_caption(each, rng).split(" red apple")[0].split()[-1] for each in scenes
+    }
+    assert not adjectives & {*COLOURS}
     assert len(adjectives) > 10
 
 
-def test_adjectives_take_their_article_with_them() -> None:
-    assert described("a car", "red") == "a red car"
-    assert described("a car", "old") == "an old car"
-    assert described("an ant", "red") == "a red ant"
-    assert described("the sun", "old") == "the old sun"
-    assert described("socks", "red") == "red socks"
+def test_article_agrees_with_adjective() -> None:
+    assert insert_adjective("a car", "red") == "a red car"
+    assert insert_adjective("a car", "old") == "an old car"
+    assert insert_adjective("an ant", "red") == "a red ant"
+    assert insert_adjective("the sun", "old") == "the old sun"
+    assert insert_adjective("socks", "red") == "red socks"
 
 
-def test_what_is_made_up_means_nothing() -> None:
+def test_nonsense_words_differ_and_are_no_styles() -> None:
     rng = np.random.default_rng(0)
-    words = [made_up(rng) for _ in range(1000)]
+    words = [nonsense_word(rng) for _ in range(1000)]
     assert {len(each) for each in words} == {4, 6}
     assert len({*words}) > 900
-    assert not {*words} & {*HANDS}
+    assert not {*words} & {*ICON_SETS}

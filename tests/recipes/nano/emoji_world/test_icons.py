@@ -1,4 +1,4 @@
-"""Fetching, cropping and caching icons; the real ones only where they are at hand already."""
+"""Download, cropping and caching of icons; real ones only if they are cached already."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 
 from emu3.errors import InputError
 from recipes.nano.emoji_world import (
+    ICON_SIZES,
     OBJECTS,
-    SIZES,
     STYLES,
     Icons,
     default_folder,
@@ -35,27 +35,25 @@ def circle_set() -> dict[str, object]:
     }
 
 
-def test_without_npm_the_error_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_npm_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"Node\.js.*noto\.json"):
         fetch_icons(tmp_path)
 
 
-def test_files_already_there_are_not_fetched_again(
+def test_existing_files_are_not_downloaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: pytest.fail("npm was looked for"))
+    monkeypatch.setattr("shutil.which", lambda name: pytest.fail("npm was searched for"))
     for style in STYLES:
         (tmp_path / f"{style}.json").write_text("{}")
     assert fetch_icons(tmp_path) == {style: tmp_path / f"{style}.json" for style in STYLES}
 
 
-def test_icons_are_cropped_fitted_and_cached(
+def test_icons_are_cropped_centred_and_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("resvg_py", reason="drawing icons needs the extra emoji")
+    pytest.importorskip("resvg_py", reason="drawing icons needs the extra nano")
     monkeypatch.setattr(module, "OBJECTS", OBJECTS[:5])
     for style in STYLES:
         (tmp_path / f"{style}.json").write_text(json.dumps(circle_set()))
@@ -75,23 +73,23 @@ def test_icons_are_cropped_fitted_and_cached(
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_shrinking_leaves_no_dark_fringe() -> None:
-    picture = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
-    picture.paste((255, 255, 255, 255), (3, 3, 125, 121))
-    out = module.fit(picture, 40)
+def test_downscaling_leaves_no_dark_fringe() -> None:
+    image = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+    image.paste((255, 255, 255, 255), (3, 3, 125, 121))
+    out = module.crop_and_centre(image, 40)
     assert (out[out[..., 3] > 16][:, :3] > 240).all()
 
 
-def test_a_cache_folder_may_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder_is_configurable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EMU3_CACHE", str(tmp_path))
     assert default_folder() == tmp_path / "emoji_world"
 
 
-def test_the_real_icons_fill_their_squares() -> None:
-    if not all(module.cache_path(default_folder(), size).is_file() for size in SIZES):
+def test_real_icons_fill_their_squares() -> None:
+    if not all(module.cache_path(default_folder(), size).is_file() for size in ICON_SIZES):
         pytest.skip("the real icons are not cached on this machine, and fetching needs npm")
     icons = Icons.load()
-    for size in SIZES:
+    for size in ICON_SIZES:
         array = icons.arrays[size]
         assert array.shape == (400, 3, size, size, 4)
         alpha = array[..., 3] >= 8
@@ -101,7 +99,7 @@ def test_the_real_icons_fill_their_squares() -> None:
 
 
 def _span(visible: NDArray[np.bool_], across: int) -> NDArray[np.int64]:
-    """First to last line with something on it, gaps (as in a bikini) included."""
+    """Lines from the first to the last visible one, gaps included."""
     filled = np.asarray(visible.any(axis=across))
     lines = filled.shape[-1]
     return np.asarray(lines - filled.argmax(axis=-1) - filled[..., ::-1].argmax(axis=-1))

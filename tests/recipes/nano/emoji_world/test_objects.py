@@ -1,20 +1,20 @@
-"""The list of objects and how they are said."""
+"""The list of objects and their display names."""
 
 from __future__ import annotations
 
 import pytest
 
-from recipes.nano.emoji_world import OBJECTS, mirrorable, objects, spoken, with_article
+from recipes.nano.emoji_world import OBJECTS, display_name, mirrorable, objects, with_article
 
 
-def test_there_are_400_different_objects_with_different_spoken_names() -> None:
+def test_400_objects_have_different_names() -> None:
     assert len(OBJECTS) == len(set(OBJECTS)) == 400
-    assert len({spoken(name) for name in OBJECTS}) == 400
+    assert len({display_name(name) for name in OBJECTS}) == 400
     assert len({with_article(name) for name in OBJECTS}) == 400
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("red-apple", "a red apple"),
         ("owl", "an owl"),
@@ -26,23 +26,28 @@ def test_there_are_400_different_objects_with_different_spoken_names() -> None:
         ("bug", "a caterpillar"),
     ],
 )
-def test_articles(name: str, said: str) -> None:
+def test_articles(name: str, expected: str) -> None:
     assert name in OBJECTS
-    assert with_article(name) == said
+    assert with_article(name) == expected
 
 
-def test_every_exception_is_about_an_object_of_the_list() -> None:
-    tables = (objects._SPOKEN, objects._NO_ARTICLE, objects._ARTICLE, objects._NOT_MIRRORABLE)
+def test_exceptions_are_objects_of_the_list() -> None:
+    tables = (
+        objects._DISPLAY_NAMES,
+        objects._NO_ARTICLE,
+        objects._ARTICLE,
+        objects._NOT_MIRRORABLE,
+    )
     for table in tables:
         assert set(table) <= set(OBJECTS)
 
 
-def test_spoken_names_are_plain_ascii_words() -> None:
+def test_display_names_are_ascii_words() -> None:
     for name in OBJECTS:
-        assert spoken(name).replace(" ", "").replace("-", "").isalpha()
-        assert spoken(name).isascii()
+        assert display_name(name).replace(" ", "").replace("-", "").isalpha()
+        assert display_name(name).isascii()
 
 
-def test_a_clock_face_is_not_mirrored_and_an_apple_may_be() -> None:
+def test_clock_faces_are_not_mirrored() -> None:
     assert not mirrorable("watch")
     assert mirrorable("red-apple")

@@ -1,4 +1,4 @@
-"""Clips: what is drawn is where the motion says it is, and words fit what is drawn."""
+"""Videos: the sprite follows its motion, and captions and answers match the scene."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ import numpy as np
 import pytest
 
 from emu3.errors import InputError
-from recipes.nano.emoji_world import OBJECTS, SIZES, STYLES, Icons, with_article
+from recipes.nano.emoji_world import ICON_SIZES, OBJECTS, STYLES, Icons, with_article
 from recipes.nano.emoji_world.motion import (
-    BEAT,
-    BEHIND,
-    LARGE,
+    CANVAS_SIZE,
+    DIRECTIONS,
+    FRAMES_PER_POSE,
+    MAX_SPRITE_SIZE,
+    MIN_SPRITE_SIZE,
     MOTIONS,
-    PASSED,
-    SLIDES,
-    SMALL,
-    STEP,
-    WORLD,
+    OCCLUDED_SPRITE_SIZE,
+    OCCLUSION,
+    STEP_SIZE,
     Pose,
     held_out_motions,
 )
 from recipes.nano.emoji_world.scene import BACKGROUNDS
 from recipes.nano.emoji_world.video_captions import (
-    clip_answer,
-    clip_caption,
-    clip_question,
-    direction,
-    full_clip_caption,
+    direction_of,
+    full_video_caption,
+    video_answer,
+    video_caption,
+    video_question,
 )
 from recipes.nano.emoji_world.video_scene import (
-    MovingScene,
-    compose_clip,
-    compose_frame,
-    draw_pose,
-    random_moving_scene,
-    sprite,
+    VideoScene,
+    random_video_scene,
+    render_frame,
+    render_pose,
+    render_sprite,
+    render_video,
 )
 
-SCENE = MovingScene(7, 1, "moving up", "white", 20, 36, frames=12, fps=8)
+SCENE = VideoScene(7, 1, "moving up", "white", 20, 36, frames=12, fps=8)
 BACK = np.array(BACKGROUNDS["white"])
 
 
 @pytest.fixture(scope="module")
 def discs() -> Icons:
-    """Every object a red disc: its middle and size can be measured."""
+    """Every object is a red disc, whose centre and size can be measured."""
     arrays = {}
-    for size in SIZES:
+    for size in ICON_SIZES:
         y, x = np.mgrid[:size, :size] - (size - 1) / 2
         disc = np.zeros((size, size, 4), np.uint8)
         disc[..., 0], disc[..., 3] = 255, np.where(np.hypot(x, y) < size / 2, 255, 0)
@@ -56,107 +56,107 @@ def discs() -> Icons:
 
 
 def covered(frame: np.ndarray) -> np.ndarray:
-    """How much of each pixel is not background, [64, 64]."""
+    """The coverage of each pixel by the object, [64, 64]."""
     return np.abs(frame.astype(int) - BACK).sum(-1) / 510
 
 
-@pytest.mark.parametrize("motion", [m for m in MOTIONS if m != BEHIND])
-def test_the_sprite_is_where_and_as_large_as_the_trajectory_says(motion: str, discs: Icons) -> None:
+@pytest.mark.parametrize("motion", [m for m in MOTIONS if m != OCCLUSION])
+def test_position_and_size_follow_trajectory(motion: str, discs: Icons) -> None:
     scene = replace(SCENE, motion=motion, x=32, y=32)
     for number in (0, 3, 4, 5, 11, 14):
-        frame, pose = compose_frame(scene, discs, number), scene.pose(number)
-        there = scene.middle(number)
-        weight = np.roll(covered(frame), [WORLD // 2 - each for each in there[::-1]], (0, 1))
-        y, x = np.mgrid[:WORLD, :WORLD]
-        middle = [(weight * axis).sum() / weight.sum() + 0.5 for axis in (x, y)]
-        assert middle == pytest.approx([WORLD // 2, WORLD // 2], abs=0.6)
-        disc = np.pi * pose.side**2 / 4 * pose.alpha
+        frame, pose = render_frame(scene, discs, number), scene.pose(number)
+        there = scene.centre(number)
+        weight = np.roll(covered(frame), [CANVAS_SIZE // 2 - each for each in there[::-1]], (0, 1))
+        y, x = np.mgrid[:CANVAS_SIZE, :CANVAS_SIZE]
+        centre = [(weight * axis).sum() / weight.sum() + 0.5 for axis in (x, y)]
+        assert centre == pytest.approx([CANVAS_SIZE // 2, CANVAS_SIZE // 2], abs=0.6)
+        disc = np.pi * pose.size**2 / 4 * pose.alpha
         assert weight.sum() == pytest.approx(disc, rel=0.06)
 
 
-@pytest.mark.parametrize("way", SLIDES)
-def test_what_slides_goes_round_the_world(way: str, fake_icons: Icons) -> None:
-    scene = replace(SCENE, motion=f"moving {way}")
-    first, (dx, dy) = compose_frame(scene, fake_icons, 0), SLIDES[way]
-    for beat in (1, 7, 19):
-        moved = np.roll(first, (dy * STEP * beat, dx * STEP * beat), axis=(0, 1))
-        assert np.array_equal(compose_frame(scene, fake_icons, BEAT * beat), moved)
-    assert np.array_equal(compose_frame(scene, fake_icons, BEAT * WORLD // STEP), first)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_sliding_wraps_around_the_canvas(direction: str, fake_icons: Icons) -> None:
+    scene = replace(SCENE, motion=f"moving {direction}")
+    first, (dx, dy) = render_frame(scene, fake_icons, 0), DIRECTIONS[direction]
+    for index in (1, 7, 19):
+        moved = np.roll(first, (dy * STEP_SIZE * index, dx * STEP_SIZE * index), axis=(0, 1))
+        assert np.array_equal(render_frame(scene, fake_icons, FRAMES_PER_POSE * index), moved)
+    assert np.array_equal(
+        render_frame(scene, fake_icons, FRAMES_PER_POSE * CANVAS_SIZE // STEP_SIZE), first
+    )
 
 
-@pytest.mark.parametrize("motion", [m for m in MOTIONS if m != BEHIND])
-def test_a_pose_is_held_for_a_beat_and_then_there_is_another(
-    motion: str, fake_icons: Icons
-) -> None:
-    clip = compose_clip(replace(SCENE, motion=motion), fake_icons)
-    beats = clip.reshape(-1, BEAT, *clip.shape[1:])
-    assert (beats == beats[:, :1]).all()
-    assert not np.array_equal(beats[0], beats[1])
+@pytest.mark.parametrize("motion", [m for m in MOTIONS if m != OCCLUSION])
+def test_pose_changes_every_four_frames(motion: str, fake_icons: Icons) -> None:
+    video = render_video(replace(SCENE, motion=motion), fake_icons)
+    poses = video.reshape(-1, FRAMES_PER_POSE, *video.shape[1:])
+    assert (poses == poses[:, :1]).all()
+    assert not np.array_equal(poses[0], poses[1])
 
 
-def test_what_waits_stands_still_and_then_does_the_same(fake_icons: Icons) -> None:
-    waiting = replace(SCENE, motion="spinning", still=4, frames=16)
-    late, soon = (compose_clip(s, fake_icons) for s in (waiting, replace(waiting, still=0)))
+def test_delay_shifts_motion(fake_icons: Icons) -> None:
+    delayed = replace(SCENE, motion="spinning", delay=4, frames=16)
+    late, soon = (render_video(s, fake_icons) for s in (delayed, replace(delayed, delay=0)))
     assert (late[:5] == late[0]).all()
     assert np.array_equal(late[4:], soon[:-4])
-    assert late.shape == (16, WORLD, WORLD, 3)
+    assert late.shape == (16, CANVAS_SIZE, CANVAS_SIZE, 3)
     assert late.dtype == np.uint8
 
 
-def test_growing_shrinking_and_fading_come_to_an_end(discs: Icons) -> None:
+def test_growing_shrinking_and_fading_reach_a_final_pose(discs: Icons) -> None:
     ends = {
-        "growing": Pose(side=LARGE),
-        "shrinking": Pose(side=SMALL),
+        "growing": Pose(size=MAX_SPRITE_SIZE),
+        "shrinking": Pose(size=MIN_SPRITE_SIZE),
         "fading away": Pose(alpha=0),
     }
     for motion, pose in ends.items():
         scene = replace(SCENE, motion=motion, frames=1)
         assert scene.pose(32) == scene.pose(900) == pose
-    faded = compose_frame(replace(SCENE, motion="fading away"), discs, 16)
+    faded = render_frame(replace(SCENE, motion="fading away"), discs, 16)
     assert (faded == BACK).all()
 
 
-def test_what_passes_behind_is_hidden_by_what_stands_in_front(discs: Icons) -> None:
-    behind = MovingScene(1, 0, BEHIND, "white", 16, 32, frames=48, fps=12, front=2)
-    meeting = covered(compose_frame(behind, discs, 16))
-    alone = covered(passed_alone(discs))
-    assert meeting.sum() == pytest.approx(alone.sum(), rel=0.04)  # edges show through edges
-    assert covered(compose_frame(behind, discs, 0)).sum() > 1.9 * alone.sum()
+def test_occluder_hides_sprite(discs: Icons) -> None:
+    behind = VideoScene(1, 0, OCCLUSION, "white", 16, 32, frames=48, fps=12, occluder=2)
+    hidden = covered(render_frame(behind, discs, 16))
+    alone = covered(occluded_sprite(discs))
+    assert hidden.sum() == pytest.approx(alone.sum(), rel=0.04)  # antialiased edges
+    assert covered(render_frame(behind, discs, 0)).sum() > 1.9 * alone.sum()
 
 
-def passed_alone(icons: Icons) -> np.ndarray:
-    return draw_pose(icons, 0, 0, "white", Pose(x=32, y=32, side=PASSED), None)
+def occluded_sprite(icons: Icons) -> np.ndarray:
+    return render_pose(icons, 0, 0, "white", Pose(x=32, y=32, size=OCCLUDED_SPRITE_SIZE), None)
 
 
-def test_a_sprite_turns_clockwise_by_quarters(fake_icons: Icons) -> None:
+def test_rotation_is_clockwise_by_quarter_turns(fake_icons: Icons) -> None:
     upright, turned, round_again = (
-        sprite(fake_icons, 0, 0, MOTIONS["spinning"](beat)) for beat in (0, 1, 4)
+        render_sprite(fake_icons, 0, 0, MOTIONS["spinning"](index)) for index in (0, 1, 4)
     )
     assert np.array_equal(turned[:, -1], upright[0])
     assert np.array_equal(round_again, upright)
     assert not np.array_equal(turned, upright)
 
 
-def test_one_seed_is_one_clip_and_its_words_fit() -> None:
+def test_seed_reproduces_scene_and_captions_match_it() -> None:
     for number, motion in enumerate(MOTIONS):
         scene, again = (
-            random_moving_scene(np.random.default_rng(number), 5 * number, 2, motion)
+            random_video_scene(np.random.default_rng(number), 5 * number, 2, motion)
             for _ in range(2)
         )
         assert scene == again
         rng = np.random.default_rng(number)
-        said = clip_caption(scene, rng)
-        assert said.startswith(f"{with_article(OBJECTS[scene.object])} {motion}")
-        assert said.endswith("twemoji style")
-        assert scene.background in full_clip_caption(scene) == clip_answer(scene, "describe")
-        assert clip_answer(scene, "motion") in full_clip_caption(scene)
-        assert (direction(scene) in SLIDES) == motion.startswith("moving")
-        assert clip_question("motion", scene, rng).endswith("?")
-    assert clip_answer(SCENE, "motion") == "up"
-    assert clip_answer(SCENE, "object") == with_article(OBJECTS[7])
+        text = video_caption(scene, rng)
+        assert text.startswith(f"{with_article(OBJECTS[scene.object])} {motion}")
+        assert text.endswith("twemoji style")
+        assert scene.background in full_video_caption(scene) == video_answer(scene, "describe")
+        assert video_answer(scene, "motion") in full_video_caption(scene)
+        assert (direction_of(scene) in DIRECTIONS) == motion.startswith("moving")
+        assert video_question("motion", scene, rng).endswith("?")
+    assert video_answer(SCENE, "motion") == "up"
+    assert video_answer(SCENE, "object") == with_article(OBJECTS[7])
 
 
-def test_a_tenth_of_the_pairs_of_object_and_motion_is_held_out() -> None:
+def test_tenth_of_object_motion_pairs_is_held_out() -> None:
     mask = held_out_motions()
     assert mask.shape == (len(OBJECTS), len(MOTIONS))
     assert (mask.sum(0) == len(OBJECTS) // 10).all()
@@ -170,13 +170,13 @@ def test_a_tenth_of_the_pairs_of_object_and_motion_is_held_out() -> None:
         ({"object": 400}, "no object 400"),
         ({"motion": "dancing"}, "motion 'dancing'"),
         ({"background": "plaid"}, "background 'plaid'"),
-        ({"motion": BEHIND}, "stands in front"),
-        ({"front": 3}, "stands in front"),
+        ({"motion": OCCLUSION}, "needs an occluder"),
+        ({"occluder": 3}, "needs an occluder"),
         ({"frames": 0}, "at least 1"),
-        ({"still": -4}, "whole beats"),
-        ({"still": 3}, "whole beats"),
+        ({"delay": -4}, "not a multiple of 4"),
+        ({"delay": 3}, "not a multiple of 4"),
     ],
 )
-def test_what_no_clip_can_show_is_refused(change: dict[str, object], words: str) -> None:
+def test_impossible_scenes_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         replace(SCENE, **change)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The evaluation: a perfect model scores 100%, a random one what luck gives, and nothing leaks."""
+"""The evaluation of images: a perfect model scores 100%, a random one the chance level."""
 
 from __future__ import annotations
 
@@ -21,136 +21,151 @@ from recipes.nano.emoji_world import (
     STYLES,
     Icons,
     Scene,
-    compose,
     held_out_pairs,
+    render_scene,
     seen_pairs,
     with_article,
 )
 
-pytest.importorskip("skimage", reason="judging needs the extra emoji")
+pytest.importorskip("skimage", reason="classifying icons needs the extra nano")
 
-from recipes.nano.evaluation import DrawingSettings, Judge, background_of, evaluate_nano
-from recipes.nano.evaluation import icon_classifier as judge_module
-from recipes.nano.evaluation.image_evaluation import BATCH, _choose
+from recipes.nano.evaluation import (
+    Metrics,
+    NearestIconClassifier,
+    SamplingSettings,
+    classify_background,
+    evaluate_images,
+    icon_classifier,
+)
+from recipes.nano.evaluation.image_evaluation import BATCH, choose_rows
 
 Pixels = NDArray[np.uint8]
-SHARES = {"drawing", "drawing_style", "drawing_copied", "drawing_pair", "drawing_background"}
-SHARES |= {"naming", "question_style", "question_background"}
+COPY = "copy_from_other_style"
+PROPORTIONS = {
+    "generation_object",
+    "generation_style",
+    COPY,
+    "generation_object_and_style",
+    "generation_background",
+    "question_object",
+    "question_style",
+    "question_background",
+}
 
 
-def blocks_of(picture: Pixels) -> Pixels:
+def blocks_of(image: Pixels) -> Pixels:
     """The 8x8 blocks of a fake icon: uint8 [8, 8, 3]."""
-    shown = (picture != BACKGROUNDS[background_of(picture)]).any(2)
-    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    visible = (image != BACKGROUNDS[classify_background(image)]).any(2)
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     if not len(rows):
         return np.zeros((8, 8, 3), np.uint8)
     y = np.linspace(rows[0], rows[-1], 17)[1::2].round().astype(int)
     x = np.linspace(columns[0], columns[-1], 17)[1::2].round().astype(int)
-    return np.asarray(picture[y][:, x])
+    return np.asarray(image[y][:, x])
 
 
 @pytest.fixture(scope="module")
-def judge(icons: Icons) -> Iterator[Judge]:
-    """A judge that looks only at the blocks, which is quick and enough for fake icons."""
+def classifier(icons: Icons) -> Iterator[NearestIconClassifier]:
+    """A classifier by blocks alone, which is fast and sufficient for fake icons."""
 
-    def describe(picture: Pixels) -> NDArray[np.float32]:
-        return (blocks_of(picture).ravel() / 255).astype(np.float32)
+    def features(image: Pixels) -> NDArray[np.float32]:
+        return (blocks_of(image).ravel() / 255).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge_module, "describe", describe)
-        yield Judge.build(icons, backgrounds=["white"])
+        patch.setattr(icon_classifier, "image_features", features)
+        yield NearestIconClassifier.build(icons, backgrounds=["white"])
 
 
-class Output(NamedTuple):
+class Result(NamedTuple):
     images: list[Image.Image]
 
 
 @dataclass
 class Oracle:
-    """Draws the true picture, knows every answer, and its tokenizer loses nothing."""
+    """Generates the true image, knows every answer, and has a lossless tokenizer."""
 
     icons: Icons
     batches: list[int] = field(default_factory=list)
     settings: list[dict[str, float | str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.wanted = {}
-        self.known = {}
-        for thing, name in enumerate(OBJECTS):
+        self.scenes = {}
+        self.answers = {}
+        for index, name in enumerate(OBJECTS):
             for style, word in enumerate(STYLES):
-                said = with_article(name)
-                self.wanted[f"{said}, {word} style"] = (thing, style, "blue")
+                text = with_article(name)
+                self.scenes[f"{text}, {word} style"] = (index, style, "blue")
                 for colour in BACKGROUNDS:
-                    prompt = f"{said} on a {colour} background, {word} style"
-                    self.wanted[prompt] = (thing, style, colour)
-                key = self.icons.get(thing, style, 40)[2::5, 2::5, :3]
+                    prompt = f"{text} on a {colour} background, {word} style"
+                    self.scenes[prompt] = (index, style, colour)
+                key = self.icons.get(index, style, 40)[2::5, 2::5, :3]
                 for view in (key, key[:, ::-1]):
-                    self.known[view.tobytes()] = (said, word)
+                    self.answers[view.tobytes()] = (text, word)
 
-    def image(self, prompts: list[str], **settings: float | str) -> Output:
+    def image(self, prompts: list[str], **settings: float | str) -> Result:
         self.batches.append(len(prompts))
         self.settings.append(settings)
-        return Output([self.draw(prompt) for prompt in prompts])
+        return Result([self.generate(prompt) for prompt in prompts])
 
-    def draw(self, prompt: str) -> Image.Image:
-        thing, style, colour = self.wanted[prompt]
-        scene = Scene(thing, style, colour, "1:1", 56, 8, 0, False)
-        return Image.fromarray(compose(scene, self.icons))
+    def generate(self, prompt: str) -> Image.Image:
+        index, style, colour = self.scenes[prompt]
+        scene = Scene(index, style, colour, "1:1", 56, 8, 0, False)
+        return Image.fromarray(render_scene(scene, self.icons))
 
     def chat_batch(
         self, texts: list[str], images: list[Image.Image], *, max_new_tokens: int
     ) -> list[str]:
         self.batches.append(len(texts))
-        return [self.say(*both) for both in zip(texts, images, strict=True)]
+        return [self.answer(*both) for both in zip(texts, images, strict=True)]
 
-    def say(self, text: str, image: Image.Image) -> str:
-        picture = np.asarray(image)
-        said, word = self.known[blocks_of(picture).tobytes()]
+    def answer(self, text: str, image: Image.Image) -> str:
+        pixels = np.asarray(image)
+        name, word = self.answers[blocks_of(pixels).tobytes()]
         if "background" in text:
-            return background_of(picture)
-        return word if "style" in text else said
+            return classify_background(pixels)
+        return word if "style" in text else name
 
-    def encode(self, picture: Image.Image) -> Tensor:
-        return torch.from_numpy(np.array(picture))
+    def encode(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image))
 
     def decode(self, codes: Tensor) -> Image.Image:
         return Image.fromarray(codes.numpy())
 
 
-class Sloppy(Oracle):
-    """Right, but written by somebody in a hurry."""
+class Untidy(Oracle):
+    """Correct, with other case, spaces and a full stop."""
 
-    def say(self, text: str, image: Image.Image) -> str:
-        return f"  {super().say(text, image).upper()}.\n"
+    def answer(self, text: str, image: Image.Image) -> str:
+        return f"  {super().answer(text, image).upper()}.\n"
 
 
 class Wrong(Oracle):
-    """Draws the next object in the next style on the wrong colour, and says nearly the truth."""
+    """The next object in the next style on another background, and answers with an addition."""
 
-    def draw(self, prompt: str) -> Image.Image:
-        thing, style, colour = self.wanted[prompt]
+    def generate(self, prompt: str) -> Image.Image:
+        index, style, colour = self.scenes[prompt]
         other = "pink" if colour == "white" else "white"
-        scene = Scene((thing + 1) % 400, (style + 1) % 3, other, "1:1", 56, 8, 0, False)
-        return Image.fromarray(compose(scene, self.icons))
+        scene = Scene((index + 1) % 400, (style + 1) % 3, other, "1:1", 56, 8, 0, False)
+        return Image.fromarray(render_scene(scene, self.icons))
 
-    def say(self, text: str, image: Image.Image) -> str:
-        return f"{super().say(text, image)} or so"
+    def answer(self, text: str, image: Image.Image) -> str:
+        return f"{super().answer(text, image)} or so"
 
 
 class Random(Oracle):
-    """Noise for pictures, any word for an answer; the same for the same seed."""
+    """Noise for images and random words for answers, reproducible by seed."""
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(0)
 
-    def image(self, prompts: list[str], **settings: float | str) -> Output:
+    def image(self, prompts: list[str], **settings: float | str) -> Result:
         self.rng = np.random.default_rng(int(settings["seed"]))
-        return Output([self.noise(64, 64) for _ in prompts])
+        return Result([self.noise(64, 64) for _ in prompts])
 
     def noise(self, height: int, width: int) -> Image.Image:
         return Image.fromarray(self.rng.integers(0, 256, (height, width, 3), np.uint8))
 
-    def say(self, text: str, image: Image.Image) -> str:
+    def answer(self, text: str, image: Image.Image) -> str:
         words = STYLES if "style" in text else tuple(BACKGROUNDS)
         if "What is" in text:
             words = tuple(map(with_article, OBJECTS))
@@ -160,96 +175,113 @@ class Random(Oracle):
         return self.noise(*codes.shape[:2])
 
 
-def test_a_perfect_model_scores_all(icons: Icons, judge: Judge) -> None:
+def without_copy(metrics: Metrics) -> list[tuple[int, int, float]]:
+    """Hits, n and upper bound of all proportions that depend on the generated images."""
+    proportions = {k: v for k, v in metrics.proportions.items() if k != COPY}
+    return [(each.hits, each.n, each.upper_bound) for each in proportions.values()]
+
+
+def test_perfect_model_scores_all(icons: Icons, classifier: NearestIconClassifier) -> None:
     model = Oracle(icons)
-    report = evaluate_nano(model, samples=30, icons=icons, judge=judge)
-    for figures in (report.seen, report.held_out):
-        assert (figures.reconstructed, figures.psnr, figures.ssim) == (30, 100, 1)
-        assert set(figures.shares) == SHARES
-        copied = figures.shares.pop("drawing_copied")
-        assert (copied.hits, copied.n) == (0, 60), "no fake icon is like that of another style"
-        for share in figures.shares.values():
-            assert (share.hits, share.n, share.ceiling) == (30, 30, 1)
+    report = evaluate_images(model, samples=30, icons=icons, classifier=classifier)
+    for metrics in (report.seen, report.held_out):
+        assert metrics.n == 30
+        assert metrics.means == {"psnr": 100, "ssim": pytest.approx(1)}
+        assert set(metrics.proportions) == PROPORTIONS
+        copied = metrics.proportions[COPY]
+        assert (copied.hits, copied.n) == (0, 60), "fake icons of two styles are unrelated"
+        assert set(without_copy(metrics)) == {(30, 30, 1)}
     assert max(model.batches) == BATCH
     assert sum(model.batches) == 2 * 30 * 5
     assert len({settings["seed"] for settings in model.settings}) == len(model.settings)
-    asked = {"ratio": "1:1", "num_images": 1, **vars(DrawingSettings())}
-    assert model.settings[0] == asked | {"seed": model.settings[0]["seed"]}
+    expected = {"ratio": "1:1", "num_images": 1, **vars(SamplingSettings())}
+    assert model.settings[0] == expected | {"seed": model.settings[0]["seed"]}
 
 
-@pytest.mark.parametrize(("kind", "hits"), [(Wrong, 0), (Sloppy, 10)])
-def test_wrong_is_wrong_and_sloppy_is_right(
-    icons: Icons, judge: Judge, kind: type[Oracle], hits: int
+@pytest.mark.parametrize(("kind", "hits"), [(Wrong, 0), (Untidy, 10)])
+def test_wrong_answers_and_untidy_ones(
+    icons: Icons, classifier: NearestIconClassifier, kind: type[Oracle], hits: int
 ) -> None:
-    report = evaluate_nano(kind(icons), samples=10, icons=icons, judge=judge)
-    for figures in (report.seen, report.held_out):
-        figures.shares.pop("drawing_copied")  # true pictures, whatever the model draws
-    for share in (*report.seen.shares.values(), *report.held_out.shares.values()):
-        assert (share.hits, share.n, share.ceiling) == (hits, 10, 1)
+    report = evaluate_images(kind(icons), samples=10, icons=icons, classifier=classifier)
+    for metrics in (report.seen, report.held_out):
+        assert set(without_copy(metrics)) == {(hits, 10, 1)}
 
 
-def test_a_true_icon_in_another_style_is_not_the_pair(icons: Icons, judge: Judge) -> None:
-    class Lenient(Judge):
-        def nearest(self, picture: Pixels, style: int) -> int:
-            return super().nearest(picture, (style + 1) % 3)
+def test_object_in_another_style_is_not_object_and_style(
+    icons: Icons, classifier: NearestIconClassifier
+) -> None:
+    class Lenient(NearestIconClassifier):
+        def classify(self, image: Pixels, style: int) -> int:
+            return super().classify(image, (style + 1) % 3)
 
-    class Restyled(Oracle):
-        def draw(self, prompt: str) -> Image.Image:
-            thing, style, colour = self.wanted[prompt]
-            scene = Scene(thing, (style + 1) % 3, colour, "1:1", 56, 8, 0, False)
-            return Image.fromarray(compose(scene, self.icons))
+    class OtherStyle(Oracle):
+        def generate(self, prompt: str) -> Image.Image:
+            index, style, colour = self.scenes[prompt]
+            scene = Scene(index, (style + 1) % 3, colour, "1:1", 56, 8, 0, False)
+            return Image.fromarray(render_scene(scene, self.icons))
 
-    lenient = Lenient(judge.references, judge.lengths)
-    report = evaluate_nano(Restyled(icons), samples=5, icons=icons, judge=lenient)
-    hits = {name: share.hits for name, share in report.held_out.shares.items()}
-    assert (hits["drawing"], hits["drawing_style"], hits["drawing_pair"]) == (5, 0, 0)
-    assert hits["drawing_copied"] == 5, "of the two other styles the judge takes one"
+    lenient = Lenient(classifier.references, classifier.squared_norms)
+    report = evaluate_images(OtherStyle(icons), samples=5, icons=icons, classifier=lenient)
+    hits = {name: each.hits for name, each in report.held_out.proportions.items()}
+    assert hits["generation_object"] == 5
+    assert hits["generation_style"] == hits["generation_object_and_style"] == 0
+    assert hits[COPY] == 5, "one of the two other styles"
 
 
-def test_a_random_model_scores_what_luck_gives(icons: Icons, judge: Judge) -> None:
-    report = evaluate_nano(Random(icons), samples=40, icons=icons, judge=judge)
-    for figures in (report.seen, report.held_out):
-        assert figures.psnr < 12
-        for name, share in figures.shares.items():
-            low, high = share.interval
+def test_random_model_scores_chance_level(icons: Icons, classifier: NearestIconClassifier) -> None:
+    report = evaluate_images(Random(icons), samples=40, icons=icons, classifier=classifier)
+    for metrics in (report.seen, report.held_out):
+        psnr = metrics.means["psnr"]
+        assert psnr is not None
+        assert psnr < 12
+        for name, each in metrics.proportions.items():
+            low, high = each.interval
             # Noise has a style and a background too, but not evenly.
-            if name.startswith(("question", "naming")) or name == "drawing":
-                assert low - 0.05 <= share.chance <= high + 0.05
-        assert figures.shares["drawing"].ceiling < 0.1, "its tokenizer keeps nothing"
+            if name.startswith("question") or name == "generation_object":
+                assert low - 0.05 <= each.chance <= high + 0.05
+        bound = metrics.proportions["generation_object"].upper_bound
+        assert bound < 0.1, "its tokenizer keeps nothing"
 
 
-def test_the_same_seed_gives_the_same_report(icons: Icons, judge: Judge) -> None:
+def test_seed_reproduces_report(icons: Icons, classifier: NearestIconClassifier) -> None:
     def run(seed: int) -> dict[str, object]:
-        return evaluate_nano(
-            Random(icons), samples=6, seed=seed, icons=icons, judge=judge
-        ).to_dict()
+        report = evaluate_images(
+            Random(icons), samples=6, seed=seed, icons=icons, classifier=classifier
+        )
+        return report.to_dict()
 
     assert run(0) == run(0)
     assert run(0) != run(1)
 
 
-def test_sheets_show_both_kinds(icons: Icons, judge: Judge, tmp_path: Path) -> None:
+def test_contact_sheets_of_both_kinds(
+    icons: Icons, classifier: NearestIconClassifier, tmp_path: Path
+) -> None:
     sheets = tmp_path / "new" / "sheets"
-    evaluate_nano(Oracle(icons), samples=2, icons=icons, judge=judge, sheets=sheets)
+    evaluate_images(Oracle(icons), samples=2, icons=icons, classifier=classifier, sheets=sheets)
     assert {path.name for path in sheets.iterdir()} == {"seen.png", "held_out.png"}
 
 
-def test_every_held_out_pair_is_used_and_as_many_seen() -> None:
+def test_all_held_out_pairs_are_used_and_as_many_seen_ones() -> None:
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(_choose(held_out_pairs(), 120, rng), held_out_pairs())
-    chosen = _choose(seen_pairs(), 120, rng)
+    np.testing.assert_array_equal(choose_rows(held_out_pairs(), 120, rng), held_out_pairs())
+    chosen = choose_rows(seen_pairs(), 120, rng)
     assert len(np.unique(chosen, axis=0)) == 120
-    assert not np.array_equal(chosen, _choose(seen_pairs(), 120, rng))
+    assert not np.array_equal(chosen, choose_rows(seen_pairs(), 120, rng))
 
 
 @pytest.mark.parametrize("samples", [0, 121])
-def test_too_few_or_many_samples_are_refused(icons: Icons, samples: int) -> None:
+def test_impossible_number_of_samples_is_refused(
+    icons: Icons, classifier: NearestIconClassifier, samples: int
+) -> None:
     with pytest.raises(InputError, match="1 to 120"):
-        evaluate_nano(Oracle(icons), samples=samples, icons=icons)
+        evaluate_images(Oracle(icons), samples=samples, icons=icons, classifier=classifier)
 
 
-def test_a_tokenizer_that_changes_the_size_is_refused(icons: Icons, judge: Judge) -> None:
+def test_tokenizer_that_changes_the_size_is_refused(
+    icons: Icons, classifier: NearestIconClassifier
+) -> None:
     model = Oracle(icons)
     model.decode = lambda codes: Image.new("RGB", (8, 8))  # type: ignore[method-assign]
     with pytest.raises(InputError, match="tokenizer"):
-        evaluate_nano(model, samples=1, icons=icons, judge=judge)
+        evaluate_images(model, samples=1, icons=icons, classifier=classifier)

@@ -1,8 +1,7 @@
-"""The evaluation of clips: a perfect model scores 100%, one that stands still what luck gives."""
+"""The evaluation of videos: a perfect model scores 100%, one without motion the chance level."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,70 +16,69 @@ from emu3.errors import InputError
 from emu3.processing.video import Clip, Frame
 from recipes.nano.emoji_world import (
     Icons,
-    MovingScene,
-    clip_answer,
-    compose_clip,
-    full_clip_caption,
+    VideoScene,
+    full_video_caption,
     held_out_motions,
+    render_video,
+    video_answer,
 )
 
-pytest.importorskip("skimage", reason="judging needs the extra emoji")
+pytest.importorskip("skimage", reason="classifying icons needs the extra nano")
 
-from recipes.nano.evaluation import Judge, evaluate_moving
-from recipes.nano.evaluation import icon_classifier as judge_module
-from recipes.nano.evaluation.features import Pixels
+from recipes.nano.evaluation import NearestIconClassifier, evaluate_videos, icon_classifier
+from recipes.nano.evaluation.icon_features import Pixels
 from recipes.nano.evaluation.video_evaluation import choose_scenes
 
 SAMPLES = 3
 
 
-class Filmed(NamedTuple):
+class Result(NamedTuple):
     frames: Tensor
 
 
 @pytest.fixture(scope="module")
-def judge(icons: Icons) -> Iterator[Judge]:
-    """A judge that looks at small copies, which is quick and enough for fake icons."""
+def classifier(icons: Icons) -> Iterator[NearestIconClassifier]:
+    """A classifier by thumbnails, which is fast and sufficient for fake icons."""
 
-    def describe(picture: Pixels) -> NDArray[np.float32]:
-        return (picture.reshape(16, 4, 16, 4, 3).mean((1, 3)).ravel() / 255).astype(np.float32)
+    def features(image: Pixels) -> NDArray[np.float32]:
+        return (image.reshape(16, 4, 16, 4, 3).mean((1, 3)).ravel() / 255).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge_module, "describe", describe)
-        yield Judge.build(icons, backgrounds=["white"])
+        patch.setattr(icon_classifier, "image_features", features)
+        yield NearestIconClassifier.build(icons, backgrounds=["white"])
 
 
 class Oracle:
-    """Knows the scenes that are asked for, and everything about them."""
+    """Knows the scenes of the evaluation, and has a lossless tokenizer."""
 
     def __init__(self, icons: Icons) -> None:
         self.icons, hidden = icons, held_out_motions()
-        self.scenes: list[MovingScene] = []
-        for place, pairs in enumerate((~hidden, hidden)):
-            self.scenes += choose_scenes(np.random.default_rng((0, 2, place)), pairs, SAMPLES)
+        self.scenes: list[VideoScene] = []
+        for stream, pairs in enumerate((~hidden, hidden)):
+            self.scenes += choose_scenes(np.random.default_rng((0, 2, stream)), pairs, SAMPLES)
 
-    def film(self, scene: MovingScene, frames: int) -> Filmed:
-        return Filmed(torch.from_numpy(compose_clip(replace(scene, frames=frames), self.icons)))
+    def render(self, scene: VideoScene, frames: int) -> Result:
+        return Result(torch.from_numpy(render_video(replace(scene, frames=frames), self.icons)))
 
-    def video(self, prompt: str, *, seconds: float, fps: float, **settings: Any) -> Filmed:
-        (scene,) = {s.object: s for s in self.scenes if full_clip_caption(s) == prompt}.values()
-        return self.film(scene, round(seconds * fps))
+    def video(self, prompt: str, *, seconds: float, fps: float, **settings: Any) -> Result:
+        (scene,) = {s.object: s for s in self.scenes if full_video_caption(s) == prompt}.values()
+        return self.render(scene, round(seconds * fps))
 
     def extend(
         self, frames: Iterator[Frame], *, seconds: float, fps: float, **settings: Any
-    ) -> Filmed:
+    ) -> Result:
         given = list(frames)
-        return self.film(self.seen(given), len(given) + round(seconds * fps))
+        return self.render(self.find(given), len(given) + round(seconds * fps))
 
-    def seen(self, frames: Sequence[Frame]) -> MovingScene:
+    def find(self, frames: Sequence[Frame]) -> VideoScene:
         for scene in self.scenes:
-            if np.array_equal(compose_clip(scene, self.icons), np.stack(frames)):
+            if np.array_equal(render_video(scene, self.icons), np.stack(frames)):
                 return scene
-        raise AssertionError("a clip that nobody knows")
+        raise AssertionError("an unknown video")
 
     def chat(self, text: str, *, videos: Sequence[Clip], max_new_tokens: int) -> str:
-        kind = "object" if re.search("What", text) else "motion"
-        return clip_answer(self.seen(list(videos[0].frames)), kind).upper() + "."
+        kind = "object" if "What" in text else "motion"
+        return video_answer(self.find(list(videos[0].frames)), kind).upper() + "."
 
     def encode(self, frames: Tensor) -> Tensor:
         return frames
@@ -90,39 +88,48 @@ class Oracle:
 
 
 class Still(Oracle):
-    """Shows the object and lets nothing move, and knows no answer."""
+    """Shows the object without motion, and has no answers."""
 
-    def film(self, scene: MovingScene, frames: int) -> Filmed:
-        return Filmed(super().film(scene, 1).frames.expand(frames, -1, -1, -1))
+    def render(self, scene: VideoScene, frames: int) -> Result:
+        return Result(super().render(scene, 1).frames.expand(frames, -1, -1, -1))
 
     def chat(self, text: str, *, videos: Sequence[Clip], max_new_tokens: int) -> str:
         return "I do not know"
 
 
-def test_a_perfect_model_scores_all(icons: Icons, judge: Judge) -> None:
-    report = evaluate_moving(Oracle(icons), samples=SAMPLES, icons=icons, judge=judge)
-    for figures in (report.seen, report.held_out):
-        assert (figures.clips, figures.psnr) == (SAMPLES, 100)
-        assert figures.gain > 50, "exact against the last frame repeated"
-        for name, share in figures.shares.items():
-            # Fake icons cut out of a clip are rotated or half gone for the judge now and then.
-            assert share.value >= share.ceiling or name == "object_kept", name
-        assert figures.shares["motion"].value == 1
-        assert figures.shares["asked_motion"].hits == SAMPLES
+def test_perfect_model_scores_all(icons: Icons, classifier: NearestIconClassifier) -> None:
+    report = evaluate_videos(Oracle(icons), samples=SAMPLES, icons=icons, classifier=classifier)
+    for metrics in (report.seen, report.held_out):
+        assert (metrics.n, metrics.means["psnr"]) == (SAMPLES, 100)
+        gain = metrics.means["psnr_gain"]
+        assert gain is not None
+        assert gain > 50, "exact, against repeating the last frame"
+        for name, each in metrics.proportions.items():
+            # Fake icons cut out of a video are sometimes rotated or half visible.
+            assert each.value >= each.upper_bound or name == "extension_object_after_15_s", name
+        assert metrics.proportions["generation_motion"].value == 1
+        assert metrics.proportions["question_motion"].hits == SAMPLES
 
 
-def test_one_that_stands_still_gains_nothing(icons: Icons, judge: Judge) -> None:
-    report = evaluate_moving(Still(icons), samples=SAMPLES, icons=icons, judge=judge)
-    for figures in (report.seen, report.held_out):
-        assert figures.gain < 3
-        assert figures.shares["asked_motion"].hits == figures.shares["asked_object"].hits == 0
-        assert figures.shares["motion"].value < 0.5
-        assert figures.shares["motion"].ceiling == 1
+def test_model_without_motion_gains_nothing(
+    icons: Icons, classifier: NearestIconClassifier
+) -> None:
+    report = evaluate_videos(Still(icons), samples=SAMPLES, icons=icons, classifier=classifier)
+    for metrics in (report.seen, report.held_out):
+        gain = metrics.means["psnr_gain"]
+        assert gain is not None
+        assert gain < 3
+        for name in ("question_motion", "question_object"):
+            assert metrics.proportions[name].hits == 0
+        assert metrics.proportions["generation_motion"].value < 0.5
+        assert metrics.proportions["generation_motion"].upper_bound == 1
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"), [({"samples": 0}, "samples"), ({"seed": -1}, "seed")]
+    ("settings", "words"), [({"samples": 0}, "samples"), ({"seed": -1}, "seed")]
 )
-def test_bad_settings_are_refused(icons: Icons, settings: dict[str, int], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        evaluate_moving(Oracle(icons), icons=icons, **settings)
+def test_impossible_settings_are_refused(
+    icons: Icons, classifier: NearestIconClassifier, settings: dict[str, int], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        evaluate_videos(Oracle(icons), icons=icons, classifier=classifier, **settings)
