@@ -75,7 +75,9 @@ def words(text: str) -> Iterator[tuple[int, str]]:
             yield number, word.lower()
 
 
-@pytest.mark.parametrize("path", list(scanned_files()), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", list(scanned_files()), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_no_private_words(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
     found = [
