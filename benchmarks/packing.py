@@ -14,7 +14,13 @@ import json
 
 import numpy as np
 
-from emu3.data.packing import BUFFER_SIZE, DocumentSpan, efficiency, pack_rows, split_document
+from emu3.data.packing import (
+    BUFFER_SIZE,
+    DocumentSpan,
+    pack_rows,
+    packing_efficiency,
+    split_document,
+)
 from emu3.processing.document_format import DocumentFormat
 from emu3.processing.image import size_in_codes
 from emu3.training.presets import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Preset
@@ -81,8 +87,10 @@ def main() -> None:
             "documents": shares,
             "left_out": left_out,
             "rows": len(rows),
-            "packed": round(efficiency(rows, stage.context_length), 4),
-            "alone": round(efficiency([(piece,) for piece in waiting], stage.context_length), 4),
+            "packed": round(packing_efficiency(rows, stage.context_length), 4),
+            "alone": round(
+                packing_efficiency([(piece,) for piece in waiting], stage.context_length), 4
+            ),
             "waiting": BUFFER_SIZE,
         }
         print(json.dumps(told), flush=True)

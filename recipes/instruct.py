@@ -27,7 +27,7 @@ from emu3 import Emu3
 from emu3.checkpoints.loading import Checkpoint, DeviceConfig, load_checkpoint
 from emu3.data.dataset import TokenDataset
 from emu3.data.discovery import find_sources
-from emu3.data.prepare import prepare
+from emu3.data.prepare import prepare_dataset
 from emu3.data.workers import TokenizerConfig
 from emu3.files import atomic_write
 from emu3.models.precision import FP32
@@ -111,7 +111,7 @@ def tokenize_samples(folder: Path, size: Size, workers: int) -> Path:
     """The samples as token ids of nano; resumes an unfinished data set."""
     sources = find_sources([write_samples(folder, size.samples)])
     with count_progress("preparing", sum(source.num_slices for source in sources)) as advance:
-        prepare(sources, folder / TOKENS, TokenizerConfig("nano"), workers, advance)
+        prepare_dataset(sources, folder / TOKENS, TokenizerConfig("nano"), workers, advance)
     return folder / TOKENS
 
 

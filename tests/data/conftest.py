@@ -1,4 +1,4 @@
-"""A tiny model on disk, and every kind of source."""
+"""A tiny model on disk, a sample tokenizer, and a JSONL file with valid and invalid samples."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from emu3.testing import tiny_checkpoint
 TURNS = [{"question": "What is it?", "answer": "A fox."}, {"question": "Big?", "answer": "No."}]
 
 
-def picture(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
+def noise_image(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
 
 def png(seed: int) -> bytes:
     file = io.BytesIO()
-    picture(seed).save(file, "png")
+    noise_image(seed).save(file, "png")
     return file.getvalue()
 
 
-def fill(folder: Path, count: int = 12) -> Path:
-    """A folder with a JSONL file of all kinds of samples, some of them bad; gives the file."""
+def write_samples(folder: Path, count: int = 12) -> Path:
+    """Write a JSONL file with all kinds of samples, some of them invalid; returns its path."""
     folder.mkdir(exist_ok=True)
     lines: list[object] = []
     for number in range(count):
-        picture(number).save(folder / f"{number}.png")
+        noise_image(number).save(folder / f"{number}.png")
         image = f"{number}.png"
         lines += [
             {"text": f"text {number} " * (1 + number % 5)},
@@ -53,12 +53,14 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def writer(checkpoint: Checkpoint) -> SampleTokenizer:
+def tokenizer(checkpoint: Checkpoint) -> SampleTokenizer:
     return SampleTokenizer(checkpoint.prompts, checkpoint.vision_processor)
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> TokenizerConfig:
+def tokenizer_config(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint
+) -> TokenizerConfig:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     checkpoint.save(folder)
     return TokenizerConfig(str(folder), device="cpu")
@@ -66,5 +68,5 @@ def model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> T
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A JSONL file of 48 lines, 12 of them bad; not to be written to."""
-    return fill(tmp_path_factory.mktemp("samples"))
+    """A JSONL file of 48 samples, 12 of them invalid; tests must not write to it."""
+    return write_samples(tmp_path_factory.mktemp("samples"))

@@ -1,4 +1,4 @@
-"""What is read from a store is what was written, or an error."""
+"""Shards and token data sets: round trips, and errors on corrupt files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def documents(seed: int, count: int = 5) -> list[TokenizedDocument]:
     ]
 
 
-def write(folder: Path) -> list[TokenizedDocument]:
-    """A store of three shards, one of them empty, without a model; gives its documents."""
+def write_dataset(folder: Path) -> list[TokenizedDocument]:
+    """Write a data set of three shards, one of them empty; returns its documents."""
     folder.mkdir()
     request = {"model": text_tokenizer_fingerprint(byte_tokenizer()), "sources": []}
     held = [documents(0), [], documents(1)]
@@ -46,24 +46,24 @@ def write(folder: Path) -> list[TokenizedDocument]:
     return [document for each in held for document in each]
 
 
-def test_read_is_the_inverse_of_write(tmp_path: Path) -> None:
-    written = write(tmp_path / "store")
-    store = TokenDataset.open(tmp_path / "store", byte_tokenizer())
-    assert len(store) == len(written) == 10
-    assert store.lengths.tolist() == [len(document.ids) for document in written]
+def test_round_trip(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path / "dataset")
+    dataset = TokenDataset.open(tmp_path / "dataset", byte_tokenizer())
+    assert len(dataset) == len(written) == 10
+    assert dataset.lengths.tolist() == [len(document.ids) for document in written]
     for number, document in enumerate(written):
-        assert store.document_length(number) == len(document.ids)
-        read = store[number]
+        assert dataset.document_length(number) == len(document.ids)
+        read = dataset[number]
         assert (read.ids.dtype, read.roles.dtype) == (torch.int64, torch.uint8)
         assert torch.equal(read.ids, document.ids)
         assert torch.equal(read.roles, document.roles)
     for number in (-1, 10):
         with pytest.raises(IndexError):
-            store[number]
-    assert store.id_counts["vision"] == 3
+            dataset[number]
+    assert dataset.id_counts["vision"] == 3
 
 
-def test_the_same_documents_are_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_documents_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_shard(tmp_path / name, "x", documents(3), [SkippedSample("s", "k", "r")] * 3)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -73,15 +73,15 @@ def test_the_same_documents_are_the_same_bytes(tmp_path: Path) -> None:
     )
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-def foreign(path: Path) -> None:
+def without_metadata(path: Path) -> None:
     save_file(load_file(path), path)
 
 
-def of_another_request(path: Path) -> None:
+def with_another_request(path: Path) -> None:
     write_shard(path, "another", documents(0), [])
 
 
@@ -96,37 +96,37 @@ def with_other_ends(path: Path) -> None:
     save_file(tensors, path, metadata=marks)
 
 
-def unfinished(path: Path) -> None:
+def without_shards(path: Path) -> None:
     index = json.loads((path.parent / "index.json").read_text())
     del index["shards"]
     (path.parent / "index.json").write_text(json.dumps(index))
 
 
-BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut short": (cut, "broken or cut short"),
+INVALID: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, "corrupt or truncated"),
     "missing": (Path.unlink, "no such shard"),
-    "foreign": (foreign, "not a shard that"),
-    "of another request": (of_another_request, "another request"),
-    "other ends": (with_other_ends, "do not end where its ids do"),
+    "without metadata": (without_metadata, "not a shard written by"),
+    "another request": (with_another_request, "another request"),
+    "inconsistent ends": (with_other_ends, "do not match the token ids"),
     "another number of documents": (
         lambda path: shutil.copy(path.parent / NAMES[1], path),
         "another",
     ),
     "no index": (lambda path: (path.parent / "index.json").unlink(), "no index.json"),
-    "not finished": (unfinished, "not finished"),
+    "not complete": (without_shards, "not complete"),
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_stores_are_refused(case: str, tmp_path: Path) -> None:
-    write(tmp_path / "store")
-    do, says = BROKEN[case]
-    do(tmp_path / "store" / NAMES[0])
-    with pytest.raises(InputError, match=says):
-        TokenDataset.open(tmp_path / "store")
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_datasets_raise(case: str, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "dataset")
+    do, message = INVALID[case]
+    do(tmp_path / "dataset" / NAMES[0])
+    with pytest.raises(InputError, match=message):
+        TokenDataset.open(tmp_path / "dataset")
 
 
-def test_ids_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "store")
+def test_another_vocabulary_raises(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "dataset")
     with pytest.raises(InputError, match="another vocabulary"):
-        TokenDataset.open(tmp_path / "store", byte_tokenizer(codebook_size=128))
+        TokenDataset.open(tmp_path / "dataset", byte_tokenizer(codebook_size=128))

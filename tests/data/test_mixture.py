@@ -1,4 +1,4 @@
-"""Shares match weights, every epoch sees all, and going on is never having stopped."""
+"""Shares, epochs and resuming of a mixture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draws(mixture: Mixture, count: int) -> list[tuple[int, int]]:
     return [mixture.draw() for _ in range(count)]
 
 
-def test_shares_match_the_weights_at_any_time() -> None:
+def test_shares_match_the_weights_after_any_number_of_draws() -> None:
     mixture = Mixture(SIZES, WEIGHTS, seed=1)
     counts = [0, 0, 0]
     for turn in range(1, 5000):
@@ -28,7 +28,7 @@ def test_shares_match_the_weights_at_any_time() -> None:
             assert abs(count - turn * weight / sum(WEIGHTS)) < 2
 
 
-def test_every_epoch_of_a_source_has_each_document_once_in_another_order() -> None:
+def test_every_epoch_has_each_document_once_in_a_new_order() -> None:
     mixture = Mixture([7], [1.0], seed=3)
     numbers = iter(number for _, number in draws(mixture, 70))
     epochs = [tuple(islice(numbers, 7)) for _ in range(10)]
@@ -37,7 +37,7 @@ def test_every_epoch_of_a_source_has_each_document_once_in_another_order() -> No
 
 
 @pytest.mark.parametrize("stop", [0, 1, 39, 400])
-def test_going_on_is_never_having_stopped(stop: int) -> None:
+def test_resuming_gives_the_same_documents(stop: int) -> None:
     whole = draws(Mixture(SIZES, WEIGHTS, seed=2), 800)
     first = Mixture(SIZES, WEIGHTS, seed=2)
     assert draws(first, stop) == whole[:stop]
@@ -46,30 +46,30 @@ def test_going_on_is_never_having_stopped(stop: int) -> None:
     assert draws(second, 800 - stop) == whole[stop:]
 
 
-def test_the_seed_decides() -> None:
+def test_seed_determines_the_order() -> None:
     runs = Counter(tuple(draws(Mixture(SIZES, WEIGHTS, seed), 60)) for seed in (0, 0, 1))
     assert sorted(runs.values()) == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("sizes", "weights", "says"),
+    ("sizes", "weights", "message"),
     [
         ([], [], "0 sources"),
-        ([1, 2], [1.0], "2 sources with 1 weights"),
+        ([1, 2], [1.0], "2 sources and 1 weights"),
         ([1, 0], [1.0, 1.0], "source 1 of the mixture is empty"),
-        ([1], [0.0], "above zero"),
-        ([1], [float("nan")], "above zero"),
+        ([1], [0.0], "positive number"),
+        ([1], [float("nan")], "positive number"),
     ],
 )
-def test_what_is_no_mixture(sizes: list[int], weights: list[float], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_mixtures_raise(sizes: list[int], weights: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Mixture(sizes, weights, seed=0)
 
 
 @pytest.mark.parametrize(
     "other", [([5, 40, 14], WEIGHTS, 1), (SIZES, [1, 1, 1], 1), (SIZES, WEIGHTS, 2)]
 )
-def test_the_state_of_another_mixture_is_refused(
+def test_state_of_another_mixture_raises(
     other: tuple[list[int], list[float], int],
 ) -> None:
     state = Mixture(*other).state_dict()

@@ -1,4 +1,4 @@
-"""However often it is stopped and whoever does it, the same request makes the same files."""
+"""`prepare_dataset`: interruption, workers and invalid samples do not change its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from emu3.data.dataset import TokenDataset
 from emu3.data.discovery import find_sources
-from emu3.data.prepare import PrepareResult, prepare
+from emu3.data.prepare import PrepareResult, prepare_dataset
 from emu3.data.tokenization import SampleTokenizer
 from emu3.data.workers import TokenizerConfig
 from emu3.errors import InputError
@@ -24,76 +24,89 @@ from emu3.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def file_contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def run(
-    samples: Path, folder: Path, model: TokenizerConfig, workers: int = 1, per_slice: int = 8
+    samples: Path,
+    folder: Path,
+    tokenizer_config: TokenizerConfig,
+    num_workers: int = 1,
+    samples_per_slice: int = 8,
 ) -> PrepareResult:
-    return prepare(find_sources([samples], per_slice=per_slice), folder, model, workers)
+    return prepare_dataset(
+        find_sources([samples], samples_per_slice=samples_per_slice),
+        folder,
+        tokenizer_config,
+        num_workers,
+    )
 
 
 @pytest.fixture(scope="module")
-def whole(samples: Path, model: TokenizerConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a run that nothing stopped; not to be written to."""
-    folder = tmp_path_factory.mktemp("stores") / "whole"
-    assert run(samples, folder, model).samples == 36
+def complete(
+    samples: Path, tokenizer_config: TokenizerConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The data set of an uninterrupted run; tests must not write to it."""
+    folder = tmp_path_factory.mktemp("datasets") / "complete"
+    assert run(samples, folder, tokenizer_config).samples == 36
     return folder
 
 
-def test_documents_are_those_of_the_samples_in_their_order(
-    samples: Path, whole: Path, writer: SampleTokenizer
+def test_documents_follow_the_order_of_samples(
+    samples: Path, complete: Path, tokenizer: SampleTokenizer
 ) -> None:
-    store = TokenDataset.open(whole, writer.prompts.tokenizer)
-    (source,) = find_sources([samples], per_slice=10**6)
+    dataset = TokenDataset.open(complete, tokenizer.prompts.tokenizer)
+    (source,) = find_sources([samples], samples_per_slice=10**6)
     number = 0
     for found in source.samples(0):
         try:
-            document = writer.tokenize(found.read())
+            document = tokenizer.tokenize(found.read())
         except InputError:
             continue
-        assert store[number].ids.tolist() == document.ids.tolist()
-        assert store[number].roles.tolist() == document.roles.tolist()
+        assert dataset[number].ids.tolist() == document.ids.tolist()
+        assert dataset[number].roles.tolist() == document.roles.tolist()
         number += 1
-    assert number == len(store) == 36
-    assert sum(store.id_counts.values()) == int(store.lengths.sum())
+    assert number == len(dataset) == 36
+    assert sum(dataset.id_counts.values()) == int(dataset.lengths.sum())
 
 
-def test_bad_samples_are_told_and_counted(samples: Path, whole: Path) -> None:
-    lines = [json.loads(line) for line in (whole / "skipped.jsonl").read_text().splitlines()]
+def test_invalid_samples_are_listed_and_counted(samples: Path, complete: Path) -> None:
+    lines = [json.loads(line) for line in (complete / "skipped.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == [f"line {4 * n}" for n in range(1, 13)]
     assert {line["source"] for line in lines} == {samples.as_posix()}
     assert "lost.png: no such file" in lines[0]["reason"]
     assert "unknown key 'caption'" in lines[1]["reason"]
-    assert json.loads((whole / "index.json").read_text())["skipped"] == 12
+    assert json.loads((complete / "index.json").read_text())["skipped"] == 12
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_nothing(
-    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
+def test_number_of_workers_does_not_matter(
+    samples: Path, complete: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:
-    run(samples, tmp_path / "store", model, workers=2)
-    assert files(tmp_path / "store") == files(whole)
+    run(samples, tmp_path / "data", tokenizer_config, num_workers=2)
+    assert file_contents(tmp_path / "data") == file_contents(complete)
 
 
-def test_every_slice_is_told_once(samples: Path, model: TokenizerConfig, tmp_path: Path) -> None:
-    sources, told = find_sources([samples], per_slice=8), list[int]()
+def test_progress_reports_every_slice_once(
+    samples: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
+) -> None:
+    sources, reported = find_sources([samples], samples_per_slice=8), list[int]()
     count = sum(source.num_slices for source in sources)
-    prepare(sources, tmp_path / "store", model, on_slices=told.append)
-    assert told == [0] + [1] * count
-    next((tmp_path / "store").glob("0*.safetensors")).unlink()
-    told.clear()
-    prepare(sources, tmp_path / "store", model, on_slices=told.append)
-    assert told == [count - 1, 1]
+    prepare_dataset(sources, tmp_path / "data", tokenizer_config, on_slices=reported.append)
+    assert reported == [0] + [1] * count
+    next((tmp_path / "data").glob("0*.safetensors")).unlink()
+    reported.clear()
+    prepare_dataset(sources, tmp_path / "data", tokenizer_config, on_slices=reported.append)
+    assert reported == [count - 1, 1]
 
 
-def test_killed_and_run_again_is_never_killed(
-    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
+def test_killed_run_is_resumed(
+    samples: Path, complete: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "store"
+    folder = tmp_path / "data"
     command = [sys.executable, "-m", "emu3", "prepare", str(samples), "-o", str(folder), "-q"]
-    options = ["--model", model.name, "--device", "cpu", "--slice", "8", "--workers", "1"]
+    options = f"--model {tokenizer_config.name} --device cpu --slice 8 --workers 1".split()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, *options], env=environment)
     while not list(folder.glob("0*.safetensors")) and process.poll() is None:
@@ -102,17 +115,19 @@ def test_killed_and_run_again_is_never_killed(
     assert process.wait() == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("0*.safetensors")}
     assert 1 <= len(kept) < 6
-    with pytest.raises(InputError, match="not finished"):
+    with pytest.raises(InputError, match="not complete"):
         TokenDataset.open(folder)
-    (folder / ".00000-000003.1.part.safetensors").write_bytes(b"half")  # of a kill while writing
-    run(samples, folder, model)
-    assert files(folder) == files(whole)
+    (folder / ".00000-000003.1.part.safetensors").write_bytes(
+        b"half"
+    )  # left by a kill while writing
+    run(samples, folder, tokenizer_config)
+    assert file_contents(folder) == file_contents(complete)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_parent_that_is_killed(
-    samples: Path, model: TokenizerConfig, tmp_path: Path
+def test_workers_exit_with_a_killed_parent(
+    samples: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:
     code = (
         "import multiprocessing, os, threading\n"
@@ -133,57 +148,61 @@ def test_workers_end_with_a_parent_that_is_killed(
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.kill()
-        assert parent.stdout.read() == b""  # closed only when the child has ended, too
+        assert parent.stdout.read() == b""  # closed only when the child has exited too
     assert child != parent.pid
 
 
-def test_a_finished_store_is_left_as_it_is(
-    samples: Path, whole: Path, model: TokenizerConfig
+def test_finished_dataset_is_unchanged(
+    samples: Path, complete: Path, tokenizer_config: TokenizerConfig
 ) -> None:
-    before = files(whole)
-    counts = run(samples, whole, model)
-    assert files(whole) == before
-    assert counts.samples == 36
-    assert counts.skipped == 12
+    before = file_contents(complete)
+    result = run(samples, complete, tokenizer_config)
+    assert file_contents(complete) == before
+    assert result.samples == 36
+    assert result.skipped == 12
 
 
-def test_another_request_is_refused_with_what_differs(
-    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
+def test_another_request_raises_with_the_differences(
+    samples: Path, complete: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:
-    before = files(whole)
-    with pytest.raises(InputError, match="sources 1 per_slice: it has 8, now 9"):
-        run(samples, whole, model, per_slice=9)
-    with pytest.raises(InputError, match="model codebook: it has"):
-        run(samples, whole, TokenizerConfig("nano", device="cpu"))
+    before = file_contents(complete)
+    with pytest.raises(InputError, match="sources 1 per_slice: 8 before, 9 now"):
+        run(samples, complete, tokenizer_config, samples_per_slice=9)
+    with pytest.raises(InputError, match="model codebook: "):
+        run(samples, complete, TokenizerConfig("nano", device="cpu"))
     more = tmp_path / "more.jsonl"
     more.write_text('{"text": "a"}\n')
-    with pytest.raises(InputError, match="sources: it has 1, now 2"):
-        prepare(find_sources([samples, more], per_slice=8), whole, model)
-    assert files(whole) == before
+    with pytest.raises(InputError, match="sources: 1 before, 2 now"):
+        prepare_dataset(
+            find_sources([samples, more], samples_per_slice=8), complete, tokenizer_config
+        )
+    assert file_contents(complete) == before
 
 
-def test_a_folder_of_something_else_is_refused(
-    samples: Path, model: TokenizerConfig, tmp_path: Path
+def test_folder_with_other_files_raises(
+    samples: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
-        run(samples, tmp_path, model)
+        run(samples, tmp_path, tokenizer_config)
     with pytest.raises(InputError, match="is a file"):
-        run(samples, tmp_path / "mine.txt", model)
+        run(samples, tmp_path / "mine.txt", tokenizer_config)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_shard_that_is_broken_is_made_again(
-    samples: Path, whole: Path, model: TokenizerConfig, tmp_path: Path
+def test_corrupt_shard_is_written_again(
+    samples: Path, complete: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:
-    run(samples, tmp_path / "store", model)
-    path = tmp_path / "store" / "00000-000002.safetensors"
+    run(samples, tmp_path / "data", tokenizer_config)
+    path = tmp_path / "data" / "00000-000002.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    run(samples, tmp_path / "store", model)
-    assert files(tmp_path / "store") == files(whole)
+    run(samples, tmp_path / "data", tokenizer_config)
+    assert file_contents(tmp_path / "data") == file_contents(complete)
 
 
-def test_a_tar_cut_short_gives_what_it_has(model: TokenizerConfig, tmp_path: Path) -> None:
+def test_truncated_tar_gives_its_intact_samples(
+    tokenizer_config: TokenizerConfig, tmp_path: Path
+) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         for number in range(4):
@@ -191,7 +210,7 @@ def test_a_tar_cut_short_gives_what_it_has(model: TokenizerConfig, tmp_path: Pat
             member.size = 2000
             tar.addfile(member, io.BytesIO(b"word " * 400))
     path.write_bytes(path.read_bytes()[: 2 * 2560 + 1000])
-    counts = prepare(find_sources([path]), tmp_path / "store", model)
-    assert (counts.samples, counts.skipped) == (1, 1)
-    (line,) = (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()
-    assert "cut short" in json.loads(line)["reason"]
+    result = prepare_dataset(find_sources([path]), tmp_path / "data", tokenizer_config)
+    assert (result.samples, result.skipped) == (1, 1)
+    (line,) = (tmp_path / "data" / "skipped.jsonl").read_text().splitlines()
+    assert "truncated" in json.loads(line)["reason"]

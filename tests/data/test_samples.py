@@ -1,4 +1,4 @@
-"""A line of JSONL is one of three samples, or an error that says which fault it has."""
+"""Parsing of JSONL samples."""
 
 from __future__ import annotations
 
@@ -18,50 +18,53 @@ def read(value: object) -> Sample:
     return parse_line(json.dumps(value).encode(), FOLDER)
 
 
-def test_the_three_kinds() -> None:
+def test_valid_samples() -> None:
     image = ImageFile(FOLDER / "a.png")
     assert read({"text": "words"}) == Sample(text="words")
     assert read({"image": "a.png", "text": "words"}) == Sample(text="words", image=image)
-    looked = read({"image": "a.png", "turns": [TURN, TURN]})
-    assert looked == Sample(image=image, turns=(("q", "a"), ("q", "a")))
-    clip = VideoFile(FOLDER / "a.mp4")
-    assert read({"video": "a.mp4", "text": "words"}) == Sample(text="words", video=clip)
-    assert read({"video": "a.mp4", "turns": [TURN]}) == Sample(video=clip, turns=(("q", "a"),))
+    with_turns = read({"image": "a.png", "turns": [TURN, TURN]})
+    assert with_turns == Sample(image=image, turns=(("q", "a"), ("q", "a")))
+    video = VideoFile(FOLDER / "a.mp4")
+    assert read({"video": "a.mp4", "text": "words"}) == Sample(text="words", video=video)
+    assert read({"video": "a.mp4", "turns": [TURN]}) == Sample(video=video, turns=(("q", "a"),))
 
 
-FAULTS: dict[str, tuple[object, str]] = {
+INVALID: dict[str, tuple[object, str]] = {
     "nothing": ({}, 'neither "text" nor "turns"'),
-    "a picture alone": ({"image": "a.png"}, 'neither "text" nor "turns"'),
-    "both": ({"image": "a.png", "text": "t", "turns": [TURN]}, "together"),
+    "an image alone": ({"image": "a.png"}, 'neither "text" nor "turns"'),
+    "both": ({"image": "a.png", "text": "t", "turns": [TURN]}, "are given"),
     "turns alone": ({"turns": [TURN]}, 'without an "image"'),
     "another key": ({"text": "t", "label": 3}, "unknown key 'label'"),
-    "a picture and a clip": ({"image": "a.png", "video": "a.mp4", "text": "t"}, "together"),
-    "a clip alone": ({"video": "a.mp4"}, 'neither "text" nor "turns"'),
-    "a number": ({"text": 3}, "a number where a string"),
-    "null": ({"text": None}, "null where a string"),
-    "a list of paths": ({"image": ["a.png"], "text": "t"}, '"image": a list or an object'),
+    "an image and a video": ({"image": "a.png", "video": "a.mp4", "text": "t"}, "are given"),
+    "a video alone": ({"video": "a.mp4"}, 'neither "text" nor "turns"'),
+    "a number": ({"text": 3}, "expected a string, found a number"),
+    "null": ({"text": None}, "expected a string, found null"),
+    "a list of paths": (
+        {"image": ["a.png"], "text": "t"},
+        '"image": expected a string, found a list or an object',
+    ),
     "blank": ({"text": " \n"}, "blank"),
     "a blank answer": ({"image": "a", "turns": [{**TURN, "answer": ""}]}, '"answer" is blank'),
     "half a pair": ({"text": "\ud800"}, "surrogate"),
     "no turns": ({"image": "a", "turns": []}, "an empty list"),
     "turns by name": ({"image": "a", "turns": TURN}, "list of at least one"),
     "a turn too short": ({"image": "a", "turns": [{"question": "q"}]}, '"question" and "answer"'),
-    "a turn too long": ({"image": "a", "turns": [{**TURN, "who": "x"}]}, "nothing else"),
-    "a list": (["text"], "where a JSON object is expected"),
+    "a turn too long": ({"image": "a", "turns": [{**TURN, "who": "x"}]}, "exactly the keys"),
+    "a list": (["text"], "expected a JSON object"),
 }
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_faults_are_named(case: str) -> None:
-    value, says = FAULTS[case]
-    with pytest.raises(InputError, match=says):
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_samples_raise(case: str) -> None:
+    value, message = INVALID[case]
+    with pytest.raises(InputError, match=message):
         read(value)
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [(b"{", "not JSON"), (b'{"text": "\xff"}', "not UTF-8"), (b"[" * 10**5, "JSON")],
 )
-def test_what_is_no_json(line: bytes, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_json_raises(line: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_line(line, FOLDER)

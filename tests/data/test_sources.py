@@ -1,4 +1,4 @@
-"""The same samples from every kind of source, whatever slices it is cut into."""
+"""The same samples from every kind of source, with any slice size."""
 
 from __future__ import annotations
 
@@ -120,52 +120,52 @@ def saved(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [jsonl, tar, parquet, saved])
-@pytest.mark.parametrize("per_slice", [1, 2, 100])
-def test_every_kind_gives_the_same(
-    make: Callable[[Path], Path], per_slice: int, tmp_path: Path
+@pytest.mark.parametrize("samples_per_slice", [1, 2, 100])
+def test_every_source_gives_the_same_samples(
+    make: Callable[[Path], Path], samples_per_slice: int, tmp_path: Path
 ) -> None:
-    sources = find_sources([make(tmp_path)], per_slice=per_slice)
+    sources = find_sources([make(tmp_path)], samples_per_slice=samples_per_slice)
     assert contents(sources) == expected()
     assert contents(pickle.loads(pickle.dumps(sources))) == expected()
     json.dumps([source.fingerprint() for source in sources])
 
 
-def test_parquet_is_cut_at_its_row_groups(tmp_path: Path) -> None:
+def test_parquet_slices_are_row_groups(tmp_path: Path) -> None:
     (source,) = find_sources([parquet(tmp_path)])
     assert source.num_slices == 3
     assert [found.key for found in source.samples(2)] == ["row 4"]
 
 
-def test_columns_by_other_names(tmp_path: Path) -> None:
+def test_custom_column_names(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     named = table().rename_columns({"text": "words", "image": "jpg", "turns": "unread"})
     named.select([0, 1, 3]).to_parquet(path)
     found = contents(find_sources([path], ColumnNames("words", "jpg")))
     assert found == [expected()[at] for at in (0, 1, 3)]
-    with pytest.raises(InputError, match="no column text or turns; it has words, jpg"):
+    with pytest.raises(InputError, match="no column text or turns; its columns are words, jpg"):
         find_sources([path])
     with pytest.raises(InputError, match="no column lost"):
         find_sources([path], ColumnNames("lost", "jpg"))
 
 
-@pytest.mark.parametrize("per_slice", [1, 3, 100])
-def test_a_folder_of_pictures_and_texts(per_slice: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("samples_per_slice", [1, 3, 100])
+def test_folder_of_images_and_texts(samples_per_slice: int, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in (1, 2):
         (tmp_path / "in" / f"{number}.png").write_bytes(png(number))
     (tmp_path / "in" / "1.txt").write_text("a caption\n")
     (tmp_path / "text.md").write_text("# words\n")
     (tmp_path / ".hidden.txt").write_text("not seen")
-    (source,) = find_sources([tmp_path], per_slice=per_slice)
+    (source,) = find_sources([tmp_path], samples_per_slice=samples_per_slice)
     found = [each for index in range(source.num_slices) for each in source.samples(index)]
     assert [each.key for each in found] == ["in/1.png", "in/2.png", "text.md"]
     assert found[0].read().text == "a caption"
-    with pytest.raises(InputError, match=r"2\.txt is not beside it"):
+    with pytest.raises(InputError, match=r"expected the file 2\.txt"):
         found[1].read()
     assert found[2].read() == Sample(text="# words\n")
 
 
-def test_several_files_of_a_folder_are_several_sources(tmp_path: Path) -> None:
+def test_each_file_of_a_folder_is_a_source(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl"):
         (tmp_path / name).write_text(json.dumps({"text": name}))
     assert contents(find_sources([tmp_path])) == [(n, None, ()) for n in ("a.jsonl", "b.jsonl")]
@@ -175,43 +175,43 @@ def test_several_files_of_a_folder_are_several_sources(tmp_path: Path) -> None:
         find_sources([tmp_path])
 
 
-def nothing(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"
 
 
-def splits(folder: Path) -> Path:
+def folder_of_splits(folder: Path) -> Path:
     (folder / "dataset_dict.json").write_text("{}")
     return folder
 
 
-def other(folder: Path) -> Path:
+def zip_file(folder: Path) -> Path:
     (folder / "a.zip").write_bytes(b"")
     return folder / "a.zip"
 
 
-def half(folder: Path) -> Path:
+def truncated_parquet(folder: Path) -> Path:
     path = parquet(folder)
     path.write_bytes(path.read_bytes()[:300])
     return path
 
 
-REFUSED: list[tuple[Callable[[Path], Path], str]] = [
+INVALID: list[tuple[Callable[[Path], Path], str]] = [
     (lambda folder: folder / "gone", "no such file or folder"),
-    (nothing, "no pictures"),
-    (splits, "several splits"),
-    (other, "not a source"),
-    (half, "not a readable parquet file"),
+    (empty_folder, "no images, videos or texts"),
+    (folder_of_splits, "several splits"),
+    (zip_file, "not a source"),
+    (truncated_parquet, "not a readable parquet file"),
 ]
 
 
-@pytest.mark.parametrize(("make", "says"), REFUSED)
-def test_what_is_no_source(make: Callable[[Path], Path], says: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=says):
+@pytest.mark.parametrize(("make", "message"), INVALID)
+def test_invalid_sources_raise(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         find_sources([make(tmp_path)])
 
 
-def test_a_source_named_twice(tmp_path: Path) -> None:
+def test_duplicate_source_raises(tmp_path: Path) -> None:
     path = jsonl(tmp_path)
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="given twice"):
         find_sources([path, path])

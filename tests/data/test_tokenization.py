@@ -1,4 +1,4 @@
-"""Documents are those of `emu3.processing.prompts`, and roles say what each id is."""
+"""Documents and roles of samples."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ def image() -> ImageFile:
     return ImageFile(Path("a.png"), file.getvalue())
 
 
-def told(writer: SampleTokenizer, document: TokenizedDocument, role: int) -> str:
-    return writer.prompts.tokenizer.decode(document.ids[document.roles == role].tolist())
+def decode_role(tokenizer: SampleTokenizer, document: TokenizedDocument, role: int) -> str:
+    return tokenizer.prompts.tokenizer.decode(document.ids[document.roles == role].tolist())
 
 
-def test_text(writer: SampleTokenizer) -> None:
-    v = writer.prompts.tokenizer.vocabulary
-    document = writer.tokenize(Sample(text="a <|image start|>"))  # a name in a text is only text
+def test_text_document(tokenizer: SampleTokenizer) -> None:
+    v = tokenizer.prompts.tokenizer.vocabulary
+    document = tokenizer.tokenize(Sample(text="a <|image start|>"))  # a name in a text is only text
     assert document.ids.tolist() == [v.bos, *b"a <|image start|>", v.eos]
     assert (document.roles == TEXT).all()
 
 
-def test_a_picture_that_is_drawn(writer: SampleTokenizer, image: ImageFile) -> None:
-    codes = writer.vision_processor.encode(image.open())
-    document = writer.tokenize(Sample(text="a fox", image=image))
-    assert document.ids.tolist() == writer.prompts.document("a fox", codes).tolist()
+def test_image_with_caption(tokenizer: SampleTokenizer, image: ImageFile) -> None:
+    codes = tokenizer.vision_processor.encode(image.open())
+    document = tokenizer.tokenize(Sample(text="a fox", image=image))
+    assert document.ids.tolist() == tokenizer.prompts.document("a fox", codes).tolist()
     assert document.roles.unique().tolist() == [TEXT, VISION]
-    start = writer.prompts.tokenizer.vocabulary.visual_start
+    start = tokenizer.prompts.tokenizer.vocabulary.visual_start
     assert (document.ids[document.roles == VISION] - start).tolist() == codes.flatten().tolist()
 
 
-def test_a_picture_that_is_asked_about(writer: SampleTokenizer, image: ImageFile) -> None:
-    codes = writer.vision_processor.encode(image.open())
+def test_image_with_turns(tokenizer: SampleTokenizer, image: ImageFile) -> None:
+    codes = tokenizer.vision_processor.encode(image.open())
     turns = (("What?", "A fox."), ("Big?", "No."))
-    document = writer.tokenize(Sample(image=image, turns=turns))
-    ids, answered = writer.prompts.chat_document(codes, turns)
+    document = tokenizer.tokenize(Sample(image=image, turns=turns))
+    ids, is_answer = tokenizer.prompts.chat_document(codes, turns)
     assert document.ids.tolist() == ids.tolist()
-    assert ((document.roles == ANSWER) == answered).all()
-    assert told(writer, document, ANSWER) == " A fox. No.<|extra_204|>"
-    assert "What?" in told(writer, document, CONTEXT)
+    assert ((document.roles == ANSWER) == is_answer).all()
+    assert decode_role(tokenizer, document, ANSWER) == " A fox. No.<|extra_204|>"
+    assert "What?" in decode_role(tokenizer, document, CONTEXT)
     assert int((document.roles == VISION).sum()) == codes.numel()
     assert not (document.roles == TEXT).any()
 
 
-def test_a_picture_of_bytes_is_named_in_errors(writer: SampleTokenizer) -> None:
+def test_errors_name_an_image_from_bytes(tokenizer: SampleTokenizer) -> None:
     with pytest.raises(InputError, match=r"a\.tar/7\.png: not an image"):
-        writer.tokenize(Sample(text="?", image=ImageFile(Path("a.tar/7.png"), b"no")))
+        tokenizer.tokenize(Sample(text="?", image=ImageFile(Path("a.tar/7.png"), b"no")))
 
 
-def test_facts_change_with_the_vocabulary() -> None:
+def test_fingerprint_depends_on_the_vocabulary() -> None:
     assert text_tokenizer_fingerprint(byte_tokenizer()) == text_tokenizer_fingerprint(
         byte_tokenizer()
     )

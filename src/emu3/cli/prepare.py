@@ -1,4 +1,4 @@
-"""`emu3 prepare`: what a person has to shards of ids, to learn from."""
+"""`emu3 prepare`: tokenize images, videos and texts into shards for training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 EPILOG = r"""
 [bold]Examples[/bold]
 
-emu3 prepare pictures -o data         [dim]a.png with caption a.txt; other .txt are texts[/dim]
+emu3 prepare images -o data           [dim]a.png with caption a.txt; other .txt are texts[/dim]
 
 emu3 prepare train.jsonl more.tar -o data --model BAAI/Emu3-Stage1
 
-A line of JSONL: {"text": …}, {"image": …, "text": …}, or {"image": …, "turns": \[…]}; for a
-clip "video" instead of "image".
-Stopped, the same command goes on. What could not be used is in skipped.jsonl.
+A line of JSONL is {"text": …}, {"image": …, "text": …}, or {"image": …, "turns": \[…]}; for a
+video, "video" instead of "image".
+To resume an interrupted run, run the same command again. Samples that could not be used are listed
+in skipped.jsonl.
 """
 
 
@@ -32,8 +33,8 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="JSONL, parquet or tar files, or folders: of these, of pictures, clips and "
-            "texts, or made by save_to_disk.",
+            help="JSONL, parquet or tar files; folders of these; folders of images, videos and "
+            "texts; or folders written by save_to_disk.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
@@ -42,40 +43,46 @@ def prepare(
     device: Device = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes.", show_default="one a CPU; 1 on cuda"),
+        typer.Option(help="Number of processes.", show_default="one per CPU; 1 on cuda"),
     ] = None,
-    per_slice: Annotated[
-        int, typer.Option("--slice", help="Samples in a shard, where the source leaves it open.")
+    samples_per_slice: Annotated[
+        int,
+        typer.Option(
+            "--slice", help="Samples per shard, for sources that do not determine it themselves."
+        ),
     ] = 256,
-    text: Annotated[str, typer.Option(help="The column of texts in a table.")] = "text",
-    image: Annotated[str, typer.Option(help="The column of pictures in a table.")] = "image",
-    fps: Annotated[float, typer.Option(help="Frames a second that clips are seen at.")] = 8.0,
+    text: Annotated[str, typer.Option(help="Name of the text column in tables.")] = "text",
+    image: Annotated[str, typer.Option(help="Name of the image column in tables.")] = "image",
+    fps: Annotated[float, typer.Option(help="Frames per second to sample videos at.")] = 8.0,
     quiet: Quiet = False,
 ) -> None:
-    """Turn pictures, clips and texts into shards of ids to train on."""
+    """Tokenize images, videos and texts into shards for training."""
     from emu3.checkpoints.loading import DeviceConfig
     from emu3.data.discovery import find_sources
     from emu3.data.parquet import ColumnNames
-    from emu3.data.prepare import prepare as write
-    from emu3.data.workers import TokenizerConfig as Chosen
+    from emu3.data.prepare import prepare_dataset
+    from emu3.data.workers import TokenizerConfig
 
     if workers is None:
         on_cuda = DeviceConfig.resolve(device, None).device.type == "cuda"
         workers = 1 if on_cuda else os.cpu_count() or 1
-    found = find_sources(sources, ColumnNames(text, image), per_slice)
-    chosen = Chosen(model, vision, device, fps)
+    found = find_sources(sources, ColumnNames(text, image), samples_per_slice)
+    tokenizer_config = TokenizerConfig(model, vision, device, fps)
     total = sum(source.num_slices for source in found)
     try:
         with count_progress(f"preparing {output}", total, quiet=quiet) as advance:
-            counts = write(found, output, chosen, workers, advance)
+            result = prepare_dataset(found, output, tokenizer_config, workers, advance)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("finished shards stay; the same command goes on") from None
+        raise KeyboardInterrupt(
+            "finished shards are kept; run the same command again to resume"
+        ) from None
     typer.echo(output)
     if not quiet:
-        typer.echo(_told(counts), err=True)
+        typer.echo(_summary(result), err=True)
 
 
-def _told(counts: PrepareResult) -> str:
-    ids = ", ".join(f"{count} {name}" for name, count in counts.ids.items())
-    said = f"{counts.samples} samples, {sum(counts.ids.values())} ids ({ids})"
-    return f"{said}, {counts.skipped} skipped" + (", see skipped.jsonl" if counts.skipped else "")
+def _summary(result: PrepareResult) -> str:
+    ids = ", ".join(f"{count} {name}" for name, count in result.ids.items())
+    counts = f"{result.samples} samples, {sum(result.ids.values())} ids ({ids})"
+    skipped = f"{result.skipped} skipped" + (", see skipped.jsonl" if result.skipped else "")
+    return f"{counts}, {skipped}"

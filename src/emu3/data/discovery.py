@@ -1,4 +1,4 @@
-"""From a path that a person names to the sources it means."""
+"""Find the sources in files and folders."""
 
 from __future__ import annotations
 
@@ -14,58 +14,65 @@ FILE_SUFFIXES = (".jsonl", ".parquet", *TAR_SUFFIXES)
 
 
 def find_sources(
-    paths: Sequence[Path], columns: ColumnNames | None = None, per_slice: int = SAMPLES_PER_SLICE
+    paths: Sequence[Path],
+    columns: ColumnNames | None = None,
+    samples_per_slice: int = SAMPLES_PER_SLICE,
 ) -> list[Source]:
-    """The sources of files and folders, in their order.
+    """The sources of files and folders, in the given order.
 
-    A file is JSONL, parquet or a tar, by its name. A folder is what `save_to_disk` made; or else
-    all files of such a kind directly in it; or else pictures and texts. Raises InputError on what
-    is none of these, on a folder of several kinds, and on a path named twice.
+    A file is JSONL, parquet or tar, by its suffix. A folder is one of these, in this order: a data
+    set written by `save_to_disk`; a folder that directly holds files of one of these kinds, each of
+    which is a source; a folder of images, videos and texts.
+
+    Raises InputError if a path is none of these, if a folder holds files of several kinds, or if a
+    path is given twice.
     """
     columns = columns or ColumnNames()
-    if per_slice < 1:
-        raise InputError(f"{per_slice} samples a slice: at least 1")
+    if samples_per_slice < 1:
+        raise InputError(f"{samples_per_slice} samples per slice: at least 1 is required")
     if len({path.resolve() for path in paths}) != len(paths):
-        raise InputError("the same source is named twice; a mixture's weights repeat one instead")
-    return [source for path in paths for source in _sources(path, columns, per_slice)]
+        raise InputError("a source is given twice; use the weights of a mixture to repeat it")
+    return [source for path in paths for source in _sources(path, columns, samples_per_slice)]
 
 
-def _sources(path: Path, columns: ColumnNames, per_slice: int) -> Iterator[Source]:
+def _sources(path: Path, columns: ColumnNames, samples_per_slice: int) -> Iterator[Source]:
     if path.is_file():
-        yield _of_file(path, columns, per_slice)
+        yield _file_source(path, columns, samples_per_slice)
     elif not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
     elif (path / "dataset_dict.json").exists():
-        raise InputError(f"{path}: holds several splits; name one, such as {path / 'train'}")
+        raise InputError(f"{path}: holds several splits; give one, such as {path / 'train'}")
     elif (path / "state.json").exists() and (path / "dataset_info.json").exists():
-        yield SavedDatasetSource.open(path, columns, per_slice)
+        yield SavedDatasetSource.open(path, columns, samples_per_slice)
     else:
-        files = {file: _kind(file) for file in sorted(path.iterdir()) if _kind(file)}
+        files = {
+            file: _known_suffix(file) for file in sorted(path.iterdir()) if _known_suffix(file)
+        }
         if len(set(files.values())) > 1:
             found = " and ".join(sorted(set(files.values())))
-            raise InputError(f"{path}: holds {found} files; name those that are meant")
+            raise InputError(f"{path}: holds {found} files; give the files to use by name")
         if files:
             for file in files:
-                yield _of_file(file, columns, per_slice)
+                yield _file_source(file, columns, samples_per_slice)
         else:
-            yield FolderSource.open(path, per_slice)
+            yield FolderSource.open(path, samples_per_slice)
 
 
-def _kind(path: Path) -> str:
-    """The ending that says what a file is; empty where it is no source."""
+def _known_suffix(path: Path) -> str:
+    """The suffix in `FILE_SUFFIXES` of a file; empty if it has none of them."""
     if path.name.startswith(".") or not path.is_file():
         return ""
-    return next((kind for kind in FILE_SUFFIXES if path.name.lower().endswith(kind)), "")
+    return next((suffix for suffix in FILE_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def _of_file(path: Path, columns: ColumnNames, per_slice: int) -> Source:
-    kind = _kind(path)
-    if kind == ".jsonl":
-        return JsonlSource.open(path, per_slice)
-    if kind == ".parquet":
+def _file_source(path: Path, columns: ColumnNames, samples_per_slice: int) -> Source:
+    suffix = _known_suffix(path)
+    if suffix == ".jsonl":
+        return JsonlSource.open(path, samples_per_slice)
+    if suffix == ".parquet":
         return ParquetSource.open(path, columns)
-    if kind:
+    if suffix:
         return TarSource(path)
     raise InputError(
-        f"{path}: not a source; expected a name in {', '.join(FILE_SUFFIXES)}, or a folder"
+        f"{path}: not a source; expected a folder, or a file that ends in {', '.join(FILE_SUFFIXES)}"
     )

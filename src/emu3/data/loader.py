@@ -1,8 +1,8 @@
-"""Stores to packed rows, for as long as one likes, from any place on.
+"""Load packed rows from a mixture of token data sets, endlessly and resumably.
 
-A row is decided by lengths, and by what is text alone, and read only when it is asked for. So every
-process of a run can walk through all rows and read its own, and where it is does not depend on how
-many there are.
+The spans of a row are chosen from document lengths and roles; token ids are read only when the row is
+read. So every process of a distributed run can step through all rows and read only its own, and the
+state of the loader does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -29,33 +29,35 @@ from emu3.errors import InputError
 
 
 class PackedLoader:
-    """Packed rows of a mixture of stores.
+    """Packed rows of at most `context` token ids from a mixture of data sets.
 
-    `left_out` counts the documents whose picture does not fit `context`; the mixture is of the
-    others. Raises InputError on stores with none and on bad weights.
+    Documents with an image or video that are longer than `context` are excluded; the weights apply
+    to the others, and `num_excluded` counts them. Raises InputError if a data set has no usable
+    document or a weight is not positive.
     """
 
     def __init__(
         self,
-        stores: Sequence[TokenDataset],
+        datasets: Sequence[TokenDataset],
         weights: Sequence[float],
         context: int,
         seed: int,
-        waiting: int = BUFFER_SIZE,
+        buffer_size: int = BUFFER_SIZE,
     ) -> None:
-        if waiting < 1:
-            raise InputError(f"{waiting} pieces waiting: at least 1")
+        if buffer_size < 1:
+            raise InputError(f"buffer size {buffer_size}: at least 1 is required")
         if context < 2:
-            raise InputError(f"a context of {context}: at least 2 ids")
-        self.stores = list(stores)
-        self.context, self.waiting = context, waiting
-        self._usable = [usable_documents(store, context) for store in stores]
-        for store, numbers in zip(stores, self._usable, strict=True):
+            raise InputError(f"context length {context}: at least 2 ids are required")
+        self.datasets = list(datasets)
+        self.context, self.buffer_size = context, buffer_size
+        self._usable = [usable_documents(dataset, context) for dataset in datasets]
+        for dataset, numbers in zip(datasets, self._usable, strict=True):
             if not len(numbers):
                 raise InputError(
-                    f"{store.folder}: none of {len(store)} documents fits a context of {context}"
+                    f"{dataset.folder}: none of its {len(dataset)} documents fits the context "
+                    f"length {context}"
                 )
-        self.num_excluded = sum(map(len, stores)) - sum(map(len, self._usable))
+        self.num_excluded = sum(map(len, datasets)) - sum(map(len, self._usable))
         self.mixture = Mixture([len(numbers) for numbers in self._usable], weights, seed)
         self.packer = Packer(context)
 
@@ -64,50 +66,51 @@ class PackedLoader:
             yield self.read_row(self.next_row())
 
     def next_row(self) -> RowPlan:
-        """The next row, as the pieces that it is made of; nothing is read yet."""
-        while len(self.packer) < self.waiting:
-            source, place = self.mixture.draw()
-            number = int(self._usable[source][place])
-            store = self.stores[source]
-            length, whole = store.document_length(number), not store.has_only_role(number, TEXT)
-            for piece in split_document(source, number, length, self.context, whole):
-                self.packer.add(piece)
+        """The spans of the next row. Reads no token ids."""
+        while len(self.packer) < self.buffer_size:
+            source, index = self.mixture.draw()
+            number = int(self._usable[source][index])
+            dataset = self.datasets[source]
+            length = dataset.document_length(number)
+            keep_whole = not dataset.has_only_role(number, TEXT)
+            for span in split_document(source, number, length, self.context, keep_whole):
+                self.packer.add(span)
         return self.packer.next_row()
 
     def read_row(self, row: RowPlan) -> PackedRow:
-        """The ids and roles of a row."""
-        return concat_documents([self._read(piece) for piece in row])
+        """Read the token ids and roles of a row."""
+        return concat_documents([self._read_span(span) for span in row])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, in plain numbers and lists."""
+        """The state, as numbers and lists."""
         return {
             "mixture": self.mixture.state_dict(),
             "context": self.context,
-            "waiting": self.waiting,
-            "pieces": [list(astuple(piece)) for piece in self.packer.waiting],
+            "buffer_size": self.buffer_size,
+            "buffer": [list(astuple(span)) for span in self.packer.buffer],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly from a state; raises InputError on one of another loader."""
-        for name in ("context", "waiting"):
+        """Restore a state. Raises InputError if it belongs to a loader with other settings."""
+        for name in ("context", "buffer_size"):
             if state[name] != getattr(self, name):
                 raise InputError(
-                    f"the state is of another loader: {name} {state[name]}, "
-                    f"here {getattr(self, name)}"
+                    f"the state belongs to another loader: {name} {state[name]} instead of "
+                    f"{getattr(self, name)}"
                 )
         self.mixture.load_state_dict(state["mixture"])
         self.packer = Packer(self.context)
-        for piece in state["pieces"]:
-            self.packer.add(DocumentSpan(*piece))
+        for span in state["buffer"]:
+            self.packer.add(DocumentSpan(*span))
 
-    def _read(self, piece: DocumentSpan) -> tuple[Tensor, Tensor]:
-        document = self.stores[piece.source][piece.number]
-        return document.ids[piece.start : piece.stop], document.roles[piece.start : piece.stop]
+    def _read_span(self, span: DocumentSpan) -> tuple[Tensor, Tensor]:
+        document = self.datasets[span.source][span.document]
+        return document.ids[span.start : span.stop], document.roles[span.start : span.stop]
 
 
-def usable_documents(store: TokenDataset, context: int) -> Tensor:
-    """The numbers [n] of documents that fit a context or can be cut: those without a picture."""
-    fits = store.lengths <= context
-    for number in (~fits).nonzero().flatten().tolist():
-        fits[number] = not (store[number].roles == VISION).any()
-    return fits.nonzero().flatten()
+def usable_documents(dataset: TokenDataset, context: int) -> Tensor:
+    """The numbers [n] of documents that fit the context or have no visual codes and can be split."""
+    usable = dataset.lengths <= context
+    for number in (~usable).nonzero().flatten().tolist():
+        usable[number] = not (dataset[number].roles == VISION).any()
+    return usable.nonzero().flatten()

@@ -1,10 +1,12 @@
-"""Documents packed into rows of at most one context, best fit first, pictures never split.
+"""Pack documents into rows of at most one context length. Images are never split.
 
-A row begins with the piece that has waited longest, and then takes, as long as one fits, the
-longest waiting piece that does. So nothing waits for ever. Where much room is left, for pictures
-leave some that no other picture fits, the longest waiting text is cut to fill it and the rest of it
-waits on. A text that is longer than a row is cut too. Neighbours share an id, for the first id of a
-part is never a target. A document with a picture is whole or left out.
+Algorithm: a row starts with the span that has waited longest in the buffer, so none waits forever.
+Then the longest span that fits is added until none fits (best fit). If more than 1/64 of the row is
+still empty, the longest splittable span in the buffer is split to fill it, and its rest stays in the
+buffer. That matters for images: the space one leaves is often too small for any other.
+
+A text longer than a row is split. Consecutive spans overlap by one token id, because the first id of
+a span is never a target. A document with an image that is longer than a row must be excluded.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from torch import Tensor
 
 from emu3.errors import InputError
 
-BUFFER_SIZE = 512  # pieces that a row is chosen from
-MIN_FILL_DIVISOR = 64  # a text is cut rather than one part in so many of a row left empty
+BUFFER_SIZE = 512  # spans from which a row is chosen
+MAX_EMPTY_FRACTION = 1 / 64  # of a row, before a text is split to fill it
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One row: ids [L] int64, roles [L] uint8, and the lengths of the documents in it."""
+    """One row: token ids [L] int64, roles [L] uint8, and the lengths of the spans in it."""
 
     ids: Tensor
     roles: Tensor
@@ -33,116 +35,118 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class DocumentSpan:
-    """Ids `start` to `stop` of a document, which is named by its source and number."""
+    """Token ids `start` to `stop` of document number `document` of a source."""
 
     source: int
-    number: int
+    document: int
     start: int
     stop: int
-    whole: bool = True  # not to be cut to fill a row
+    keep_whole: bool = True  # must not be split to fill a row
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 RowPlan = tuple[DocumentSpan, ...]
+"""The spans of a row, before their token ids are read."""
+
 SortKey = tuple[int, int]
-"""A piece that waits, by its length and minus when it came."""
+"""The length of a buffered span, and minus its serial number."""
 
 
 def split_document(
-    source: int, number: int, length: int, context: int, whole: bool = False
+    source: int, document: int, length: int, context: int, keep_whole: bool = False
 ) -> list[DocumentSpan]:
-    """A text of so many ids as pieces of at most `context`; each id but the first is a target.
+    """Split a document of `length` ids into spans of at most `context` ids.
 
-    They may be cut further, unless they are to stay `whole`. Raises InputError on a context of less
-    than two ids, which would teach nothing.
+    Every id but the first is a target in exactly one span. Raises InputError if the context is
+    shorter than 2 ids, which would leave no target.
     """
     if context < 2:
-        raise InputError(f"a context of {context}: at least 2 ids")
+        raise InputError(f"context length {context}: at least 2 ids are required")
     starts = range(0, max(1, length - 1), context - 1)
     return [
-        DocumentSpan(source, number, start, min(start + context, length), whole) for start in starts
+        DocumentSpan(source, document, start, min(start + context, length), keep_whole)
+        for start in starts
     ]
 
 
-def split_span(piece: DocumentSpan, length: int) -> tuple[DocumentSpan, DocumentSpan]:
-    """The first so many ids of a longer piece, and the others behind the last of these."""
-    end = piece.start + length
-    return replace(piece, stop=end), replace(piece, start=end - 1)
+def split_span(span: DocumentSpan, length: int) -> tuple[DocumentSpan, DocumentSpan]:
+    """The first `length` ids of a longer span, and the rest, which overlaps them by one id."""
+    end = span.start + length
+    return replace(span, stop=end), replace(span, start=end - 1)
 
 
 class Packer:
-    """The pieces that wait, and rows made of them. Only lengths matter here."""
+    """A buffer of spans from which rows are chosen, by their lengths alone."""
 
     def __init__(self, context: int) -> None:
         self.context = context
         self._added = 0
-        self._pieces: dict[int, DocumentSpan] = {}  # by when they came
-        self._sorted: list[SortKey] = []  # the older of equals last
-        self._texts: list[SortKey] = []  # those of them that may be cut
+        self._spans: dict[int, DocumentSpan] = {}  # by serial number
+        self._by_length: list[SortKey] = []  # of spans with equal length, the older comes last
+        self._splittable: list[SortKey] = []  # the subset that may be split
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._spans)
 
     @property
-    def waiting(self) -> list[DocumentSpan]:
-        """The pieces in the order in which they came; adding them again gives the same packer."""
-        return list(self._pieces.values())
+    def buffer(self) -> list[DocumentSpan]:
+        """The buffered spans, oldest first; adding them to a new packer restores this one."""
+        return list(self._spans.values())
 
-    def add(self, piece: DocumentSpan) -> None:
-        """One more that waits."""
-        assert 0 < len(piece) <= self.context
-        self._pieces[self._added] = piece
-        place = len(piece), -self._added
-        insort(self._sorted, place)
-        if not piece.whole:
-            insort(self._texts, place)
+    def add(self, span: DocumentSpan) -> None:
+        """Add a span to the buffer."""
+        assert 0 < len(span) <= self.context
+        self._spans[self._added] = span
+        key = len(span), -self._added
+        insort(self._by_length, key)
+        if not span.keep_whole:
+            insort(self._splittable, key)
         self._added += 1
 
     def next_row(self) -> RowPlan:
-        """Take the pieces of the next row; there must be some."""
-        oldest = next(iter(self._pieces))
-        row = [self._take((len(self._pieces[oldest]), -oldest))]
-        room = self.context - len(row[0])
-        while at := bisect_right(self._sorted, (room, 1)):  # how many fit; the last is the longest
-            row.append(self._take(self._sorted[at - 1]))
-            room -= len(row[-1])
-        if room >= max(2, self.context / MIN_FILL_DIVISOR) and self._texts:
-            longest = self._take(self._texts[-1])  # longer than the room, or it would be in it
-            filling, rest = split_span(longest, room)
+        """Remove the spans of the next row from the buffer, which must not be empty."""
+        oldest = next(iter(self._spans))
+        row = [self._remove((len(self._spans[oldest]), -oldest))]
+        space = self.context - len(row[0])
+        while fitting := bisect_right(self._by_length, (space, 1)):  # the number of spans that fit
+            row.append(self._remove(self._by_length[fitting - 1]))
+            space -= len(row[-1])
+        if space >= max(2, self.context * MAX_EMPTY_FRACTION) and self._splittable:
+            longest = self._remove(self._splittable[-1])  # does not fit, as no span does
+            filling, rest = split_span(longest, space)
             row.append(filling)
             self.add(rest)
         return tuple(row)
 
-    def _take(self, place: SortKey) -> DocumentSpan:
-        """Let a piece wait no longer."""
-        piece = self._pieces.pop(-place[1])
-        del self._sorted[bisect_left(self._sorted, place)]
-        if not piece.whole:
-            del self._texts[bisect_left(self._texts, place)]
-        return piece
+    def _remove(self, key: SortKey) -> DocumentSpan:
+        span = self._spans.pop(-key[1])
+        del self._by_length[bisect_left(self._by_length, key)]
+        if not span.keep_whole:
+            del self._splittable[bisect_left(self._splittable, key)]
+        return span
 
 
 def pack_rows(
-    pieces: Iterable[DocumentSpan], context: int, waiting: int = BUFFER_SIZE
+    spans: Iterable[DocumentSpan], context: int, buffer_size: int = BUFFER_SIZE
 ) -> Iterator[RowPlan]:
-    """All of some pieces as rows; the last ones are made of what is left."""
+    """Pack all spans into rows; the last rows are chosen from what is left in the buffer."""
     packer = Packer(context)
-    for piece in pieces:
-        packer.add(piece)
-        if len(packer) >= waiting:
+    for span in spans:
+        packer.add(span)
+        if len(packer) >= buffer_size:
             yield packer.next_row()
     while len(packer):
         yield packer.next_row()
 
 
-def efficiency(rows: Sequence[RowPlan], context: int) -> float:
-    """The share of the rows' room that is filled."""
-    return sum(len(piece) for row in rows for piece in row) / (context * len(rows))
+def packing_efficiency(rows: Sequence[RowPlan], context: int) -> float:
+    """The fraction of the rows' positions that is filled."""
+    return sum(len(span) for row in rows for span in row) / (context * len(rows))
 
 
 def concat_documents(parts: Sequence[tuple[Tensor, Tensor]]) -> PackedRow:
-    """Ids and roles of a row's pieces, end to end."""
+    """Concatenate the ids and roles of spans to a row."""
     ids, roles = zip(*parts, strict=True)
     return PackedRow(torch.cat(ids), torch.cat(roles), tuple(len(part) for part in ids))

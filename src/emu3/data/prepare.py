@@ -1,7 +1,7 @@
-"""Sources to a store, slice by slice, in as many processes as one likes.
+"""Tokenize sources into a token data set, slice by slice, in one or more processes.
 
-A slice becomes a shard, whole or not at all, and what is in it depends on the request alone. So a
-run may be killed at any moment: the next one keeps the shards that are there and makes the others.
+Each slice becomes one shard, which is written atomically and depends on the request alone. So an
+interrupted run can be resumed: the next one keeps the existing shards and writes the others.
 """
 
 from __future__ import annotations
@@ -41,81 +41,94 @@ SKIPPED_FILE = "skipped.jsonl"
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What came of a run, earlier ones over the same request included."""
+    """Counts over the whole data set, including shards of earlier runs."""
 
     samples: int
-    ids: dict[str, int]  # by the name of their role
+    ids: dict[str, int]  # number of token ids by role name
     skipped: int
 
 
-def prepare(
+def prepare_dataset(
     sources: Sequence[Source],
     folder: Path,
-    model: TokenizerConfig,
-    workers: int = 1,
+    tokenizer_config: TokenizerConfig,
+    num_workers: int = 1,
     on_slices: Callable[[int], None] = lambda newly_done: None,
 ) -> PrepareResult:
-    """Write the store of some sources, or go on with it.
+    """Write the token data set of some sources, or resume writing it.
 
-    `on_slices` hears how many slices are newly done, first of all how many an earlier run did. With
-    one worker the work is done in this process. Samples that cannot be used are skipped; the
-    store's `skipped.jsonl` says which and why. Raises InputError on a folder that holds something
-    else, or a store of another request, and where a worker dies.
+    Args:
+        sources: see `emu3.data.discovery.find_sources`.
+        folder: to create; it may hold an unfinished or finished data set of the same request.
+        tokenizer_config: the model whose token ids are written.
+        num_workers: processes; with one, the work is done in this process.
+        on_slices: progress callback with the number of newly finished slices. The first call has
+            the number of slices finished by earlier runs.
+
+    Returns:
+        The number of samples, token ids and skipped samples. Invalid samples are skipped, and
+        `skipped.jsonl` in the folder gives the reasons.
+
+    Raises:
+        InputError: the folder holds other files or the data set of another request, a source cannot
+            be read, or a worker process died.
     """
-    if workers < 1:
-        raise InputError(f"{workers} workers: at least 1")
+    if num_workers < 1:
+        raise InputError(f"{num_workers} workers: at least 1 is required")
     if not sources:
-        raise InputError("no sources; name a file or a folder")
-    writer = model.open()
-    request = _request(sources, writer)
-    made_with = {"model": model.name, "vision": model.vision}  # names may change, ids do not
-    _begin(folder, request, made_with)
-    job = PrepareJob(tuple(sources), folder, model, request_digest(request))
-    parts = [(at, index) for at, source in enumerate(sources) for index in range(source.num_slices)]
-    left = [part for part in parts if not _is_done(job, part)]
-    on_slices(len(parts) - len(left))
-    for _ in (
-        process_slices(job, writer, left)
-        if workers == 1
-        else process_slices_in_parallel(job, left, workers)
-    ):
+        raise InputError("no sources; give a file or a folder")
+    tokenizer = tokenizer_config.load()
+    request = _request(sources, tokenizer)
+    # Not part of the request: the same model may have several names.
+    made_with = {"model": tokenizer_config.name, "vision": tokenizer_config.vision}
+    _create_or_check_folder(folder, request, made_with)
+    job = PrepareJob(tuple(sources), folder, tokenizer_config, request_digest(request))
+    slices = [(n, index) for n, source in enumerate(sources) for index in range(source.num_slices)]
+    remaining = [slice_id for slice_id in slices if not _is_done(job, slice_id)]
+    on_slices(len(slices) - len(remaining))
+    if num_workers == 1:
+        finished = process_slices(job, tokenizer, remaining)
+    else:
+        finished = process_slices_in_parallel(job, remaining, num_workers)
+    for _ in finished:
         on_slices(1)
-    return _finish(job, read_index(folder), parts)
+    return _finish(job, read_index(folder), slices)
 
 
-def _request(sources: Sequence[Source], writer: SampleTokenizer) -> dict[str, Any]:
-    """All that the shards depend on, as JSON."""
+def _request(sources: Sequence[Source], tokenizer: SampleTokenizer) -> dict[str, Any]:
+    """Everything the shards depend on, as JSON."""
     described = [{"path": source.path.as_posix(), **source.fingerprint()} for source in sources]
-    request = {"model": writer.fingerprint(), "sources": described}
-    result: dict[str, Any] = json.loads(json.dumps(request))  # as it will be read back
+    request = {"model": tokenizer.fingerprint(), "sources": described}
+    result: dict[str, Any] = json.loads(json.dumps(request))  # as read_index returns it
     return result
 
 
-def _begin(folder: Path, request: dict[str, Any], made_with: dict[str, Any]) -> None:
-    """Make the folder, or see that it is this request's."""
+def _create_or_check_folder(
+    folder: Path, request: dict[str, Any], made_with: dict[str, Any]
+) -> None:
+    """Create the folder with an index, or check that it belongs to the same request."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; name a folder")
+        raise InputError(f"{folder}: is a file; choose a folder")
     if not folder.parent.is_dir():
         raise InputError(f"{folder.parent}: no such folder; create it first")
     if not (folder / INDEX_FILE).exists():
         if folder.exists() and any(not name.startswith(".") for name in os.listdir(folder)):
-            raise InputError(f"{folder}: holds other files; name a new folder")
+            raise InputError(f"{folder}: holds other files; choose a new folder")
         folder.mkdir(exist_ok=True)
+        index = {"version": FORMAT_VERSION, "request": request, "made_with": made_with}
         with atomic_write(folder / INDEX_FILE) as temporary:
-            write_json(
-                temporary, {"version": FORMAT_VERSION, "request": request, "made_with": made_with}
-            )
+            write_json(temporary, index)
         return
-    differs = list(_differences(read_index(folder)["request"], request))
-    if differs:
+    differences = list(_differences(read_index(folder)["request"], request))
+    if differences:
         raise InputError(
-            f"{folder}: holds a store of another request ({'; '.join(differs[:3])}); name another "
-            "folder, or remove this one"
+            f"{folder}: holds the data set of another request ({'; '.join(differences[:3])}); "
+            "choose another folder, or remove this one"
         )
 
 
 def _differences(old: object, new: object, at: str = "") -> Iterator[str]:
-    """Where two requests differ, in words."""
+    """Describe where two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{at} {key}".strip())
@@ -123,42 +136,45 @@ def _differences(old: object, new: object, at: str = "") -> Iterator[str]:
         for number, (before, now) in enumerate(zip(old, new, strict=True), 1):
             yield from _differences(before, now, f"{at} {number}")
     elif isinstance(old, list) and isinstance(new, list):
-        yield f"{at}: it has {len(old)}, now {len(new)}"
+        yield f"{at}: {len(old)} before, {len(new)} now"
     elif old != new:
-        yield f"{at}: it has {old}, now {new}"
+        yield f"{at}: {old} before, {new} now"
 
 
-def _is_done(job: PrepareJob, part: SliceId) -> bool:
-    path = job.path(part)
+def _is_done(job: PrepareJob, slice_id: SliceId) -> bool:
+    path = job.shard_path(slice_id)
     if not path.exists():
         return False
     try:
         return read_shard_summary(path).request == job.digest
-    except InputError:  # of a power cut, say; it is made again
+    except InputError:  # corrupt, for example after a power failure; written again
         return False
 
 
-def _finish(job: PrepareJob, begun: dict[str, Any], parts: Sequence[SliceId]) -> PrepareResult:
-    """Write what was skipped and the finished index; sweep up after runs that were killed."""
-    summaries = {shard_file_name(*part): read_shard_summary(job.path(part)) for part in parts}
+def _finish(job: PrepareJob, index: dict[str, Any], slices: Sequence[SliceId]) -> PrepareResult:
+    """Write the skipped samples and the complete index; remove temporary files of killed runs."""
+    summaries = {
+        shard_file_name(*slice_id): read_shard_summary(job.shard_path(slice_id))
+        for slice_id in slices
+    }
     skipped = [each for summary in summaries.values() for each in summary.skipped]
     with atomic_write(job.folder / SKIPPED_FILE) as temporary:
         lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in skipped]
         temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    counts = _total_counts(list(summaries.values()))
-    index = {
-        **begun,
+    result = _total(list(summaries.values()))
+    complete = {
+        **index,
         "shards": {name: summary.samples for name, summary in summaries.items()},
-        **asdict(counts),
+        **asdict(result),
     }
     with atomic_write(job.folder / INDEX_FILE) as temporary:
-        write_json(temporary, index)
+        write_json(temporary, complete)
     for leftover in job.folder.glob(".*.part.*"):
         leftover.unlink(missing_ok=True)
-    return counts
+    return result
 
 
-def _total_counts(summaries: Sequence[ShardSummary]) -> PrepareResult:
+def _total(summaries: Sequence[ShardSummary]) -> PrepareResult:
     ids: Counter[str] = Counter(dict.fromkeys(ROLE_NAMES, 0))
     for summary in summaries:
         ids.update(summary.ids)

@@ -1,12 +1,12 @@
-"""One format of samples for every task: a JSON object, one on a line.
+"""The sample format: one JSON object for every training task.
 
-    {"text": "..."}                                                text to learn
-    {"image": "a.png", "text": "a caption"}                        to draw: caption, then picture
-    {"image": "a.png", "turns": [{"question": "...", "answer": "..."}]}    to look at and answer
-    {"video": "a.mp4", "text": "a caption"}                        a clip, likewise
-    {"video": "a.mp4", "turns": [{"question": "...", "answer": "..."}]}
+    {"text": "..."}                                                     language modeling
+    {"image": "a.png", "text": "a caption"}                             image generation
+    {"image": "a.png", "turns": [{"question": "...", "answer": "..."}]} image understanding
+    {"video": "a.mp4", "text": "a caption"}                             video generation
+    {"video": "a.mp4", "turns": [{"question": "...", "answer": "..."}]} video understanding
 
-Paths are relative to the file that names them.
+In a JSONL file each line is one sample, and paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ EXPECTED_KEYS = 'expected "text", or "image" or "video" with one of "text" and "
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A picture that is not opened yet: a file, or bytes that `path` names in messages."""
+    """An image that is not decoded yet: a file, or bytes with a `path` for error messages."""
 
     path: Path
     data: bytes | None = None
 
     def open(self) -> Image.Image:
-        """The picture, upright; raises InputError as `emu3.processing.image.open_image` does."""
+        """Decode the image. Raises InputError like `emu3.processing.image.open_image`."""
         return open_image(self.path, self.data)
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A clip that is not opened yet: a file, or bytes that `path` names in messages."""
+    """A video that is not decoded yet: a file, or bytes with a `path` for error messages."""
 
     path: Path
     data: bytes | None = None
 
     @contextmanager
     def open(self, fps: float) -> Iterator[Clip]:
-        """The clip at so many frames a second, while it is read.
+        """Open the video, sampled at `fps` frames per second, for the duration of the context.
 
-        Raises InputError as `emu3.processing.video.open_clip` does.
+        Raises InputError like `emu3.processing.video.open_clip`.
         """
         with ExitStack() as stack:
             path = self.path
-            if self.data is not None:  # FFmpeg wants to go back and forth, so a file it is
+            if self.data is not None:  # FFmpeg needs a seekable file
                 folder = Path(stack.enter_context(TemporaryDirectory()))
                 path = folder / self.path.name
                 path.write_bytes(self.data)
@@ -65,9 +65,9 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """Text alone, or a picture or clip with its caption or with questions and answers.
+    """A text, or an image or video with either a caption or questions and answers.
 
-    Raises InputError on any other combination, and on text that is blank or cannot be UTF-8.
+    Raises InputError on any other combination, on blank text, and on text that UTF-8 cannot encode.
     """
 
     text: str | None = None
@@ -77,13 +77,13 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.text is not None and self.turns:
-            raise InputError(f'"text" and "turns" together; {EXPECTED_KEYS}')
+            raise InputError(f'both "text" and "turns" are given; {EXPECTED_KEYS}')
         if self.image is not None and self.video is not None:
-            raise InputError(f'"image" and "video" together; {EXPECTED_KEYS}')
+            raise InputError(f'both "image" and "video" are given; {EXPECTED_KEYS}')
         if self.image is None and self.video is None and self.turns:
             raise InputError(f'"turns" without an "image" or a "video"; {EXPECTED_KEYS}')
         if self.text is None and not self.turns:
-            raise InputError(f'neither "text" nor "turns"; {EXPECTED_KEYS}')
+            raise InputError(f'neither "text" nor "turns" is given; {EXPECTED_KEYS}')
         if self.text is not None:
             _check_text("text", self.text)
         for question, answer in self.turns:
@@ -91,10 +91,10 @@ class Sample:
             _check_text("answer", answer)
 
 
-def parse_line(line: bytes, folder: Path, shown: ImageFile | VideoFile | None = None) -> Sample:
-    """One line of a JSONL file in `folder`, as `parse_record` has it.
+def parse_line(line: bytes, folder: Path, media: ImageFile | VideoFile | None = None) -> Sample:
+    """Parse one line of a JSONL file in `folder`. See `parse_record`.
 
-    Raises InputError that says what is wrong with it.
+    Raises InputError if the line is not a valid sample.
     """
     try:
         record = json.loads(line.decode("utf-8"))
@@ -103,25 +103,29 @@ def parse_line(line: bytes, folder: Path, shown: ImageFile | VideoFile | None = 
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})") from None
     if not isinstance(record, dict):
-        raise InputError(f"{_json_type(record)} where a JSON object is expected")
-    return parse_record(record, folder, shown)
+        raise InputError(f"expected a JSON object, found {_json_type(record)}")
+    return parse_record(record, folder, media)
 
 
 def parse_record(
-    record: Mapping[str, object], folder: Path, shown: ImageFile | VideoFile | None = None
+    record: Mapping[str, object], folder: Path, media: ImageFile | VideoFile | None = None
 ) -> Sample:
-    """The sample of a JSON object; `shown` is a picture or clip that was found outside of it.
+    """Validate a JSON object as a sample.
 
-    Raises InputError on unknown keys, wrong types and combinations that are no sample.
+    Paths are relative to `folder`. `media` is an image or video that is not named in the record,
+    such as the image of a WebDataset sample. Raises InputError on unknown keys, wrong types and
+    invalid combinations.
     """
     unknown = [key for key in record if key not in KEYS]
     if unknown:
-        raise InputError(f"unknown key {unknown[0]!r}; known are {', '.join(KEYS)}")
-    named = [key for key in ("image", "video") if key in record]
-    if named and shown is not None:
-        raise InputError(f'"{named[0]}" in the record of {shown.path.name}')
-    image = shown if isinstance(shown, ImageFile) else None
-    video = shown if isinstance(shown, VideoFile) else None
+        raise InputError(f"unknown key {unknown[0]!r}; known keys: {', '.join(KEYS)}")
+    media_keys = [key for key in ("image", "video") if key in record]
+    if media_keys and media is not None:
+        raise InputError(
+            f'"{media_keys[0]}" is given, but the sample already has {media.path.name}; remove one'
+        )
+    image = media if isinstance(media, ImageFile) else None
+    video = media if isinstance(media, VideoFile) else None
     if "image" in record:
         image = ImageFile(folder / _string("image", record["image"]))
     if "video" in record:
@@ -136,19 +140,23 @@ def parse_record(
 
 def _turns(value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f'"turns": {_json_type(value)} where a list of at least one is expected')
+        raise InputError(
+            f'"turns": expected a list of at least one turn, found {_json_type(value)}'
+        )
     return tuple(_turn(turn) for turn in value)
 
 
 def _turn(value: object) -> tuple[str, str]:
     if not isinstance(value, dict) or sorted(value) != sorted(TURN_KEYS):
-        raise InputError('"turns": each is an object with "question" and "answer" and nothing else')
+        raise InputError(
+            '"turns": each must be an object with exactly the keys "question" and "answer"'
+        )
     return _string("question", value["question"]), _string("answer", value["answer"])
 
 
 def _string(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InputError(f'"{name}": {_json_type(value)} where a string is expected')
+        raise InputError(f'"{name}": expected a string, found {_json_type(value)}')
     return value
 
 
@@ -156,12 +164,12 @@ def _check_text(name: str, text: str) -> None:
     if not text.strip():
         raise InputError(f'"{name}" is blank')
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f'"{name}" has half a surrogate pair, which no UTF-8 can hold')
+        raise InputError(f'"{name}" contains an unpaired surrogate, which UTF-8 cannot encode')
 
 
 def _json_type(value: object) -> str:
-    """What JSON calls a value."""
+    """The JSON type of a value, for error messages."""
     if value is None:
         return "null"
-    names = {bool: "a truth value", int: "a number", float: "a number", str: "a string"}
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
     return names.get(type(value), "an empty list" if value == [] else "a list or an object")

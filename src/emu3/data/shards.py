@@ -1,11 +1,11 @@
-"""One shard: the documents of a slice in a safetensors file, written whole or not at all.
+"""Shard files: the documents of one slice, in safetensors format.
 
-    ids    [N] int32    all documents, end to end
-    roles  [N] uint8    what each id is
-    ends   [D] int64    where each document ends
+    ids    [N] int32    token ids of all documents, concatenated
+    roles  [N] uint8    the role of each token id
+    ends   [D] int64    the end of each document in `ids`
 
-The file's metadata holds, as JSON, the digest of the request that made it, and the samples of the
-slice that were skipped, with reasons. So a shard is all that a run leaves behind of a slice.
+The metadata of the file holds, as JSON, the digest of the request that produced it and the skipped
+samples with reasons. A shard is written atomically and is the only output of a slice.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from emu3.data.tokenization import TokenizedDocument
 from emu3.errors import InputError
 from emu3.files import atomic_write
 
-METADATA_KEY = "emu3.data"  # one key alone: the order of several would differ from run to run
+METADATA_KEY = "emu3.data"  # a single key, because safetensors does not keep the order of keys
 TENSOR_DTYPES = {"ids": torch.int32, "roles": torch.uint8, "ends": torch.int64}
 
 
 @dataclass(frozen=True)
 class SkippedSample:
-    """A sample that could not be used, and why."""
+    """A sample that could not be used, and the reason."""
 
     source: str
     key: str
@@ -40,11 +40,11 @@ class SkippedSample:
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What is in a shard."""
+    """The metadata of a shard."""
 
-    request: str  # the digest of what was asked for
+    request: str  # digest, see `emu3.data.dataset.request_digest`
     samples: int
-    ids: dict[str, int]  # by the name of their role
+    ids: dict[str, int]  # number of token ids by role name
     skipped: tuple[SkippedSample, ...]
 
 
@@ -54,10 +54,10 @@ def write_shard(
     documents: Sequence[TokenizedDocument],
     skipped: Sequence[SkippedSample],
 ) -> None:
-    """Write a shard. The same documents give the same bytes."""
+    """Write a shard atomically. Equal documents give equal bytes."""
     ids = [document.ids.to(torch.int32) for document in documents]
     roles = torch.cat([torch.empty(0, dtype=torch.uint8), *(d.roles for d in documents)])
-    ends = torch.tensor([len(part) for part in ids], dtype=torch.int64).cumsum(0)
+    ends = torch.tensor([len(each) for each in ids], dtype=torch.int64).cumsum(0)
     counts = torch.bincount(roles.long(), minlength=len(ROLE_NAMES)).tolist()
     summary = ShardSummary(
         request, len(documents), dict(zip(ROLE_NAMES, counts, strict=True)), tuple(skipped)
@@ -72,33 +72,33 @@ def write_shard(
 
 
 def read_shard_summary(path: Path) -> ShardSummary:
-    """What is in a shard, from its header alone; raises InputError on what is none."""
+    """Read the metadata of a shard from its header. Raises InputError if it is not a valid shard."""
     try:
         with safe_open(path, "pt") as file:
-            marks = file.metadata() or {}
-            said = json.loads(marks[METADATA_KEY])
-            skipped = tuple(SkippedSample(**each) for each in said.pop("skipped"))
-            return ShardSummary(**said, skipped=skipped)
+            values = json.loads((file.metadata() or {})[METADATA_KEY])
+            skipped = tuple(SkippedSample(**each) for each in values.pop("skipped"))
+            return ShardSummary(**values, skipped=skipped)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such shard") from None
+        raise InputError(f"{path}: no such shard; run the same `emu3 prepare` again") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: broken or cut short ({error})") from None
+        raise InputError(f"{path}: corrupt or truncated ({error})") from None
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: not a shard that `emu3 prepare` wrote") from None
+        raise InputError(f"{path}: not a shard written by `emu3 prepare`") from None
 
 
 def map_shard(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shard, mapped and not read; raises InputError on what they cannot be."""
+    """Memory-map the tensors of a shard. Raises InputError if they are not valid."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: broken or cut short ({error})") from None
+        raise InputError(f"{path}: corrupt or truncated ({error})") from None
     if {name: tensor.dtype for name, tensor in tensors.items()} != TENSOR_DTYPES:
-        raise InputError(f"{path}: its tensors are {sorted(tensors)}, or of other types")
+        found = ", ".join(f"{name} {tensor.dtype}" for name, tensor in sorted(tensors.items()))
+        raise InputError(f"{path}: unexpected tensors in a shard: {found}")
     ids, roles, ends = (tensors[name] for name in TENSOR_DTYPES)
     lengths = ends.diff(prepend=ends.new_zeros(1))
     stop = int(ends[-1]) if len(ends) else 0
     if len(ids) != stop or len(roles) != stop or (lengths < 1).any():
-        raise InputError(f"{path}: its documents do not end where its ids do")
+        raise InputError(f"{path}: inconsistent; the document ends do not match the token ids")
     return tensors

@@ -1,7 +1,7 @@
-"""Where samples come from: folders and JSONL files here, tars and tables in the files beside.
+"""Sources of samples: the `Source` protocol, JSONL files and folders.
 
-A source is cut into slices, which are worked on in any order and by any process. What is in a
-slice depends on the source alone.
+`webdataset` and `parquet` have further sources. A source is divided into slices, which are processed
+in any order and by any process. The content of a slice depends on the source alone.
 """
 
 from __future__ import annotations
@@ -21,141 +21,144 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".gif")
 CAPTION_SUFFIX = ".txt"
 TEXT_SUFFIXES = (CAPTION_SUFFIX, ".md")
-SAMPLES_PER_SLICE = 256  # samples; what a kill can cost a worker
+SAMPLES_PER_SLICE = 256  # work that is lost if a worker is killed
 
 
 @dataclass(frozen=True)
 class LazySample:
-    """Something that should be a sample. `read` raises where it is none."""
+    """A sample that is not read yet. `read` raises InputError if it is invalid."""
 
-    key: str  # what it is called within its source
+    key: str  # identifies the sample within its source
     read: Callable[[], Sample]
 
 
 class Source(Protocol):
-    """Samples in slices. Handed to other processes, so made of plain values."""
+    """Samples, divided into slices. Sources are pickled for worker processes."""
 
     @property
     def path(self) -> Path:
-        """What a person named."""
+        """The file or folder of the source."""
 
     @property
     def num_slices(self) -> int:
-        """How many there are."""
+        """The number of slices."""
 
     def fingerprint(self) -> dict[str, object]:
-        """What would change if the samples did, as JSON; contents are not read for it."""
+        """JSON that changes if the samples change, such as file sizes; file contents are not read."""
 
     def samples(self, index: int) -> Iterator[LazySample]:
-        """Those of one slice, always in the same order."""
+        """The samples of one slice, always in the same order."""
 
 
 @dataclass(frozen=True)
 class JsonlSource:
-    """A file with a JSON object on every line. Blank lines are nothing."""
+    """A file with one JSON object per line. Blank lines are ignored."""
 
     path: Path
-    starts: tuple[int, ...]  # where each slice begins, in bytes
-    per_slice: int
+    starts: tuple[int, ...]  # byte offset of each slice
+    samples_per_slice: int
 
     @classmethod
-    def open(cls, path: Path, per_slice: int = SAMPLES_PER_SLICE) -> JsonlSource:
-        """Look where the lines are; a pass over the file."""
+    def open(cls, path: Path, samples_per_slice: int = SAMPLES_PER_SLICE) -> JsonlSource:
+        """Read the file once to find the byte offsets of its slices."""
         starts, position = [], 0
         with path.open("rb") as file:
             for number, line in enumerate(file):
-                if number % per_slice == 0:
+                if number % samples_per_slice == 0:
                     starts.append(position)
                 position += len(line)
-        return cls(path, tuple(starts), per_slice)
+        return cls(path, tuple(starts), samples_per_slice)
 
     @property
     def num_slices(self) -> int:
-        """One for so many lines."""
+        """One slice per `samples_per_slice` lines."""
         return len(self.starts)
 
     def fingerprint(self) -> dict[str, object]:
-        """The file's size."""
-        return {"kind": "jsonl", "bytes": self.path.stat().st_size, "per_slice": self.per_slice}
+        """The size of the file."""
+        return {
+            "kind": "jsonl",
+            "bytes": self.path.stat().st_size,
+            "per_slice": self.samples_per_slice,
+        }
 
     def samples(self, index: int) -> Iterator[LazySample]:
-        """Keys are line numbers, from 1."""
-        first = index * self.per_slice
+        """The samples of one slice; keys are line numbers from 1."""
+        first = index * self.samples_per_slice
         with self.path.open("rb") as file:
             file.seek(self.starts[index])
-            for number in range(first, first + self.per_slice):
+            for number in range(first, first + self.samples_per_slice):
                 line = file.readline()
                 if line.strip():
-                    yield LazySample(
-                        f"line {number + 1}", partial(parse_line, line, self.path.parent)
-                    )
+                    read = partial(parse_line, line, self.path.parent)
+                    yield LazySample(f"line {number + 1}", read)
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Pictures and clips with captions in .txt files of the same name; other .txt and .md files are
-    texts.
+    """Images and videos with captions in `.txt` files of the same name, and text files.
 
-    Folders inside are looked into. Hidden files are not.
+    `.txt` and `.md` files that are no caption are texts. Subfolders are included, hidden files are
+    not.
     """
 
     path: Path
-    names: tuple[str, ...]  # of pictures, clips and texts, relative, sorted
-    per_slice: int
+    names: tuple[str, ...]  # relative paths of images, videos and texts, sorted
+    samples_per_slice: int
 
     @classmethod
-    def open(cls, path: Path, per_slice: int = SAMPLES_PER_SLICE) -> FolderSource:
-        """Look what is there; raises InputError where no file is of any use."""
+    def open(cls, path: Path, samples_per_slice: int = SAMPLES_PER_SLICE) -> FolderSource:
+        """List the files. Raises InputError if the folder has no samples."""
         files = sorted(_files(path))
-        shown = {name for name in files if _suffix(name) in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)}
-        captioned = {_stem(name) for name in shown}
+        media = {name for name in files if _suffix(name) in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)}
+        captioned = {_stem(name) for name in media}
         texts = {
             name
             for name in files
             if _suffix(name) in TEXT_SUFFIXES and _stem(name) not in captioned
         }
-        if not shown | texts:
-            known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-            raise InputError(f"{path}: no pictures or clips ({known}) and no texts in it")
-        return cls(path, tuple(sorted(shown | texts)), per_slice)
+        if not media | texts:
+            known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *TEXT_SUFFIXES))
+            raise InputError(f"{path}: no images, videos or texts in it ({known})")
+        return cls(path, tuple(sorted(media | texts)), samples_per_slice)
 
     @property
     def num_slices(self) -> int:
-        """One for so many files."""
-        return -(-len(self.names) // self.per_slice)
+        """One slice per `samples_per_slice` files, captions not counted."""
+        return -(-len(self.names) // self.samples_per_slice)
 
     def fingerprint(self) -> dict[str, object]:
-        """A hash of names and sizes, captions aside."""
+        """A hash of file names and sizes, without captions."""
         sizes = [f"{name}\0{(self.path / name).stat().st_size}" for name in self.names]
         listing = hashlib.sha256("\n".join(sizes).encode("utf-8", "surrogateescape")).hexdigest()
         return {
             "kind": "folder",
             "files": len(self.names),
             "listing": listing,
-            "per_slice": self.per_slice,
+            "per_slice": self.samples_per_slice,
         }
 
     def samples(self, index: int) -> Iterator[LazySample]:
-        """Keys are paths within the folder."""
-        first = index * self.per_slice
-        for name in self.names[first : first + self.per_slice]:
+        """The samples of one slice; keys are paths relative to the folder."""
+        first = index * self.samples_per_slice
+        for name in self.names[first : first + self.samples_per_slice]:
             yield LazySample(name, partial(self._read, name))
 
     def _read(self, name: str) -> Sample:
         path = self.path / name
         if _suffix(name) in TEXT_SUFFIXES:
             return Sample(text=_read_text(path))
-        caption = path.with_suffix(CAPTION_SUFFIX)
-        if not caption.is_file():
-            raise InputError(f"no caption: {caption.name} is not beside it")
-        words = _read_text(caption).strip()
+        caption_file = path.with_suffix(CAPTION_SUFFIX)
+        if not caption_file.is_file():
+            raise InputError(f"no caption; expected the file {caption_file.name} beside it")
+        caption = _read_text(caption_file).strip()
         if _suffix(name) in VIDEO_SUFFIXES:
-            return Sample(text=words, video=VideoFile(path))
-        return Sample(text=words, image=ImageFile(path))
+            return Sample(text=caption, video=VideoFile(path))
+        return Sample(text=caption, image=ImageFile(path))
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Paths of files below a folder, relative to it, hidden ones aside."""
+    """Paths of the files below a folder, relative to it, without hidden files and folders."""
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:

@@ -1,11 +1,11 @@
-"""What an id is in its document. Stages of training turn roles into weights of the loss."""
+"""The role of a token id in its document. Each training stage maps roles to loss weights."""
 
 from __future__ import annotations
 
-CONTEXT = 0  # asked or shown, not said by the model
-TEXT = 1  # text to learn, and the control tokens of a picture that is drawn
-VISION = 2  # a visual code
-ANSWER = 3  # said by the model in a conversation, its EOS included
+CONTEXT = 0  # questions, media and templates of a conversation, which the model does not generate
+TEXT = 1  # plain text, captions, and the control tokens of an image to generate
+VISION = 2  # visual codes
+ANSWER = 3  # answers in a conversation, and the EOS after the last one
 
 ROLE_NAMES = ("context", "text", "vision", "answer")
-"""The names of roles, in the order of their numbers."""
+"""The names of the roles, ordered by their numbers."""

@@ -1,12 +1,12 @@
-"""A sample as the ids that the decoder learns from, and what each of them is.
+"""Tokenize samples into training documents: token ids, and the role of each.
 
-    text    BOS text EOS                    all of it TEXT
-    draw    BOS caption picture EOS         codes VISION, all else TEXT
-    look    chat template of a picture      codes VISION, answers and EOS ANSWER, all else CONTEXT
+    sample                                  document                  roles
+    text                                    BOS text EOS              TEXT
+    image or video with a caption           BOS caption media EOS     codes VISION, others TEXT
+    image or video with questions/answers   chat template             codes VISION, answers and EOS
+                                                                      ANSWER, others CONTEXT
 
-A clip stands where a picture does.
-
-The documents are those of `emu3.processing.prompts` (paper section 2.3).
+The templates are those of `emu3.processing.prompts` (paper section 2.3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 
 from emu3.checkpoints.hub import find_model, find_vision_tokenizer
-from emu3.checkpoints.loading import DeviceConfig, load_text_tokenizer, load_vision_processor
+from emu3.checkpoints.loading import (
+    DeviceConfig,
+    check_codebook_size,
+    load_text_tokenizer,
+    load_vision_processor,
+)
 from emu3.data.samples import Sample, VideoFile
 from emu3.data.token_roles import ANSWER, CONTEXT, TEXT, VISION
 from emu3.errors import InputError
@@ -30,15 +35,15 @@ from emu3.processing.video import check_fps
 from emu3.processing.vision_processor import FrameGroup, VisionProcessor
 
 DEFAULT_FPS = 8.0
-"""Frames a second that clips are seen at unless told otherwise."""
+"""Frames per second at which videos are sampled."""
 
 MAX_FRAMES = 4096
-"""Of a clip: no context holds more, and a film by mistake must not take hours."""
+"""Longest video, in frames. More fit no context, and encoding a film would take hours."""
 
 
 @dataclass(frozen=True)
 class TokenizedDocument:
-    """A document: ids [L] int64 and roles [L] uint8."""
+    """A document: token ids [L] int64 and their roles [L] uint8."""
 
     ids: Tensor
     roles: Tensor
@@ -46,9 +51,9 @@ class TokenizedDocument:
 
 @dataclass(frozen=True)
 class SampleTokenizer:
-    """Writes samples as documents for one model, of which only the tokenizers are needed.
+    """Tokenizes samples for a model. Needs the model's tokenizers, but not its decoder.
 
-    Clips are seen at `fps` frames a second.
+    Videos are sampled at `fps` frames per second, whatever their own rate.
     """
 
     prompts: PromptTemplates
@@ -63,81 +68,74 @@ class SampleTokenizer:
         device: str | None,
         fps: float = DEFAULT_FPS,
     ) -> SampleTokenizer:
-        """The tokenizers of a model, without its decoder; raises InputError on a bad one."""
+        """Load the tokenizers of a model. Raises InputError if they are missing or do not match."""
         folder = find_model(model, weights=False)
-        text, _ = load_text_tokenizer(folder)
+        text_tokenizer, _ = load_text_tokenizer(folder)
         vision_processor = load_vision_processor(
             find_vision_tokenizer(folder, vision, model), DeviceConfig.resolve(device, None).device
         )
-        if vision_processor.vision.quantize.size != text.vocabulary.codebook_size:
-            raise InputError(
-                f"{folder} has ids for {text.vocabulary.codebook_size} codes, its vision "
-                f"tokenizer has {vision_processor.vision.quantize.size}; these two do not belong together"
-            )
+        check_codebook_size(folder, text_tokenizer, vision_processor)
         check_fps(fps)
-        return cls(PromptTemplates.from_tokenizer(text), vision_processor, fps)
+        return cls(PromptTemplates.from_tokenizer(text_tokenizer), vision_processor, fps)
 
     def tokenize(self, sample: Sample) -> TokenizedDocument:
-        """The document of a sample; raises InputError where its picture or clip cannot be used."""
+        """The document of a sample. Raises InputError if its image or video cannot be read."""
         if sample.image is not None:
-            return self._shown(sample, self.vision_processor.encode(sample.image.open()))
+            return self._media_document(sample, self.vision_processor.encode(sample.image.open()))
         if sample.video is not None:
-            return self._shown(sample, self._video(sample.video))
-        assert sample.text is not None  # as every sample without either has
-        return self._text(sample.text)
+            return self._media_document(sample, self._encode_video(sample.video))
+        assert sample.text is not None  # checked by Sample
+        return self._text_document(sample.text)
 
-    def _shown(self, sample: Sample, codes: Tensor | VideoCodes) -> TokenizedDocument:
+    def _media_document(self, sample: Sample, codes: Tensor | VideoCodes) -> TokenizedDocument:
         if sample.text is not None:
             ids = self.prompts.document(sample.text, codes)
             return TokenizedDocument(ids, self._roles(ids, TEXT))
-        ids, answered = self.prompts.chat_document(codes, sample.turns)
-        return TokenizedDocument(ids, self._roles(ids, CONTEXT).masked_fill_(answered, ANSWER))
+        ids, is_answer = self.prompts.chat_document(codes, sample.turns)
+        return TokenizedDocument(ids, self._roles(ids, CONTEXT).masked_fill_(is_answer, ANSWER))
 
-    def _video(self, file: VideoFile) -> VideoCodes:
+    def _encode_video(self, file: VideoFile) -> VideoCodes:
         groups: list[FrameGroup] = []
         with file.open(self.fps) as clip:
             for group in self.vision_processor.encode_frames(clip.frames):
                 groups.append(group)
                 if len(groups) * self.vision_processor.frames_per_group > MAX_FRAMES:
                     raise InputError(
-                        f"{file.path.name}: more than {MAX_FRAMES} frames at {self.fps:g} a "
-                        "second; cut it, or take a lower --fps"
+                        f"{file.path.name}: more than {MAX_FRAMES} frames at {self.fps:g} frames "
+                        "per second; shorten the video or use a lower --fps"
                     )
         codes = torch.cat([group.codes for group in groups])
         return VideoCodes(codes, self.fps, sum(group.frames for group in groups))
 
-    def _text(self, text: str) -> TokenizedDocument:
+    def _text_document(self, text: str) -> TokenizedDocument:
         tokenizer = self.prompts.tokenizer
         v = tokenizer.vocabulary
         ids = torch.tensor([v.bos, *tokenizer.encode(text), v.eos])
         return TokenizedDocument(ids, torch.full(ids.shape, TEXT, dtype=torch.uint8))
 
     def _roles(self, ids: Tensor, other: int) -> Tensor:
+        """VISION for visual codes, `other` for all other ids."""
         visual = self.prompts.tokenizer.vocabulary.visual
         is_visual = (ids >= visual.start) & (ids < visual.stop)
         return torch.where(is_visual, VISION, other).to(torch.uint8)
 
     def fingerprint(self) -> dict[str, object]:
-        """What the ids depend on: both tokenizers and how pictures are resized, as JSON."""
-        table = (
-            self.vision_processor.vision.quantize.embedding.weight.detach()
-            .float()
-            .cpu()
-            .contiguous()
-        )
-        bounds = self.vision_processor.preprocessor
+        """Everything the token ids depend on, as JSON: both tokenizers and the preprocessing."""
+        codebook = self.vision_processor.vision.quantize.embedding.weight
+        values = codebook.detach().float().cpu().contiguous().numpy()
+        preprocessor = self.vision_processor.preprocessor
         return {
             **text_tokenizer_fingerprint(self.prompts.tokenizer),
-            "codebook": hashlib.sha256(table.numpy().tobytes()).hexdigest(),
-            "pixels": [bounds.min_pixels, bounds.max_pixels],
+            "codebook": hashlib.sha256(values.tobytes()).hexdigest(),
+            "pixels": [preprocessor.min_pixels, preprocessor.max_pixels],
             "fps": self.fps,
         }
 
 
 def text_tokenizer_fingerprint(text: TextTokenizer) -> dict[str, object]:
-    """What makes ids mean the same: the size of the vocabulary, of its codes, and a hash of it.
+    """Vocabulary size, codebook size and a hash: ids of equal fingerprints mean the same.
 
-    The hash is of ranks and control tokens, so it does not depend on a checkpoint's layout.
+    The hash covers ranks and control tokens, so it is the same in every checkpoint format.
     """
     digest = hashlib.sha256()
     for token, rank in sorted(text.ranks.items(), key=lambda item: item[1]):

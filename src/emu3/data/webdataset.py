@@ -1,9 +1,8 @@
-"""WebDataset tars: files that share a name up to its first dot are one sample.
+"""WebDataset tar files: files with the same name up to the first dot are one sample.
 
-Only what a sample can be made of is read: a picture or clip, its caption in `.txt`, or in `.json`
-the rest of a sample as on a line of JSONL. Where there is a caption, the `.json` beside it is taken
-for notes on where the picture came from and left alone. The format is plain tar, so nothing has to
-be installed for it.
+A sample is an image or video with its caption in `.txt`, or with the other keys of a JSONL sample in
+`.json`. Other members are ignored. If there is a caption, `.json` is ignored too: such files usually
+hold metadata. The module needs no package beyond `tarfile`.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 @dataclass(frozen=True)
 class TarSource:
-    """One tar, which is one slice: there is no way into its middle."""
+    """A tar file. It is one slice, because tar has no index to start reading in the middle."""
 
     path: Path
     num_slices: int = 1
 
     def fingerprint(self) -> dict[str, object]:
-        """The file's size."""
+        """The size of the file."""
         return {"kind": "tar", "bytes": self.path.stat().st_size}
 
     def samples(self, index: int) -> Iterator[LazySample]:
-        """Keys are names up to the first dot."""
+        """All samples; keys are member names up to the first dot."""
         key, parts = "", dict[str, bytes]()
         for name, suffix, data in _members(self.path):
             if name != key:
@@ -49,36 +48,38 @@ class TarSource:
             yield LazySample(key, partial(self._read, key, parts))
 
     def _read(self, key: str, parts: dict[str, bytes]) -> Sample:
-        shown = [suffix for suffix in parts if f".{suffix}" in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
-        if len(shown) > 1:
-            raise InputError(f"more than one picture or clip: {', '.join(shown)}")
-        file: ImageFile | VideoFile | None = None
-        if shown:
-            kind = VideoFile if f".{shown[0]}" in VIDEO_SUFFIXES else ImageFile
-            file = kind(self.path / f"{key}.{shown[0]}", parts[shown[0]])
+        suffixes = [
+            suffix for suffix in parts if f".{suffix}" in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        ]
+        if len(suffixes) > 1:
+            raise InputError(f"more than one image or video: {', '.join(suffixes)}")
+        media: ImageFile | VideoFile | None = None
+        if suffixes:
+            file_class = VideoFile if f".{suffixes[0]}" in VIDEO_SUFFIXES else ImageFile
+            media = file_class(self.path / f"{key}.{suffixes[0]}", parts[suffixes[0]])
         if "txt" in parts:
-            words = _text(parts["txt"], strip=file is not None)
-            return parse_record({"text": words}, self.path.parent, file)
+            text = _decode(parts["txt"], strip=media is not None)
+            return parse_record({"text": text}, self.path.parent, media)
         if "json" in parts:
-            return parse_line(parts["json"], self.path.parent, file)
-        return parse_record({}, self.path.parent, file)
+            return parse_line(parts["json"], self.path.parent, media)
+        return parse_record({}, self.path.parent, media)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name up to the first dot, the rest of it, and contents, of the files that matter."""
+    """Name up to the first dot, suffix after it, and content of the members that are used."""
     with tarfile.open(path, "r|*") as tar:
         for member in tar:
             folder, base = posixpath.split(member.name)
             stem, _, suffix = base.partition(".")
             if member.isfile() and stem and suffix.lower() in MEMBER_SUFFIXES:
                 file = tar.extractfile(member)
-                assert file is not None  # it is a file
+                assert file is not None  # it is a regular file
                 yield posixpath.join(folder, stem), suffix.lower(), file.read()
 
 
-def _text(data: bytes, strip: bool) -> str:
+def _decode(data: bytes, strip: bool) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"its text is not UTF-8 ({error})") from None
+        raise InputError(f"the text is not UTF-8 ({error})") from None
     return text.strip() if strip else text
