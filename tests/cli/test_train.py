@@ -91,9 +91,9 @@ def test_weights_of_data_new_weights_and_an_adapter(
 
 BAD: dict[str, tuple[tuple[object, ...], str]] = {
     "no such stage": (("dream", "data"), "give one of pretrain-1"),
-    "no data": (("nano-quality", "gone"), "`emu3 prepare` makes such a folder"),
+    "no data": (("nano-quality", "gone"), "create a data set with `emu3 prepare`"),
     "a weight that is none": (("nano-quality", "data:much"), "'much' is no weight"),
-    "a weight of nothing": (("nano-quality", "data:0", *SMALL), "above zero"),
+    "a weight of nothing": (("nano-quality", "data:0", *SMALL), "positive number"),
     "no room": (("quality", "data"), "positions for 512"),
     "no folder above": (("nano-quality", "data", "-o", "gone/run", *SMALL), "create it first"),
     "a folder in use": (("nano-quality", "data", "-o", "data", *SMALL), "holds other files"),

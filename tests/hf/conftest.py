@@ -1,4 +1,4 @@
-"""Folders as BAAI publishes them, written by the adapter. Imported without transformers too."""
+"""Checkpoint folders in BAAI's format, written with `emu3.hf`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REMOTE = {
     "tokenizer_config.json": {"AutoTokenizer": ["gone.Tokenizer", None]},
     "preprocessor_config.json": {"AutoImageProcessor": "gone.ImageProcessor"},
 }
-"""What the published folders point to; the files themselves are not there in these tests."""
+"""The `auto_map` entries of published folders; the files they name do not exist here."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def said(reference: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as BAAI publishes it, the vision tokenizer inside, its code not included."""
+    """A folder as BAAI publishes it, without Python code, and with a vision tokenizer inside."""
     import emu3.hf
 
     folder = tmp_path_factory.mktemp("hf") / "tiny"
@@ -58,7 +58,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def remote(tiny: Path, tmp_path: Path) -> Path:
-    """The same, with an `auto_map` in every file that could run code from the folder."""
+    """The same folder with an `auto_map` in every file that could run code from the folder."""
     folder = tmp_path / "remote"
     shutil.copytree(tiny, folder)
     for path in [*folder.glob("*.json"), *(folder / "vision_tokenizer").glob("*.json")]:

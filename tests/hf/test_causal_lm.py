@@ -1,4 +1,4 @@
-"""The decoder in transformers' clothes computes what the house computes."""
+"""The transformers models, against the decoder and vision tokenizer of this library."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from emu3.inference.reference import generate_text
 from emu3.inference.sampling import SamplingParams
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
 
-OURS = tiny_decoder()
+DECODER = tiny_decoder()
 V = byte_tokenizer().vocabulary
 GREEDY = GenerationConfig(do_sample=False, eos_token_id=V.eos, pad_token_id=V.pad)
-ROWS = [list(b"a red apple"), list(b"hi"), list(b"two dogs and a house")]
+ROWS = [list(b"a red apple"), list(b"hi"), list(b"two dogs and a library_model")]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def model(tiny: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny).eval()
 
 
-def padded(rows: list[list[int]], left: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_batch(rows: list[list[int]], left: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, [B, longest]."""
     longest = max(map(len, rows))
     ids, mask = [], []
@@ -52,18 +52,18 @@ def padded(rows: list[list[int]], left: bool = True) -> tuple[torch.Tensor, torc
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def test_names_and_weights_are_those_of_the_house(model: Any) -> None:
+def test_weights_equal_the_decoder(model: Any) -> None:
     theirs = model.state_dict()
-    assert list(theirs) == list(OURS.state_dict())
-    assert all(torch.equal(theirs[name], tensor) for name, tensor in OURS.state_dict().items())
-    assert model.config.settings() == OURS.config
+    assert list(theirs) == list(DECODER.state_dict())
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in DECODER.state_dict().items())
+    assert model.config.as_decoder_config() == DECODER.config
 
 
 @torch.no_grad()
-def test_logits_are_those_of_the_house(model: Any) -> None:
+def test_logits_equal_the_decoder(model: Any) -> None:
     ids = torch.randint(V.size, (3, 30))
     out = model(ids)
-    assert torch.equal(out.logits, OURS(ids))
+    assert torch.equal(out.logits, DECODER(ids))
     assert out.logits.dtype == torch.float32
     kept = model(ids, logits_to_keep=2).logits
     torch.testing.assert_close(kept, out.logits[:, -2:], atol=1e-6, rtol=1e-6)
@@ -73,9 +73,9 @@ def test_logits_are_those_of_the_house(model: Any) -> None:
 
 
 @torch.no_grad()
-def test_a_cache_changes_nothing(model: Any) -> None:
+def test_cached_equals_uncached(model: Any) -> None:
     """One by one, in pieces, or all at once."""
-    ids, mask = padded(ROWS)
+    ids, mask = pad_batch(ROWS)
     whole = model(ids, attention_mask=mask, use_cache=False)
     assert whole.past_key_values is None
     for pieces in ([1] * ids.shape[1], [7, 1, ids.shape[1] - 8]):
@@ -92,18 +92,18 @@ def test_a_cache_changes_nothing(model: Any) -> None:
 
 @pytest.mark.parametrize("left", [True, False])
 @torch.no_grad()
-def test_a_padded_row_is_the_row_alone(model: Any, left: bool) -> None:
-    ids, mask = padded(ROWS, left)
+def test_padded_batch_equals_single_rows(model: Any, left: bool) -> None:
+    ids, mask = pad_batch(ROWS, left)
     together = model(ids, attention_mask=mask).logits
     for row, logits, real in zip(ROWS, together, mask.bool(), strict=True):
-        alone = OURS(torch.tensor([row]))[0]
+        alone = DECODER(torch.tensor([row]))[0]
         torch.testing.assert_close(logits[real], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_greedy_answers_are_those_of_the_house(model: Any) -> None:
+def test_greedy_generation_equals_generate_text(model: Any) -> None:
     """Alone and in a batch padded on the left."""
-    ours = generate_text(OURS, ROWS, V.eos, V.pad, 20, SamplingParams(top_k=1), [0] * 3)
-    ids, mask = padded(ROWS)
+    ours = generate_text(DECODER, ROWS, V.eos, V.pad, 20, SamplingParams(top_k=1), [0] * 3)
+    ids, mask = pad_batch(ROWS)
     out = model.generate(ids, GREEDY, attention_mask=mask, max_new_tokens=20)
     assert torch.equal(out[:, ids.shape[1] :], ours)
     for row, expected in zip(ROWS, ours, strict=True):
@@ -115,32 +115,30 @@ def test_greedy_answers_are_those_of_the_house(model: Any) -> None:
     "settings",
     [{"use_cache": False}, {"cache_implementation": "static"}, {"num_beams": 1, "top_k": 5}],
 )
-def test_greedy_answers_do_not_depend_on_how_they_are_cached(
-    model: Any, settings: dict[str, Any]
-) -> None:
-    ids, mask = padded(ROWS)
+def test_greedy_generation_with_other_caches(model: Any, settings: dict[str, Any]) -> None:
+    ids, mask = pad_batch(ROWS)
     plain = model.generate(ids, GREEDY, attention_mask=mask, max_new_tokens=8)
     out = model.generate(ids, GREEDY, attention_mask=mask, max_new_tokens=8, **settings)
     assert torch.equal(out, plain)
 
 
-def test_beams_and_samples_run(model: Any) -> None:
-    ids, mask = padded(ROWS)
+def test_beam_search_and_sampling_run(model: Any) -> None:
+    ids, mask = pad_batch(ROWS)
     for settings in ({"num_beams": 3}, {"do_sample": True, "top_k": 20, "temperature": 0.7}):
         out = model.generate(ids, attention_mask=mask, max_new_tokens=6, **settings)
         assert out.shape[0] == 3
 
 
-def test_the_loss_is_that_of_the_next_id(model: Any) -> None:
-    ids, mask = padded(ROWS, left=False)  # on the left, padding would be asked for the first id
+def test_loss_is_next_token_cross_entropy(model: Any) -> None:
+    ids, mask = pad_batch(ROWS, left=False)  # left padding would be the context of the first target
     labels = ids.masked_fill(mask == 0, -100)
     loss = model(ids, attention_mask=mask, labels=labels).loss
-    logits = torch.cat([OURS(torch.tensor([row]))[0, :-1] for row in ROWS])
+    logits = torch.cat([DECODER(torch.tensor([row]))[0, :-1] for row in ROWS])
     wanted = torch.cat([torch.tensor(row)[1:] for row in ROWS])
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, wanted))
 
 
-def test_training_reaches_every_weight_and_keeps_no_cache(tiny: Path) -> None:
+def test_training_gives_all_gradients_and_no_cache(tiny: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny).train()
     ids = torch.randint(V.size, (2, 12))
     out = model(ids, labels=ids)
@@ -150,9 +148,7 @@ def test_training_reaches_every_weight_and_keeps_no_cache(tiny: Path) -> None:
 
 
 @torch.no_grad()
-def test_what_is_saved_opens_again_here_and_in_the_house(
-    tiny: Path, model: Any, tmp_path: Path
-) -> None:
+def test_saved_model_loads_in_both_libraries(tiny: Path, model: Any, tmp_path: Path) -> None:
     folder = tmp_path / "again"
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
@@ -162,15 +158,15 @@ def test_what_is_saved_opens_again_here_and_in_the_house(
     assert torch.equal(again(ids).logits, model(ids).logits)
     assert again.generation_config.eos_token_id == V.eos
     vision = tiny / "vision_tokenizer"
-    house = emu3.Emu3.from_pretrained(folder, vision=vision, device="cpu", dtype="float32")
-    logits = house.checkpoint.decoder(ids)
+    library_model = emu3.Emu3.from_pretrained(folder, vision=vision, device="cpu", dtype="float32")
+    logits = library_model.checkpoint.decoder(ids)
     torch.testing.assert_close(logits, model(ids).logits, atol=1e-5, rtol=1e-5)
-    assert house.image("a cat", area=256).images[0].size == (16, 16)
+    assert library_model.image("a cat", area=256).images[0].size == (16, 16)
 
 
 @pytest.mark.parametrize("trusted", [None, True, False])
-def test_no_code_of_the_folder_is_run(remote: Path, trusted: bool | None) -> None:
-    """The files that `auto_map` names do not even exist."""
+def test_no_remote_code_is_run(remote: Path, trusted: bool | None) -> None:
+    """The files that `auto_map` names do not exist."""
     config = AutoConfig.from_pretrained(remote, trust_remote_code=trusted)
     assert isinstance(config, Emu3Config)
     model = AutoModelForCausalLM.from_pretrained(remote, trust_remote_code=trusted)
@@ -182,7 +178,9 @@ def test_no_code_of_the_folder_is_run(remote: Path, trusted: bool | None) -> Non
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "flex_attention"])
 @pytest.mark.parametrize("place", ["cpu", {"": "cpu"}, torch.device("cpu"), None])
-def test_old_arguments_are_taken(tiny: Path, attention: str, place: Any) -> None:
+def test_arguments_of_published_scripts_are_accepted(
+    tiny: Path, attention: str, place: Any
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         tiny, attn_implementation=attention, device_map=place, dtype=torch.bfloat16
     )
@@ -190,7 +188,7 @@ def test_old_arguments_are_taken(tiny: Path, attention: str, place: Any) -> None
     assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
 
 
-def test_a_model_is_made_from_a_config(tiny: Path) -> None:
+def test_from_config_initializes_weights(tiny: Path) -> None:
     config = AutoConfig.from_pretrained(tiny)
     fresh = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     std = fresh.model.embed_tokens.weight.std().item()
@@ -206,12 +204,12 @@ def test_a_model_is_made_from_a_config(tiny: Path) -> None:
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
     ],
 )
-def test_arithmetic_that_we_lack_is_refused(change: dict[str, Any], message: str) -> None:
+def test_unsupported_config_values_raise(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Emu3Config(**change)
 
 
-def test_weights_that_are_missing_are_refused(tiny: Path) -> None:
+def test_missing_and_unexpected_weights_raise(tiny: Path) -> None:
     config = AutoConfig.from_pretrained(tiny)
     config.num_hidden_layers = 3
     with pytest.raises(InputError, match=r"missing keys: model\.layers\.2"):
@@ -224,19 +222,19 @@ def test_weights_that_are_missing_are_refused(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"output_attentions": True}, "not kept"),
-        ({"output_hidden_states": True}, "not kept"),
+        ({"output_attentions": True}, "not supported"),
+        ({"output_hidden_states": True}, "not supported"),
         ({"inputs_embeds": torch.zeros(1, 3, 32)}, "either"),
-        ({"attention_mask": torch.ones(1, 9)}, "must cover 0 ids so far and 3 new"),
+        ({"attention_mask": torch.ones(1, 9)}, "must cover 0 cached and 3 new"),
     ],
 )
-def test_what_cannot_be_done_is_refused(model: Any, call: dict[str, Any], message: str) -> None:
+def test_unsupported_calls_raise(model: Any, call: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         model(torch.tensor([[1, 2, 3]]), **call)
 
 
 @torch.no_grad()
-def test_the_vision_tokenizer_is_that_of_the_house(tiny: Path) -> None:
+def test_vision_tokenizer_equals_the_library(tiny: Path) -> None:
     ours, theirs = tiny_vision(), AutoModel.from_pretrained(tiny / "vision_tokenizer").eval()
     assert isinstance(theirs.config, Emu3VisionVQConfig)
     assert list(theirs.state_dict()) == list(ours.state_dict())
@@ -250,7 +248,7 @@ def test_the_vision_tokenizer_is_that_of_the_house(tiny: Path) -> None:
     assert wide.encode(pixels.double()).shape == codes.shape
 
 
-def test_without_transformers_the_extra_is_named() -> None:
+def test_import_without_transformers_names_the_extra() -> None:
     script = "import sys; sys.modules['transformers'] = None\nimport emu3.hf"
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -259,8 +257,8 @@ def test_without_transformers_the_extra_is_named() -> None:
     assert 'pip install "emu3[hf]"' in run.stderr
 
 
-def test_the_config_file_says_what_it_said(tiny: Path, tmp_path: Path) -> None:
-    """Read and written once more, key for key."""
+def test_config_file_round_trip(tiny: Path, tmp_path: Path) -> None:
+    """Loading and saving changes no key."""
     AutoConfig.from_pretrained(tiny).save_pretrained(tmp_path)
     first, second = (json.loads((f / "config.json").read_text()) for f in (tiny, tmp_path))
     assert first == second

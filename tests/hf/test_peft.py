@@ -1,4 +1,4 @@
-"""LoRA on the decoder, with PEFT finding the layers by the names that everybody uses."""
+"""LoRA and prompt tuning of the decoder with PEFT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], LAYERS, [*LAYERS, "lm_head"]])
-def test_lora_learns_and_merges(tiny: Path, tmp_path: Path, targets: list[str]) -> None:
+def test_lora_trains_saves_and_merges(tiny: Path, tmp_path: Path, targets: list[str]) -> None:
     ids = torch.randint(97, 122, (2, 16))
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny)
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
@@ -41,7 +41,7 @@ def test_lora_learns_and_merges(tiny: Path, tmp_path: Path, targets: list[str]) 
     assert torch.equal(again.generate(input_ids=ids, max_new_tokens=5, do_sample=False), out)
 
 
-def test_prompt_tuning_goes_in_as_embeddings(tiny: Path) -> None:
+def test_prompt_tuning(tiny: Path) -> None:
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny)
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model = peft.get_peft_model(base, config)

@@ -1,4 +1,4 @@
-"""Tokenizer, image processor and processor against the original's ids and against the house."""
+"""Tokenizer, image processor and processor, against BAAI's ids and this library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from emu3.processing.image import to_pixels
 from emu3.processing.tokenizer import TextTokenizer
 
 
-def opened(decoder: Path, vision: Path, **settings: Any) -> Emu3Processor:
+def load_processor(decoder: Path, vision: Path, **settings: Any) -> Emu3Processor:
     return Emu3Processor(
         AutoImageProcessor.from_pretrained(vision),
         AutoModel.from_pretrained(vision).eval(),
@@ -34,15 +34,15 @@ def opened(decoder: Path, vision: Path, **settings: Any) -> Emu3Processor:
 
 @pytest.fixture(scope="module")
 def published(reference: Path) -> Emu3Processor:
-    return opened(reference / "Emu3-Gen-tiny", reference / "Emu3-VisionTokenizer-tiny")
+    return load_processor(reference / "Emu3-Gen-tiny", reference / "Emu3-VisionTokenizer-tiny")
 
 
 @pytest.fixture(scope="module")
-def small(tiny: Path) -> Emu3Processor:
-    return opened(tiny, tiny / "vision_tokenizer")
+def tiny_processor(tiny: Path) -> Emu3Processor:
+    return load_processor(tiny, tiny / "vision_tokenizer")
 
 
-def photo(height: int, width: int, seed: int = 0) -> Image.Image:
+def noise_image(height: int, width: int, seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(noise)
 
@@ -50,10 +50,8 @@ def photo(height: int, width: int, seed: int = 0) -> Image.Image:
 # The tokenizer.
 
 
-def test_texts_are_read_and_written_as_by_the_original(
-    published: Emu3Processor, said: dict[str, Any]
-) -> None:
-    """The last of them spells control tokens, which this tokenizer takes as such."""
+def test_tokenizer_equals_the_reference(published: Emu3Processor, said: dict[str, Any]) -> None:
+    """The last text contains names of control tokens, which become these tokens."""
     tokenizer = published.tokenizer
     for case in said["texts"]:
         assert tokenizer(case["text"]).input_ids == case["ids"]
@@ -68,8 +66,8 @@ def test_texts_are_read_and_written_as_by_the_original(
     assert tokenizer.decode(plain) == special["text"]
 
 
-def test_the_tokenizer_is_found_without_its_config(tiny: Path, tmp_path: Path) -> None:
-    """By the model type, and the folder's own code is never run."""
+def test_tokenizer_is_found_without_tokenizer_config(tiny: Path, tmp_path: Path) -> None:
+    """It is found by the model type in config.json."""
     for path in tiny.glob("*.*"):
         if path.name not in ("tokenizer_config.json", "model.safetensors"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -77,7 +75,7 @@ def test_the_tokenizer_is_found_without_its_config(tiny: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("trusted", [None, True, False])
-def test_no_code_of_the_folder_is_run(remote: Path, trusted: bool | None) -> None:
+def test_no_remote_code_is_run(remote: Path, trusted: bool | None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(remote, trust_remote_code=trusted)
     assert isinstance(tokenizer, Emu3Tokenizer)
     inside = remote / "vision_tokenizer"
@@ -85,7 +83,7 @@ def test_no_code_of_the_folder_is_run(remote: Path, trusted: bool | None) -> Non
     assert isinstance(images, Emu3VisionVQImageProcessor)
 
 
-def test_the_tokenizer_has_all_that_scripts_ask_of_it(tiny: Path) -> None:
+def test_tokenizer_interface(tiny: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     v = tokenizer.text.vocabulary
     assert len(tokenizer) == tokenizer.vocab_size == len(tokenizer.get_vocab()) == v.size
@@ -102,7 +100,7 @@ def test_the_tokenizer_has_all_that_scripts_ask_of_it(tiny: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode("hi") == [104, 105]
 
 
-def test_a_saved_tokenizer_is_the_same_here_and_in_the_house(tiny: Path, tmp_path: Path) -> None:
+def test_saved_tokenizer_round_trip(tiny: Path, tmp_path: Path) -> None:
     first = AutoTokenizer.from_pretrained(tiny, padding_side="left")
     first.save_pretrained(tmp_path)
     again = Emu3Tokenizer.from_pretrained(tmp_path)
@@ -112,9 +110,9 @@ def test_a_saved_tokenizer_is_the_same_here_and_in_the_house(tiny: Path, tmp_pat
     assert again.padding_side == "left"
 
 
-def test_the_vocabulary_cannot_grow(tiny: Path, tmp_path: Path) -> None:
+def test_vocabulary_is_fixed(tiny: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    with pytest.raises(InputError, match="cannot be added"):
+    with pytest.raises(InputError, match="the vocabulary is fixed"):
         tokenizer.add_tokens(["new"])
     assert tokenizer.add_special_tokens({"unk_token": "<|extra_7|>"}) == 0
     assert tokenizer.convert_tokens_to_ids("nothing like it") is None
@@ -131,18 +129,16 @@ def test_the_vocabulary_cannot_grow(tiny: Path, tmp_path: Path) -> None:
 # The image processor.
 
 
-def test_pictures_become_the_original_s_pixels(
-    published: Emu3Processor, golden: dict[str, Tensor]
-) -> None:
+def test_pixels_equal_the_reference(published: Emu3Processor, golden: dict[str, Tensor]) -> None:
     for index in range(2):
-        picture = Image.fromarray(golden[f"vq.rgb{index}"].numpy())
-        pixels = published.image_processor(picture, return_tensors="pt")["pixel_values"]
+        image = Image.fromarray(golden[f"vq.rgb{index}"].numpy())
+        pixels = published.image_processor(image, return_tensors="pt")["pixel_values"]
         assert torch.equal(pixels, golden[f"vq.pixels{index}"])
 
 
-def test_pixels_come_and_go(small: Emu3Processor) -> None:
-    images = small.image_processor
-    pair = [photo(8, 12), photo(8, 12, 1)]
+def test_preprocess_and_postprocess(tiny_processor: Emu3Processor) -> None:
+    images = tiny_processor.image_processor
+    pair = [noise_image(8, 12), noise_image(8, 12, 1)]
     batch = images(pair, return_tensors="pt")["pixel_values"]
     assert batch.shape == (2, 3, 8, 12)
     assert isinstance(images(pair)["pixel_values"], np.ndarray)
@@ -153,39 +149,39 @@ def test_pixels_come_and_go(small: Emu3Processor) -> None:
             assert np.abs(np.asarray(before).astype(int) - np.asarray(after)).max() <= 1
     assert len(images.postprocess(batch[0])["pixel_values"]) == 1
     with pytest.raises(InputError, match="one by one"):
-        images([photo(8, 12), photo(12, 8)])
+        images([noise_image(8, 12), noise_image(12, 8)])
     with pytest.raises(InputError, match="uint8"):
         images(np.zeros((8, 8, 3)))
 
 
-def test_the_settings_of_the_image_processor_may_be_changed(tiny: Path, tmp_path: Path) -> None:
+def test_image_processor_settings_can_be_changed(tiny: Path, tmp_path: Path) -> None:
     images = AutoImageProcessor.from_pretrained(tiny / "vision_tokenizer")
     images.min_pixels = images.max_pixels = 256
-    assert images(photo(64, 64))["pixel_values"].shape == (1, 3, 16, 16)
+    assert images(noise_image(64, 64))["pixel_values"].shape == (1, 3, 16, 16)
     images.save_pretrained(tmp_path)
     config = PreprocessorConfig.from_file(tmp_path / "preprocessor_config.json")
     assert (config.min_pixels, config.max_pixels) == (256, 256)
-    assert to_pixels(photo(64, 64), config).shape == (3, 16, 16)
+    assert to_pixels(noise_image(64, 64), config).shape == (3, 16, 16)
     images.do_normalize = False
     with pytest.raises(InputError, match="do_normalize"):
-        images(photo(64, 64))
+        images(noise_image(64, 64))
 
 
 # The processor.
 
 
-def test_prompts_are_those_of_the_original(
+def test_prompts_equal_the_reference(
     published: Emu3Processor, golden: dict[str, Tensor], said: dict[str, Any]
 ) -> None:
-    pictures = [Image.fromarray(golden[f"vq.rgb{index}"].numpy()) for index in range(2)]
+    images = [Image.fromarray(golden[f"vq.rgb{index}"].numpy()) for index in range(2)]
     for index, question in enumerate(said["chat"]):
-        inputs = published(question, pictures[index], mode="U", return_tensors="pt")
+        inputs = published(question, images[index], mode="U", return_tensors="pt")
         assert torch.equal(inputs.input_ids, golden[f"chat{index}.input_ids"].long())
         h, w = golden[f"vq.codes{index}"][0].shape
         assert inputs.image_size.tolist() == [[h, w]]
     inputs = published(
         said["chat"],
-        pictures,
+        images,
         mode="U",
         padding_image=True,
         padding="longest",
@@ -195,95 +191,99 @@ def test_prompts_are_those_of_the_original(
     assert torch.equal(inputs.attention_mask, golden["chat.attention_mask"].long())
 
 
-def test_lists_come_back_unless_tensors_are_asked_for(small: Emu3Processor) -> None:
-    inputs = small(["a", "two cats"], ratio=["1:1", "2:1"], image_area=256)
+def test_return_tensors_and_padding(tiny_processor: Emu3Processor) -> None:
+    inputs = tiny_processor(["a", "two cats"], ratio=["1:1", "2:1"], image_area=256)
     assert inputs["image_size"] == [[4, 4], [3, 6]]
-    assert [row[0] for row in inputs["input_ids"]] == [small.tokenizer.bos_token_id] * 2
+    assert [row[0] for row in inputs["input_ids"]] == [tiny_processor.tokenizer.bos_token_id] * 2
     assert len(inputs["input_ids"][0]) < len(inputs["input_ids"][1])
-    right = small(["a", "two cats"], padding=True, padding_side="right", return_tensors="pt")
+    right = tiny_processor(
+        ["a", "two cats"], padding=True, padding_side="right", return_tensors="pt"
+    )
     assert right.attention_mask[:, 0].tolist() == [1, 1]
     assert right.attention_mask[0, -1] == 0
 
 
-def test_control_tokens_in_prompts_are_tokens_unless_told_otherwise(tiny: Path) -> None:
+def test_split_special_tokens_makes_control_tokens_plain_text(tiny: Path) -> None:
     prompt = "<|image start|>"
     old, safe = (
-        opened(tiny, tiny / "vision_tokenizer", split_special_tokens=plain)
+        load_processor(tiny, tiny / "vision_tokenizer", split_special_tokens=plain)
         for plain in (False, True)
     )
     sov = old.tokenizer.text.vocabulary.sov
     assert old(prompt).input_ids[0].count(sov) == 2
     assert safe(prompt).input_ids[0].count(sov) == 1
-    asked = safe(prompt, photo(8, 8), mode="U").input_ids[0]
-    assert asked.count(sov) == 1
+    chat_ids = safe(prompt, noise_image(8, 8), mode="U").input_ids[0]
+    assert chat_ids.count(sov) == 1
 
 
 @pytest.mark.parametrize("kind", ["int", "list", "tensor"])
-def test_only_pictures_are_allowed(small: Emu3Processor, kind: str) -> None:
-    """Every next id of a picture, EOS and padding, in rows of different sizes."""
-    document_format, sizes = small.document_format, [(2, 3), (4, 1)]
+def test_prefix_constrained_fn_allows_only_images(tiny_processor: Emu3Processor, kind: str) -> None:
+    """All ids of an image, then EOS and padding, in rows of different sizes."""
+    document_format, sizes = tiny_processor.document_format, [(2, 3), (4, 1)]
     height, width = ([h for h, _ in sizes], [w for _, w in sizes])
     if kind == "tensor":
-        allowed = small.build_prefix_constrained_fn(torch.tensor(height), torch.tensor(width))
+        allowed = tiny_processor.build_prefix_constrained_fn(
+            torch.tensor(height), torch.tensor(width)
+        )
     elif kind == "list":
-        allowed = small.build_prefix_constrained_fn(height, width)
+        allowed = tiny_processor.build_prefix_constrained_fn(height, width)
     else:
         sizes = sizes[:1] * 2
-        allowed = small.build_prefix_constrained_fn(*sizes[0])
-    v = small.tokenizer.text.vocabulary
+        allowed = tiny_processor.build_prefix_constrained_fn(*sizes[0])
+    v = tiny_processor.tokenizer.text.vocabulary
     for row, size in enumerate(sizes):
         ids = [v.pad, v.bos, 97, *document_format.header(*size)]
         for step in range(document_format.num_tokens(*size) + 4):
             low, high = document_format.allowed_range(*size, step)
             assert list(allowed(row, torch.tensor(ids))) == list(range(low, high))
             ids.append(low)
-    with pytest.raises(InputError, match="no picture is begun"):
+    with pytest.raises(InputError, match="no image start"):
         allowed(0, torch.tensor([v.bos, 97]))
 
 
-def test_documents_are_taken_apart(small: Emu3Processor) -> None:
-    v, codes = small.tokenizer.text.vocabulary, torch.randint(64, (3, 5))
-    drawn = small.document_format.encode_image(codes)
-    ids = torch.cat([torch.tensor([v.bos, 104, 105]), drawn, torch.tensor([v.eos])])
-    before, picture, after = small.decode(ids)
+def test_decode_splits_documents(tiny_processor: Emu3Processor) -> None:
+    v, codes = tiny_processor.tokenizer.text.vocabulary, torch.randint(64, (3, 5))
+    image_ids = tiny_processor.document_format.encode_image(codes)
+    ids = torch.cat([torch.tensor([v.bos, 104, 105]), image_ids, torch.tensor([v.eos])])
+    before, image, after = tiny_processor.decode(ids)
     assert (before, after) == ("<|extra_203|>hi", "<|extra_204|>")
-    assert (picture.size, picture.mode) == ((20, 12), "RGB")
-    assert small.decode(ids.tolist())[0] == before
-    assert isinstance(small.decode(drawn), Image.Image)
-    assert small.decode(ids, skip_special_tokens=True) == "hi3*5"
-    assert small.decode([104, 105]) == "hi"
-    assert small.decode([]) == ""
-    two = small.batch_decode(torch.stack([ids, ids]))
+    assert (image.size, image.mode) == ((20, 12), "RGB")
+    assert tiny_processor.decode(ids.tolist())[0] == before
+    assert isinstance(tiny_processor.decode(image_ids), Image.Image)
+    assert tiny_processor.decode(ids, skip_special_tokens=True) == "hi3*5"
+    assert tiny_processor.decode([104, 105]) == "hi"
+    assert tiny_processor.decode([]) == ""
+    two = tiny_processor.batch_decode(torch.stack([ids, ids]))
     assert [type(part) for part in two[1]] == [str, Image.Image, str]
     with pytest.raises(InputError, match="cut short"):
-        small.decode(ids[:-5])
+        tiny_processor.decode(ids[:-5])
     with pytest.raises(InputError, match=r"outputs\[0\]"):
-        small.decode(ids[0])
+        tiny_processor.decode(ids[0])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         ({"mode": "X"}, "mode 'X'"),
-        ({"image": photo(8, 8)}, "takes none"),
-        ({"mode": "U"}, "needs a picture"),
-        ({"mode": "U", "image": [photo(8, 8)] * 2}, "1 texts but 2 pictures"),
+        ({"image": noise_image(8, 8)}, "takes none"),
+        ({"mode": "U"}, "requires an image"),
+        ({"mode": "U", "image": [noise_image(8, 8)] * 2}, "1 texts but 2 images"),
         ({"ratio": ["1:1", "2:1"]}, "1 texts but 2 ratios"),
         ({"ratio": "one"}, "ratio 'one'"),
         ({"image_area": 0}, "area 0"),
     ],
 )
-def test_what_is_no_prompt_is_refused(
-    small: Emu3Processor, call: dict[str, Any], message: str
+def test_invalid_prompts_raise(
+    tiny_processor: Emu3Processor, call: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        small("a cat", **call)
+        tiny_processor("a cat", **call)
 
 
-def test_the_published_layout_opens_whatever_its_bookkeeping(tiny: Path, tmp_path: Path) -> None:
-    """Keys that older releases wrote beside those that count."""
+def test_extra_preprocessor_keys_are_ignored(tiny: Path, tmp_path: Path) -> None:
+    """Older releases of transformers write keys without effect."""
     said = json.loads((tiny / "vision_tokenizer" / "preprocessor_config.json").read_text())
     said |= {"processor_class": "Emu3Processor", "auto_map": {}, "_processor_class": None}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     images = AutoImageProcessor.from_pretrained(tmp_path)
-    assert images(photo(8, 8))["pixel_values"].shape == (1, 3, 8, 8)
+    assert images(noise_image(8, 8))["pixel_values"].shape == (1, 3, 8, 8)

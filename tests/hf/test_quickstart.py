@@ -1,4 +1,4 @@
-"""The scripts of docs/how-to/transformers.md, run as they stand there but for paths and the GPU."""
+"""The scripts in docs/how-to/transformers.md, run as printed except for paths and the device."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ pytest.importorskip("transformers", reason='needs pip install "emu3[hf]"')
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "transformers.md").read_text(encoding="utf-8")
-DRAW, ASK = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+GENERATE_SCRIPT, CHAT_SCRIPT = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
-# Golden ids are greedy and in float32; everything else of the scripts stays.
+# The reference ids were generated greedily in float32.
 GREEDY = {"do_sample=True,\n    top_k=2048": "do_sample=False", "torch.bfloat16": "torch.float32"}
 
 
-def run(script: str, reference: Path, **changes: str) -> dict[str, Any]:
+def run_script(script: str, reference: Path, **changes: str) -> dict[str, Any]:
     paths = {
         "BAAI/Emu3-Gen": str(reference / "Emu3-Gen-tiny"),
         "BAAI/Emu3-Chat": str(reference / "Emu3-Gen-tiny"),
@@ -38,13 +38,13 @@ def run(script: str, reference: Path, **changes: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs_as_printed(reference: Path) -> None:
-    names = run(DRAW, reference)
+def test_quickstart_runs_as_printed(reference: Path) -> None:
+    names = run_script(GENERATE_SCRIPT, reference)
     assert names["model"].dtype == torch.bfloat16
     assert Image.open("result_1.png").size == (64, 64)
     before, picture, after = names["mm_list"]
@@ -53,22 +53,22 @@ def test_the_quickstart_runs_as_printed(reference: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_draws_what_the_original_draws(
-    reference: Path, golden: dict[str, Tensor]
-) -> None:
-    names = run(DRAW, reference, **GREEDY)
+def test_quickstart_equals_the_reference(reference: Path, golden: dict[str, Tensor]) -> None:
+    names = run_script(GENERATE_SCRIPT, reference, **GREEDY)
     assert torch.equal(names["neg_inputs"].input_ids, golden["batch0.neg_ids"].long())
     assert torch.equal(names["outputs"], golden["batch0.output"].long())
-    names = run(DRAW, reference, **GREEDY, **{"a portrait of young girl.": "a shiba inu"})
+    names = run_script(
+        GENERATE_SCRIPT, reference, **GREEDY, **{"a portrait of young girl.": "a shiba inu"}
+    )
     assert torch.equal(names["pos_inputs"].input_ids, golden["single.input_ids"].long())
     assert torch.equal(names["pos_inputs"].image_size, golden["single.size"].long())
     assert torch.equal(names["outputs"], golden["single.output"].long())
-    drawn = np.asarray(Image.open("result_1.png")).astype(int)
-    assert np.abs(drawn - golden["single.image"].numpy()).max() <= 1
+    generated = np.asarray(Image.open("result_1.png")).astype(int)
+    assert np.abs(generated - golden["single.image"].numpy()).max() <= 1
 
 
-def batch(masked: bool) -> dict[str, str]:
-    """The Quickstart for two prompts, as the newer published script has it."""
+def batch_changes(masked: bool) -> dict[str, str]:
+    """Changes to the Quickstart for two prompts, as in BAAI's newer script."""
     prompts = '["a portrait of young girl.", "a shiba inu"]'
     changes = {
         'prompt = "a portrait of young girl."': f"prompt = {prompts}",
@@ -83,51 +83,47 @@ def batch(masked: bool) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_two_prompts_in_a_batch_are_drawn_as_the_original_draws_them(
+def test_batched_quickstart_equals_the_reference(
     reference: Path, golden: dict[str, Tensor]
 ) -> None:
-    """Even where the original attends to padding, for it is the script that says so."""
-    names = run(DRAW, reference, **batch(masked=False))
+    """The script passes no mask for the negative prompt, so the guidance attends to padding."""
+    names = run_script(GENERATE_SCRIPT, reference, **batch_changes(masked=False))
     for key, inputs in [("input_ids", "pos_inputs"), ("neg_ids", "neg_inputs")]:
-        assert torch.equal(names[inputs].input_ids, golden[f"batch.{key}"].long())
-    assert torch.equal(names["pos_inputs"].image_size, golden["batch.size"].long())
-    assert torch.equal(names["outputs"], golden["batch.output"].long())
+        assert torch.equal(names[inputs].input_ids, golden[f"batch_changes.{key}"].long())
+    assert torch.equal(names["pos_inputs"].image_size, golden["batch_changes.size"].long())
+    assert torch.equal(names["outputs"], golden["batch_changes.output"].long())
 
 
 @pytest.mark.slow
-def test_two_prompts_in_a_batch_are_drawn_as_alone_once_masked(
-    reference: Path, golden: dict[str, Tensor]
-) -> None:
-    names = run(DRAW, reference, **batch(masked=True))
+def test_masked_batch_equals_single_prompts(reference: Path, golden: dict[str, Tensor]) -> None:
+    names = run_script(GENERATE_SCRIPT, reference, **batch_changes(masked=True))
     for row, index in zip(names["outputs"], range(2), strict=True):
-        alone = golden[f"batch{index}.output"][0].long()
+        alone = golden[f"batch_changes{index}.output"][0].long()
         assert torch.equal(row[: len(alone)], alone)
         assert (row[len(alone) :] == names["model"].config.pad_token_id).all()
 
 
-def ask(reference: Path, golden: dict[str, Tensor], **changes: str) -> dict[str, Any]:
+def run_chat(reference: Path, golden: dict[str, Tensor], **changes: str) -> dict[str, Any]:
     for index, name in enumerate(["first.png", "second.png"]):
         Image.fromarray(golden[f"vq.rgb{index}"].numpy()).save(name)
     new = golden["chat0.output"].shape[1] - golden["chat0.input_ids"].shape[1]
     steps = {"max_new_tokens=1024": f"max_new_tokens={new}", "outputs = outputs[": "new = outputs["}
     tail = {"batch_decode(outputs": "batch_decode(new", "torch.bfloat16": "torch.float32"}
-    return run(ASK, reference, **steps, **tail, **changes)
+    return run_script(CHAT_SCRIPT, reference, **steps, **tail, **changes)
 
 
-def test_the_questions_are_answered_as_the_original_answers_them(
-    reference: Path, golden: dict[str, Tensor]
-) -> None:
-    names = ask(reference, golden)
+def test_chat_equals_the_reference(reference: Path, golden: dict[str, Tensor]) -> None:
+    names = run_chat(reference, golden)
     assert torch.equal(names["inputs"].input_ids, golden["chat.input_ids"].long())
     assert torch.equal(names["inputs"].attention_mask, golden["chat.attention_mask"].long())
     assert torch.equal(names["outputs"], golden["chat.output"].long())
     assert all(isinstance(answer, str) for answer in names["answers"])
 
 
-def test_without_padded_pixels_each_answer_is_the_one_given_alone(
+def test_chat_without_image_padding_equals_single_questions(
     reference: Path, golden: dict[str, Tensor]
 ) -> None:
-    names = ask(reference, golden, **{"padding_image=True": "padding_image=False"})
+    names = run_chat(reference, golden, **{"padding_image=True": "padding_image=False"})
     for row, index in zip(names["outputs"], range(2), strict=True):
         alone = golden[f"chat{index}.output"][0].long()
         assert torch.equal(row[-len(alone) :], alone)

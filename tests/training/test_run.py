@@ -24,6 +24,7 @@ from emu3.data.dataset import (
 )
 from emu3.data.loader import PackedLoader
 from emu3.data.packing import RowPlan, concat_documents
+from emu3.data.samples import Sample
 from emu3.data.shards import write_shard
 from emu3.data.token_roles import ANSWER, CONTEXT, ROLE_NAMES, TEXT
 from emu3.data.tokenization import SampleTokenizer, TokenizedDocument
@@ -66,7 +67,7 @@ def encoded(kind: str, number: int) -> TokenizedDocument:
     writer = SampleTokenizer(TINY.prompts, TINY.vision_processor)
     codes = torch.from_numpy(np.random.default_rng(number).integers(0, 64, (2, 3)))
     if kind == "text":
-        return writer._text("word " * (1 + number % 5))
+        return writer.tokenize(Sample(text="word " * (1 + number % 5)))
     if kind == "draw":
         ids = TINY.prompts.document(f"noise {number}", codes)
         return TokenizedDocument(ids, writer._roles(ids, TEXT))

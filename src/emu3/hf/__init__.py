@@ -1,14 +1,12 @@
-"""This package inside transformers: `import emu3.hf`, and the Auto classes open BAAI's folders.
-
-Registered are model type "Emu3" (config, causal language model, tokenizer) and "Emu3VisionVQ"
-(config, model, image processor), so that no code from a checkpoint's folder is ever run. Only the
-outside is transformers': the arithmetic, the templates and the document_format are those of the house.
+"""Emu3 in transformers: after `import emu3.hf` the Auto classes load checkpoints in BAAI's format.
 
     import emu3.hf
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained("BAAI/Emu3-Gen")
 
-This room is the one that works at import: registering is all it is for.
+The import registers the model types "Emu3" (config, causal language model, tokenizer) and
+"Emu3VisionVQ" (config, model, image processor), so no Python code from a checkpoint folder is run.
+The classes wrap this library's model, templates and document format. Start with `causal_lm`.
 """
 
 from __future__ import annotations

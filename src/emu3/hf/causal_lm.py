@@ -1,8 +1,8 @@
-"""The decoder as a transformers model: `generate`, PEFT, Trainer and evaluation harnesses.
+"""The decoder as a transformers model, for `generate`, PEFT, Trainer and evaluation harnesses.
 
-Parameters have BAAI's names, which are the house's: `model` is its trunk, `lm_head` its head. What
-is here is only what transformers brings with it: padding as a mask, positions, a cache that belongs
-to the caller, labels.
+Its submodules `model` and `lm_head` are those of `emu3.models.transformer.Transformer`, with BAAI's
+parameter names. This module adds the arguments of transformers: padding masks, position ids, a cache
+passed by the caller, labels.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from emu3.models.transformer import Transformer
 
 @dataclass(frozen=True)
 class CacheAdapter:
-    """A cache of transformers, as attention asks for it."""
+    """A transformers `Cache` with the interface that `emu3.models.attention` expects."""
 
     cache: Cache
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Hand [B, kv heads, L, head dim] over; returns everything stored so far."""
+        """Append keys and values [B, kv heads, L, head dim]; returns all those of the layer."""
         return self.cache.update(keys, values, layer)
 
 
 class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
-    """The house's decoder behind the interface of transformers."""
+    """The Emu3 decoder with the interface of a transformers causal language model."""
 
     config_class = Emu3DecoderConfig
     base_model_prefix = "model"
@@ -43,7 +43,7 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: Emu3DecoderConfig) -> None:
         super().__init__(config)
-        decoder = Transformer(config.settings())
+        decoder = Transformer(config.as_decoder_config())
         self.model, self.lm_head = decoder.model, decoder.lm_head
         self.post_init()
 
@@ -63,17 +63,20 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         cache_position: Tensor | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Ids or embeddings [B, L] to float32 logits [B, L or `logits_to_keep`, vocabulary].
+        """Token ids [B, L] or embeddings [B, L, D] to float32 logits [B, L, vocabulary].
 
-        `attention_mask` [B, all so far] is zero on padding, at either end; positions are counted
-        without it, so a row in a batch is the row alone. A mask [B or 1, 1, L, S] is taken as it
-        is. `labels` [B, L] are the ids themselves, -100 where nothing is to be learned.
-        `cache_position`, which older releases pass, says nothing new and is not read.
+        `attention_mask` [B, past + L] is zero on padding, on either side. Padding takes no
+        positions, so a sequence gives the same logits in a batch as alone. A 4D mask [B or 1, 1, L,
+        past + L] is used unchanged. `labels` [B, L] are token ids, -100 where no loss is computed;
+        they are shifted here. `logits_to_keep` limits the logits to the last ones, or to an index.
+        `cache_position`, which older releases of transformers pass, is ignored.
+
+        Raises InputError if attention weights or hidden states are requested.
         """
         if output_attentions or output_hidden_states:
-            raise InputError("attentions and hidden states are not kept here; ask for logits only")
+            raise InputError("output_attentions and output_hidden_states are not supported")
         if (input_ids is None) == (inputs_embeds is None):
-            raise InputError("forward takes either input_ids or inputs_embeds")
+            raise InputError("give either input_ids or inputs_embeds")
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
@@ -86,11 +89,11 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
             attention_mask, past_key_values, int(past), x.shape[1], x.device
         )
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        by = rotary_tables(position_ids, head_dim, self.config.rope_theta, x.dtype)
-        held = None if past_key_values is None else CacheAdapter(past_key_values)
+        rotary = rotary_tables(position_ids, head_dim, self.config.rope_theta, x.dtype)
+        cache = None if past_key_values is None else CacheAdapter(past_key_values)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         bias = None if mask is None else attention_bias(mask, group, x.dtype)
-        hidden = self.model(x, by, held, bias)
+        hidden = self.model(x, rotary, cache, bias)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, kept]).float()
         loss = None
@@ -102,7 +105,7 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Fresh weights, before any are loaded: as `initialise` gives them, norms at one.
+        # As `emu3.training` initializes a new decoder; norms keep their ones.
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
@@ -110,7 +113,7 @@ class Emu3ForCausalLM(Emu3PreTrainedModel, GenerationMixin):
 def position_ids_from_mask(
     attention_mask: Tensor | None, past: int, new: int, device: torch.device
 ) -> Tensor:
-    """Positions of the new tokens [B or 1, new]; padding takes none."""
+    """Position ids of the new tokens, [B or 1, new]; padding takes no positions."""
     if attention_mask is None or attention_mask.ndim == 4:
         return torch.arange(past, past + new, device=device)[None]
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -new:]
@@ -119,24 +122,25 @@ def position_ids_from_mask(
 def build_attention_mask(
     attention_mask: Tensor | None, cache: Cache | None, past: int, new: int, device: torch.device
 ) -> Tensor | None:
-    """[B or 1, 1, new, past + new], or None where attention needs to be told nothing.
-
-    The same as the house's own cache says, for padding given as a mask instead of a number.
-    """
+    """Attention mask [B or 1, 1, new, past + new], or None if causal masking suffices."""
     if attention_mask is not None and attention_mask.ndim == 4:
         return attention_mask
     if cache is not None and cache.is_compileable:
-        raise InputError("a cache of fixed size works through generate only, which masks its rest")
+        raise InputError(
+            "a static cache needs a 4D attention mask; use generate, which makes one, or a DynamicCache"
+        )
     if attention_mask is not None and attention_mask.shape[-1] != past + new:
-        said = list(attention_mask.shape)
-        raise InputError(f"attention_mask {said} must cover {past} ids so far and {new} new ones")
+        raise InputError(
+            f"attention_mask {list(attention_mask.shape)} must cover {past} cached and {new} new "
+            "token ids"
+        )
     padded = attention_mask is not None and not bool(attention_mask.all())
     if not padded and (new == 1 or past == 0):
         return None
-    places = torch.arange(past + new, device=device)
-    queries = places[past:, None]
-    seen = (places <= queries)[None, None]
+    keys = torch.arange(past + new, device=device)
+    queries = keys[past:, None]
+    causal = (keys <= queries)[None, None]
     if attention_mask is None or not padded:
-        return seen
-    real = attention_mask.bool()[:, None, None].to(device)
-    return seen & (real | (places == queries))  # padding sees itself: no row of nothing
+        return causal
+    is_token = attention_mask.bool()[:, None, None].to(device)
+    return causal & (is_token | (keys == queries))  # padding attends to itself, to avoid NaN

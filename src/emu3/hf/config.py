@@ -1,8 +1,8 @@
-"""The checkpoint's `config.json` as transformers' configuration classes.
+"""transformers configuration classes for `config.json` in BAAI's format.
 
-Which keys there are, their defaults and their checks are read off the house's own dataclasses. What
-transformers adds to every configuration stays; a key that neither side knows becomes an attribute,
-as everywhere in transformers, and is read by nobody.
+Keys, defaults and validation come from the dataclasses in `emu3.config`. Keys that transformers adds
+to every configuration are kept. An unknown key becomes an attribute without effect, as everywhere in
+transformers.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from transformers import PretrainedConfig
 from emu3.config import QUANT_METHOD, DecoderConfig, FileConfig, VisionConfig
 from emu3.errors import InputError
 
-THEIRS = frozenset({"model_type", "rope_scaling", "quantization_config"})
-"""Keys that transformers keeps in its own way; they are checked where they come in."""
+TRANSFORMERS_KEYS = frozenset({"model_type", "rope_scaling", "quantization_config"})
+"""Keys that `PretrainedConfig` handles itself; they are validated in the constructor."""
 
 
 class Emu3DecoderConfig(PretrainedConfig):
     """`config.json` of Emu3-Gen, -Chat and -Stage1.
 
-    Not called Emu3Config: transformers tells configurations apart by the names of their classes
-    too, and has one of that name for its own port, with another tokenizer.
+    The class is not called Emu3Config, because transformers also maps configurations by class name
+    and has an Emu3Config for its own implementation, with another tokenizer.
     """
 
     model_type = "Emu3"
@@ -33,21 +33,21 @@ class Emu3DecoderConfig(PretrainedConfig):
     def __init__(self, use_cache: bool = True, **values: Any) -> None:
         if (values.get("quantization_config") or {}).get("quant_method") == QUANT_METHOD:
             raise InputError(
-                "these weights were written by emu3 quantize, which transformers cannot read; "
-                "open the folder with emu3.Emu3.from_pretrained"
+                "transformers cannot load weights written by `emu3 quantize`; load the folder with "
+                "emu3.Emu3.from_pretrained"
             )
-        known = _taken(DecoderConfig, values)
+        known = _pop_known(DecoderConfig, values)
         super().__init__(**values)
         self.use_cache = use_cache
-        _adopt(self, known)
+        _set_attributes(self, known)
 
-    def settings(self) -> DecoderConfig:
-        """The house's configuration; raises InputError on a value whose arithmetic it lacks."""
-        return DecoderConfig.from_dict(_said(DecoderConfig, self))
+    def as_decoder_config(self) -> DecoderConfig:
+        """The configuration for this library. Raises InputError on an unsupported value."""
+        return DecoderConfig.from_dict(_values(DecoderConfig, self))
 
 
 Emu3Config = Emu3DecoderConfig
-"""The name in the published code, for scripts that import it."""
+"""The name in BAAI's code, for scripts that import it."""
 
 
 class Emu3VisionVQConfig(PretrainedConfig):
@@ -56,38 +56,37 @@ class Emu3VisionVQConfig(PretrainedConfig):
     model_type = "Emu3VisionVQ"
 
     def __init__(self, **values: Any) -> None:
-        known = _taken(VisionConfig, values)
+        known = _pop_known(VisionConfig, values)
         super().__init__(**values)
-        _adopt(self, known)
+        _set_attributes(self, known)
 
-    def settings(self) -> VisionConfig:
-        """The house's configuration; raises InputError on a value whose arithmetic it lacks."""
-        return VisionConfig.from_dict(_said(VisionConfig, self))
+    def as_vision_config(self) -> VisionConfig:
+        """The configuration for this library. Raises InputError on an unsupported value."""
+        return VisionConfig.from_dict(_values(VisionConfig, self))
 
 
 class Emu3TokenizerConfig(PretrainedConfig):
-    """No folder has it; the tokenizer is registered under it and found by its class name.
+    """The configuration under which the tokenizer is registered; no checkpoint folder has it.
 
-    Registered under the decoder's configuration, it would lose to the folder's own Python code as
-    soon as a script says `trust_remote_code=True`: tokenizers alone are preferred only this way.
+    If it were registered under the decoder's configuration, `trust_remote_code=True` would load the
+    Python code in the checkpoint folder instead of `Emu3Tokenizer`.
     """
 
     model_type = "Emu3Tokenizer"
 
 
-def _taken(kind: type[FileConfig], values: dict[str, Any]) -> FileConfig:
-    """Take the keys of a house configuration out of `values`; raises InputError on bad ones."""
-    names = {field.name for field in fields(kind)}
-    ours = {name: values.pop(name) for name in names & values.keys() - {"quantization_config"}}
-    return kind.from_dict(ours)
+def _pop_known(kind: type[FileConfig], values: dict[str, Any]) -> FileConfig:
+    """Remove the keys of an `emu3.config` class from `values`; raises InputError if invalid."""
+    names = {field.name for field in fields(kind)} - {"quantization_config"}
+    return kind.from_dict({name: values.pop(name) for name in names & values.keys()})
 
 
-def _adopt(config: PretrainedConfig, known: FileConfig) -> None:
+def _set_attributes(config: PretrainedConfig, known: FileConfig) -> None:
     for name, value in known.to_dict().items():
-        if name not in THEIRS:
+        if name not in TRANSFORMERS_KEYS:
             setattr(config, name, value)
 
 
-def _said(kind: type[FileConfig], config: PretrainedConfig) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)} - THEIRS
+def _values(kind: type[FileConfig], config: PretrainedConfig) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)} - TRANSFORMERS_KEYS
     return {name: getattr(config, name) for name in names}

@@ -1,4 +1,4 @@
-"""`from_pretrained` with what scripts written for the published code pass to it."""
+"""Base class with a `from_pretrained` that accepts what scripts for BAAI's code pass to it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import is_accelerate_available
 
+from emu3.checkpoints.safetensors_io import abbreviate
 from emu3.errors import InputError
 
-SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")  # over devices: needs accelerate
+MULTI_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # need accelerate
 
 
 class Emu3PreTrainedModel(PreTrainedModel):
-    """What both models share: one attention, strict weights, and devices without accelerate."""
+    """Strict loading of weights, PyTorch attention, and single devices without accelerate."""
 
     _supports_sdpa = True
 
     def __init__(self, config: Any) -> None:
-        config._attn_implementation = "sdpa"  # whatever was asked for: see `from_pretrained`
+        config._attn_implementation = "sdpa"  # see `from_pretrained`
         super().__init__(config)
 
     @classmethod
@@ -32,34 +33,34 @@ class Emu3PreTrainedModel(PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As in transformers, but for three arguments' sake and the house's.
+        """Load a model as in transformers, with these differences.
 
-        `attn_implementation` may name anything and changes nothing: there is one attention here,
-        PyTorch's. A `device_map` that is a single device works without accelerate too. Raises
-        InputError on tensors that are missing or belong to no part of the model.
+        `attn_implementation` is ignored: attention is PyTorch's `scaled_dot_product_attention`. A
+        `device_map` that is a single device does not need accelerate. Raises InputError on missing
+        and on unexpected tensors.
         """
-        device = None if is_accelerate_available() else _single(device_map)
+        device = None if is_accelerate_available() else _single_device(device_map)
         device_map = None if device is not None else device_map
         model, info = super().from_pretrained(
             *args, device_map=device_map, output_loading_info=True, **kwargs
         )
         for wrong in ("missing_keys", "unexpected_keys"):
             if info[wrong]:
-                names = ", ".join(sorted(info[wrong])[:3])
+                names = abbreviate(sorted(info[wrong]))
                 raise InputError(f"{model.name_or_path}: {wrong.replace('_', ' ')}: {names}")
         model = model if device is None else model.to(device)
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: the house's modules begin as they should, and loading leaves none out."""
+        """Do nothing: modules initialize themselves, and strict loading sets every weight."""
 
 
-def _single(device_map: Any) -> torch.device | None:
-    """The one device that a `device_map` names, if it is one."""
+def _single_device(device_map: Any) -> torch.device | None:
+    """The device of a `device_map` that has only one; None otherwise."""
     if isinstance(device_map, dict) and device_map.keys() == {""}:
         device_map = device_map[""]
     if isinstance(device_map, int):
         return torch.device("cuda", device_map)
-    if isinstance(device_map, str) and device_map not in SPREAD:
+    if isinstance(device_map, str) and device_map not in MULTI_DEVICE_MAPS:
         return torch.device(device_map)
     return device_map if isinstance(device_map, torch.device) else None

@@ -1,8 +1,8 @@
 """The text tokenizer as a transformers tokenizer.
 
-Names of control tokens in a text become these tokens, as with the published tokenizer, for which
-the scripts that use it were written. Text that someone else wrote should be read with
-`split_special_tokens=True`, transformers' own switch: then it is only ever text, as in the house.
+By default, names of control tokens in a text become these tokens, as in BAAI's code, because existing
+scripts rely on it. For untrusted text set `split_special_tokens=True` of transformers: then such
+names are plain text, as everywhere else in this library.
 
 Source: `tokenization_emu3.py` of baaivision/Emu3.
 """
@@ -19,14 +19,20 @@ from emu3.errors import InputError
 from emu3.processing.tokenizer import RANKS_FILE, SPECIALS_FILE, TextTokenizer
 from emu3.processing.vocabulary import BASE_SPECIALS, BOS, EOF, EOL, EOS, EOV, PAD, SOT, SOV
 
-NAMED = {"img_token": SOT, "boi_token": SOV, "eoi_token": EOV, "eol_token": EOL, "eof_token": EOF}
-"""BAAI's names for the control tokens of a picture, as attributes of the tokenizer."""
+TOKEN_ATTRIBUTES = {
+    "img_token": SOT,
+    "boi_token": SOV,
+    "eoi_token": EOV,
+    "eol_token": EOL,
+    "eof_token": EOF,
+}
+"""Attributes of the tokenizer for the control tokens of images, named as in BAAI's code."""
 
 
 class Emu3Tokenizer(PreTrainedTokenizer):
-    """Byte-level BPE and the control and visual tokens behind it.
+    """Byte-level BPE, followed by control tokens and visual tokens.
 
-    A token of text is written as its bytes in Latin-1, which is one string for each of them.
+    The string form of a text token is its bytes decoded as Latin-1, which is unique and reversible.
     """
 
     vocab_files_names: ClassVar = {"vocab_file": RANKS_FILE, "special_tokens_file": SPECIALS_FILE}
@@ -35,10 +41,12 @@ class Emu3Tokenizer(PreTrainedTokenizer):
     def __init__(self, vocab_file: str, special_tokens_file: str, **kwargs: Any) -> None:
         folder = Path(vocab_file).parent
         if Path(special_tokens_file).parent != folder:
-            raise InputError(f"{vocab_file} and {special_tokens_file} must lie in one folder")
-        for name, token in NAMED.items():
+            raise InputError(f"{vocab_file} and {special_tokens_file} must be in the same folder")
+        for name, token in TOKEN_ATTRIBUTES.items():
             if str(kwargs.pop(name, token)) != token:
-                raise InputError(f"{name} is {token} in every Emu3 vocabulary")
+                raise InputError(
+                    f"{name} cannot be changed; it is {token} in every Emu3 vocabulary"
+                )
         self.text = TextTokenizer.from_folder(folder)
         for name, token in {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}.items():
             kwargs.setdefault(name, token)
@@ -62,11 +70,11 @@ class Emu3Tokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Ids in all."""
+        """The number of token ids."""
         return self.text.vocabulary.size
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token and its id."""
+        """All tokens with their ids."""
         return dict(self._ids)
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -83,13 +91,15 @@ class Emu3Tokenizer(PreTrainedTokenizer):
     ) -> tuple[str, ...]:
         """Write the two vocabulary files."""
         if filename_prefix:
-            raise InputError("the vocabulary files have fixed names; no filename_prefix")
+            raise InputError(
+                "filename_prefix is not supported: the vocabulary files have fixed names"
+            )
         folder = Path(save_directory)
         self.text.save(folder)
         return str(folder / RANKS_FILE), str(folder / SPECIALS_FILE)
 
     def _convert_token_to_id(self, token: str) -> int | None:
-        return self._ids.get(token)  # None for what is no token: scripts ask, to find out
+        return self._ids.get(token)  # None for an unknown token, which scripts rely on
 
     def _convert_id_to_token(self, index: int) -> str:
         return self._names[index]
@@ -97,9 +107,9 @@ class Emu3Tokenizer(PreTrainedTokenizer):
     def _decode(
         self, token_ids: int | list[int], skip_special_tokens: bool = False, **kwargs: Any
     ) -> str:
-        """Ids to text; `skip_special_tokens` leaves out all control and visual tokens.
+        """Token ids to text; `skip_special_tokens` omits all control and visual tokens.
 
-        Nothing was split at spaces, so there is nothing to clean up; other switches do nothing.
+        Other arguments are ignored: byte-level BPE needs no cleanup of spaces.
         """
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         return self.text.decode(ids, skip_special=skip_special_tokens)
@@ -107,8 +117,8 @@ class Emu3Tokenizer(PreTrainedTokenizer):
     def _add_tokens(
         self, new_tokens: list[str] | list[AddedToken], special_tokens: bool = False
     ) -> int:
-        """None can be added: ids are rows of the decoder. Those that are there may be named."""
+        """Accept tokens of the vocabulary; others cannot be added, ids are rows of the decoder."""
         unknown = [str(token) for token in new_tokens if str(token) not in self._ids]
         if unknown:
-            raise InputError(f"tokens cannot be added to this vocabulary: {', '.join(unknown)}")
+            raise InputError(f"the vocabulary is fixed; cannot add {', '.join(unknown)}")
         return 0

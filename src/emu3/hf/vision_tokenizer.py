@@ -1,4 +1,4 @@
-"""The vision tokenizer as a transformers model. Codes are defined in float32: keep it there."""
+"""The vision tokenizer as a transformers model. Keep it in float32: rounding changes codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emu3.models.vq.tokenizer import VisionTokenizer
 
 
 class Emu3VisionVQModel(Emu3PreTrainedModel):
-    """The house's vision tokenizer; its parts are the parts of this module, under BAAI's names."""
+    """The Emu3 vision tokenizer. Its submodules and parameters have BAAI's names."""
 
     config_class = Emu3VisionVQConfig
     main_input_name = "pixel_values"
@@ -18,20 +18,20 @@ class Emu3VisionVQModel(Emu3PreTrainedModel):
 
     def __init__(self, config: Emu3VisionVQConfig) -> None:
         super().__init__(config)
-        tokenizer = VisionTokenizer(config.settings())
-        for name, part in tokenizer.named_children():
-            self.add_module(name, part)
-        # Kept beside the modules, not among them: its parts must not appear under two names.
+        tokenizer = VisionTokenizer(config.as_vision_config())
+        for name, module in tokenizer.named_children():
+            self.add_module(name, module)
+        # Not registered as a submodule: parameters must not have two names.
         self.__dict__["tokenizer"] = tokenizer
         self.post_init()
 
     @property
     def spatial_scale_factor(self) -> int:
-        """Pixels of one code, along height and width."""
+        """Pixels per code, along height and width."""
         return self.tokenizer.config.spatial_factor
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """`encode`."""
+        """Encode pixels to codes. See `encode`."""
         return self.encode(pixel_values)
 
     def encode(self, pixels: Tensor) -> Tensor:
