@@ -13,7 +13,7 @@ from PIL import Image
 from emu3.checkpoints.loading import Checkpoint
 from emu3.data.dataset import TokenDataset
 from emu3.data.discovery import find_sources
-from emu3.data.prepare import prepare
+from emu3.data.prepare import prepare_dataset
 from emu3.data.token_roles import ROLE_NAMES
 from emu3.data.workers import TokenizerConfig
 from emu3.errors import InputError
@@ -42,7 +42,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) ->
     lines = "\n".join(json.dumps(each) for each in samples)
     (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
     sources = find_sources([folder / "samples.jsonl"])
-    prepare(sources, folder / "tokens", TokenizerConfig(str(folder / "model")), workers=1)
+    prepare_dataset(sources, folder / "tokens", TokenizerConfig(str(folder / "model")))
     return TokenDataset.open(folder / "tokens", checkpoint.text_tokenizer)
 
 
