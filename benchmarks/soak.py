@@ -41,7 +41,10 @@ SLOTS, QUEUE = 16, 16
 MOST_CLIENTS = 400  # at a time; a request for which there is none is not sent, and counted
 FLAT = 0.05  # by how much memory may grow after the first quarter
 WARM = 0.25  # of the time, which does not count for memory
-WORK = ("waiting", "running_images", "running_videos", "running_chats")  # gauges of the engine
+GAUGES = (
+    "emu3_waiting_requests",
+    *(f'emu3_running_requests{{kind="{kind}"}}' for kind in ("image", "video", "chat")),
+)  # 0 when the engine is idle
 
 
 @dataclass
@@ -130,7 +133,7 @@ def settled(port: int) -> tuple[dict[str, float], int]:
     """The server's numbers and its unfinished videos once nobody is at work, or after a minute."""
     for _ in range(120):
         told, videos = numbers(port), unfinished(port)
-        if not videos and not any(told[f"emu3_engine_{name}"] for name in WORK):
+        if not videos and not any(told[name] for name in GAUGES):
             break
         time.sleep(0.5)
     return told, videos
@@ -145,34 +148,31 @@ def promises(
 ) -> dict[str, bool]:
     """Each promise, and whether it was kept; `videos` are unfinished at the end."""
     new = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    ended = {
-        name: new[f"emu3_engine_{name}_total"]
-        for name in (
-            "finished_images",
-            "finished_videos",
-            "finished_chats",
-            "failed",
-            "cancelled",
-            "refused",
+
+    def outcomes(outcome: str) -> float:
+        """Engine requests that ended so."""
+        return sum(
+            n
+            for name, n in new.items()
+            if name.startswith("emu3_requests_total{") and f'outcome="{outcome}"' in name
         )
-    }
 
     def statuses(first: str) -> float:
         """HTTP answers whose status begins so."""
-        return sum(n for name, n in new.items() if "_http_requests" in name and first in name)
+        return sum(n for name, n in new.items() if "_http_requests_total" in name and first in name)
 
-    done = ended["finished_images"] + ended["finished_videos"] + ended["finished_chats"]
+    done = outcomes("completed")
     answered, gone = counts.of("answered"), counts.of("gone")
     return {
         "every client heard what it should": not counts.of("broken") and not counts.broken,
-        "no status of 5xx": statuses('status="5') == 0 and ended["failed"] == 0,
+        "no status of 5xx": statuses('status="5') == 0 and outcomes("failed") == 0,
         "every request accepted was answered, or its client had gone": (
-            answered <= done and done + ended["cancelled"] <= answered + gone
+            answered <= done and done + outcomes("cancelled") <= answered + gone
         ),
-        "it was asked for more than it can do": ended["refused"] > 0,
+        "it was asked for more than it can do": outcomes("rejected") > 0,
         "every one refused was told why": counts.of("refused") <= statuses('status="429'),
         "the engine holds nothing at the end": not any(
-            after[f"emu3_engine_{name}"] for name in (*WORK, "kv_cache_tokens")
+            after[name] for name in (*GAUGES, "emu3_kv_cache_tokens")
         ),
         "every video that was not given up is made": videos == 0,
         f"memory flat within {FLAT:.0%}": growth <= FLAT,

@@ -1,4 +1,4 @@
-"""A real server on a port of its own, with a toy model behind it."""
+"""A server on a port of its own, with a tiny model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "a-key-for-tests"
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens, and what is behind it."""
+    """A running server, its engine and its settings."""
 
     url: str
     engine: AsyncEngine
@@ -54,8 +54,8 @@ def serving(
     assert not engine.stats().open
 
 
-def moving_checkpoint() -> Checkpoint:
-    """A toy model whose card says that it knows videos."""
+def video_checkpoint() -> Checkpoint:
+    """A tiny model whose generation defaults list the task `video`."""
     checkpoint = tiny_checkpoint()
     return replace(
         checkpoint, defaults=replace(checkpoint.defaults, tasks=("image", "chat", "video"))

@@ -1,4 +1,4 @@
-"""`emu3 serve` as a process: it says where it is, drains on SIGTERM, and names what is missing."""
+"""`emu3 serve` as a process: its messages, its shutdown on SIGTERM, and its options."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 def get(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
-    asked = request.Request(url, data, {"Content-Type": "application/json"})
-    with request.urlopen(asked, timeout=30) as answer:
-        return dict(json.loads(answer.read()))
+    headers = {"Content-Type": "application/json"}
+    with request.urlopen(request.Request(url, data, headers), timeout=30) as response:
+        return dict(json.loads(response.read()))
 
 
 @contextmanager
-def process(*options: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def server_process(*options: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     port = free_port()
     command = [sys.executable, "-m", "emu3", "serve", "--port", str(port), *map(str, options)]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as started:
@@ -68,34 +68,34 @@ def process(*options: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_those_at_work_finish(tiny: Path) -> None:
+def test_sigterm_finishes_running_requests(tiny: Path) -> None:
     pytest.importorskip("uvicorn")
-    got: dict[str, Any] = {}
-    with process("--model", tiny) as (url, started):
+    response: dict[str, Any] = {}
+    with server_process("--model", tiny) as (url, started):
         body = {"prompt": "x", "size": "56x56", "n": 4}
-        asking = threading.Thread(
-            target=lambda: got.update(get(f"{url}/v1/images/generations", body))
+        client = threading.Thread(
+            target=lambda: response.update(get(f"{url}/v1/images/generations", body))
         )
-        asking.start()
-        while "emu3_engine_running_images 4" not in metrics(url):
+        client.start()
+        while 'emu3_running_requests{kind="image"} 4.0' not in metrics(url):
             time.sleep(0.002)
         started.send_signal(signal.SIGTERM)
-        asking.join()
+        client.join()
         assert started.wait(60) == 0
         assert started.stderr is not None
-        said = started.stderr.read()
-    assert len(got["data"]) == 4
-    assert f"serving tiny on {url}" in said
-    assert "Traceback" not in said
-    assert '"route": "/v1/images/generations"' in said
+        stderr = started.stderr.read()
+    assert len(response["data"]) == 4
+    assert f"serving tiny on {url}" in stderr
+    assert "Traceback" not in stderr
+    assert '"route": "/v1/images/generations"' in stderr
 
 
 def metrics(url: str) -> str:
-    with request.urlopen(f"{url}/metrics", timeout=30) as answer:
-        return str(answer.read().decode())
+    with request.urlopen(f"{url}/metrics", timeout=30) as response:
+        return str(response.read().decode())
 
 
-def test_a_missing_package_is_named_before_a_model_is_read(
+def test_a_missing_package_is_named_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
@@ -104,15 +104,17 @@ def test_a_missing_package_is_named_before_a_model_is_read(
     assert 'emu3[serve]"' in done.output
 
 
-def test_bad_options_are_refused() -> None:
+def test_invalid_options() -> None:
     for options in (["--port", "0"], ["--queue", "0"], ["--timeout", "-1"]):
         assert CliRunner().invoke(build(), ["serve", *options]).exit_code == 2
 
 
-def test_help_shows_examples_without_pytorch() -> None:
-    asks = "from emu3.cli.app import build; build()(['serve', '--help'], standalone_mode=False)"
+def test_help_does_not_import_pytorch() -> None:
+    show_help = (
+        "from emu3.cli.app import build; build()(['serve', '--help'], standalone_mode=False)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {asks}; sys.exit('torch' in sys.modules)"],
+        [sys.executable, "-c", f"import sys; {show_help}; sys.exit('torch' in sys.modules)"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -122,6 +124,6 @@ def test_help_shows_examples_without_pytorch() -> None:
     assert "Examples" in done.stdout
 
 
-def test_clients_do_not_learn_of_folders(tmp_path: Path) -> None:
+def test_the_served_name_is_not_a_path(tmp_path: Path) -> None:
     assert served_name(str(tmp_path)) == tmp_path.name
     assert served_name("BAAI/Emu3-Gen") == "BAAI/Emu3-Gen"

@@ -1,4 +1,4 @@
-"""The server through the official client: it must not notice that this is not OpenAI."""
+"""The server through OpenAI's client: images, chats, models and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .conftest import KEY, Server, serving
 openai = pytest.importorskip("openai")
 
 
-def picture(data: str | None) -> Image.Image:
+def decode(data: str | None) -> Image.Image:
     assert data is not None
     return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
@@ -35,13 +35,13 @@ def photo() -> tuple[Image.Image, str]:
     return image, "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def asking(text: str, *urls: str) -> list[Any]:
+def messages_of(text: str, *urls: str) -> list[Any]:
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
-def test_pictures_are_those_of_the_pipeline(client: Any, server: Server) -> None:
-    answer = client.images.generate(
+def test_images_equal_those_of_the_python_api(client: Any, server: Server) -> None:
+    response = client.images.generate(
         model="tiny",
         prompt="a fox",
         n=2,
@@ -49,7 +49,7 @@ def test_pictures_are_those_of_the_pipeline(client: Any, server: Server) -> None
         user="somebody",
         extra_body={"seed": 7, "guidance_scale": 2.0, "top_k": 20, "temperature": 1.1},
     )
-    ours = Emu3(server.engine.checkpoint).image(
+    expected = Emu3(server.engine.checkpoint).image(
         "a fox",
         ratio="2:3",
         area=16 * 24,
@@ -59,27 +59,27 @@ def test_pictures_are_those_of_the_pipeline(client: Any, server: Server) -> None
         top_k=20,
         temperature=1.1,
     )
-    assert [picture(each.b64_json).convert("RGB").tobytes() for each in answer.data] == [
-        image.tobytes() for image in ours.images
+    assert [decode(each.b64_json).convert("RGB").tobytes() for each in response.data] == [
+        image.tobytes() for image in expected.images
     ]
-    assert answer.usage.output_tokens == 2 * 4 * 6
-    assert answer.usage.total_tokens == answer.usage.input_tokens + 48
-    assert answer.size == "16x24"
+    assert response.usage.output_tokens == 2 * 4 * 6
+    assert response.usage.total_tokens == response.usage.input_tokens + 48
+    assert response.size == "16x24"
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_output_formats(client: Any, kind: str) -> None:
-    answer = client.images.generate(prompt="x", output_format=kind, size="auto")
-    assert picture(answer.data[0].b64_json).format == kind.upper()
+    response = client.images.generate(prompt="x", output_format=kind, size="auto")
+    assert decode(response.data[0].b64_json).format == kind.upper()
 
 
-def test_a_stream_brings_partial_pictures_and_the_whole(client: Any) -> None:
+def test_image_streams(client: Any) -> None:
     call = {"prompt": "x", "size": "16x32", "extra_body": {"seed": 3}}
     whole = client.images.generate(**call)
-    told = list(client.images.generate(**call, stream=True, partial_images=2))
-    *partial, last = told
+    events = list(client.images.generate(**call, stream=True, partial_images=2))
+    *partial, last = events
     assert {each.type for each in partial} == {"image_generation.partial_image"}
-    heights = [picture(each.b64_json).height for each in partial]
+    heights = [decode(each.b64_json).height for each in partial]
     assert heights == sorted(heights)
     assert heights[0] > 0
     assert heights[-1] < 32
@@ -88,19 +88,19 @@ def test_a_stream_brings_partial_pictures_and_the_whole(client: Any) -> None:
     assert last.usage.output_tokens == 32
 
 
-def test_an_answer_is_that_of_the_pipeline(client: Any, server: Server) -> None:
+def test_answers_equal_those_of_the_python_api(client: Any, server: Server) -> None:
     image, url = photo()
-    answer = client.chat.completions.create(
-        model="tiny", messages=asking("what?", url), max_tokens=9
+    response = client.chat.completions.create(
+        model="tiny", messages=messages_of("what?", url), max_tokens=9
     )
-    ours = Emu3(server.engine.checkpoint).chat("what?", [image], max_new_tokens=9)
-    assert answer.choices[0].message.content == ours
-    assert answer.choices[0].finish_reason in ("stop", "length")
-    assert answer.usage.completion_tokens <= 9
+    expected = Emu3(server.engine.checkpoint).chat("what?", [image], max_new_tokens=9)
+    assert response.choices[0].message.content == expected
+    assert response.choices[0].finish_reason in ("stop", "length")
+    assert response.usage.completion_tokens <= 9
 
 
-def test_a_stream_of_text_is_the_text(client: Any) -> None:
-    call = {"model": "tiny", "messages": asking("hm"), "max_completion_tokens": 20, "seed": 5}
+def test_chat_streams(client: Any) -> None:
+    call = {"model": "tiny", "messages": messages_of("hm"), "max_completion_tokens": 20, "seed": 5}
     call |= {"temperature": 1.0}
     whole = client.chat.completions.create(**call)
     chunks = list(
@@ -114,14 +114,14 @@ def test_a_stream_of_text_is_the_text(client: Any) -> None:
     assert not any(reasons[:-1])
 
 
-def test_earlier_turns_are_read(client: Any) -> None:
-    def read(*earlier: dict[str, str]) -> int:
+def test_earlier_turns_are_part_of_the_prompt(client: Any) -> None:
+    def prompt_tokens(*earlier: dict[str, str]) -> int:
         messages = [*earlier, {"role": "user", "content": "and?"}]
-        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
-        return int(answer.usage.prompt_tokens)
+        response = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
+        return int(response.usage.prompt_tokens)
 
     turn = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
-    assert read() < read(*turn) < read(*turn, *turn)
+    assert prompt_tokens() < prompt_tokens(*turn) < prompt_tokens(*turn, *turn)
 
 
 def test_models(client: Any) -> None:
@@ -131,60 +131,60 @@ def test_models(client: Any) -> None:
         client.models.retrieve("other")
 
 
-def test_errors_are_the_client_s_own(client: Any, server: Server) -> None:
+def test_errors_of_the_client(client: Any, server: Server) -> None:
     with pytest.raises(openai.BadRequestError, match="max_n") as caught:
         client.images.generate(prompt="x", n=99)
     assert caught.value.param == "n"
     with pytest.raises(openai.BadRequestError, match="b64_json"):
         client.images.generate(prompt="x", response_format="url")
-    with pytest.raises(openai.BadRequestError, match="not trained to edit"):
+    with pytest.raises(openai.BadRequestError, match="edits are not supported"):
         client.images.edit(image=("a.png", b"x"), prompt="x")
     with pytest.raises(openai.NotFoundError, match="not served"):
         client.images.generate(prompt="x", model="dall-e-3")
-    stranger = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
+    unauthorized = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
     with pytest.raises(openai.AuthenticationError, match="API key"):
-        stranger.models.list()
+        unauthorized.models.list()
 
 
-def test_many_clients_get_what_each_would_alone(client: Any) -> None:
-    def draw(seed: int) -> str:
-        answer = client.images.generate(prompt="x" * seed, extra_body={"seed": seed})
-        return str(answer.data[0].b64_json)
+def test_concurrent_requests_equal_sequential_ones(client: Any) -> None:
+    def generate(seed: int) -> str:
+        response = client.images.generate(prompt="x" * seed, extra_body={"seed": seed})
+        return str(response.data[0].b64_json)
 
-    got: dict[int, str] = {}
+    concurrent: dict[int, str] = {}
     threads = [
-        threading.Thread(target=lambda seed=seed: got.update({seed: draw(seed)}))
+        threading.Thread(target=lambda seed=seed: concurrent.update({seed: generate(seed)}))
         for seed in range(1, 7)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert got == {seed: draw(seed) for seed in range(1, 7)}
+    assert concurrent == {seed: generate(seed) for seed in range(1, 7)}
 
 
-def test_a_full_queue_says_when_to_come_back() -> None:
+def test_a_full_queue_is_429_with_retry_after() -> None:
     with serving(Settings(model="tiny"), max_waiting=1, max_running=1) as busy:
         client = openai.OpenAI(base_url=f"{busy.url}/v1", api_key=KEY, max_retries=0)
         with pytest.raises(openai.RateLimitError) as caught:
             client.images.generate(prompt="x", n=4)
         assert caught.value.response.headers["retry-after"] == "5"
         assert caught.value.code == "queue_full"
-        assert client.images.generate(prompt="x").data  # nothing of the four is left behind
+        assert client.images.generate(prompt="x").data  # all four were cancelled
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_whoever_goes_away_frees_the_place(
+def test_disconnecting_cancels_the_request(
     client: Any, server: Server, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(self: TextSequence, sampled: list[int]) -> None:
-        """Never the end, and slow enough for the client to leave."""
+    def accept_slowly(self: TextSequence, sampled: list[int]) -> None:
+        """Never accept the stop id, and take long enough for the client to disconnect."""
         time.sleep(0.02)
         self.ids.append(ord("x"))
 
-    monkeypatch.setattr(TextSequence, "accept", slowly)
+    monkeypatch.setattr(TextSequence, "accept", accept_slowly)
     before = server.engine.stats()
-    body = {"messages": asking("x"), "max_tokens": 64, "stream": streamed}
+    body = {"messages": messages_of("x"), "max_tokens": 64, "stream": streamed}
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
@@ -201,9 +201,9 @@ def test_whoever_goes_away_frees_the_place(
     assert client.images.generate(prompt="x").data
 
 
-def test_time_is_limited() -> None:
-    with serving(Settings(model="tiny", timeout=1e-6)) as hasty:
-        client = openai.OpenAI(base_url=f"{hasty.url}/v1", api_key=KEY)
+def test_the_time_limit() -> None:
+    with serving(Settings(model="tiny", timeout=1e-6)) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)
         with pytest.raises(openai.InternalServerError, match="limit timeout"):
             client.images.generate(prompt="x", size="32x32")
-    assert hasty.engine.stats().cancelled == 1
+    assert server.engine.stats().cancelled == 1

@@ -1,4 +1,4 @@
-"""The clients of `benchmarks.soak` hear what they should, and its promises can be broken."""
+"""The clients and the checks of `benchmarks.soak`."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from urllib.parse import urlsplit
 import pytest
 
 from benchmarks.clients import FILM, KINDS, WRONG, numbers, told, unfinished, vanish, wrong
-from benchmarks.soak import WORK, Counts, Memory, promises
+from benchmarks.soak import GAUGES, Counts, Memory, promises
 from emu3.server.settings import Settings
 
-from .conftest import moving_checkpoint, serving
+from .conftest import serving, video_checkpoint
 
-ENGINE = (*WORK, "kv_cache_tokens")
+ENGINE_GAUGES = (*GAUGES, "emu3_kv_cache_tokens")
 TOO_MANY = 'emu3_http_requests_total{route="/v1/videos",status="429"}'
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server without a key, of a model that knows videos."""
+    """A server without an API key, with a model that generates videos."""
     settings = Settings(model="tiny", max_tokens=16, jobs=tmp_path_factory.mktemp("jobs"))
-    with serving(settings, moving_checkpoint(), max_waiting=8, max_running=4) as server:
+    with serving(settings, video_checkpoint(), max_waiting=8, max_running=4) as server:
         yield urlsplit(server.url).port or 0
 
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if name not in ("vanish", "wrong")])
-def test_each_kind_is_answered(port: int, kind: str) -> None:
+def test_clients_are_answered(port: int, kind: str) -> None:
     assert KINDS[kind].act(port, 7) == ("answered", "")
 
 
-def test_each_wrong_body_is_told_so(port: int) -> None:
+def test_invalid_bodies_are_refused(port: int) -> None:
     for seed in range(len(WRONG)):
         assert wrong(port, seed) == ("corrected", "")
 
 
 def statuses(port: int) -> dict[str, float]:
-    told = numbers(port)
-    return {name: n for name, n in told.items() if name.startswith("emu3_http_requests")}
+    return {
+        name: n for name, n in numbers(port).items() if name.startswith("emu3_http_requests_total")
+    }
 
 
-def test_who_goes_in_the_middle_of_a_body_is_no_bug(port: int) -> None:
+def test_disconnecting_in_the_middle_of_a_body_is_499(port: int) -> None:
     before = sum(n for name, n in statuses(port).items() if 'status="499"' in name)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         head = b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"
@@ -54,16 +55,16 @@ def test_who_goes_in_the_middle_of_a_body_is_no_bug(port: int) -> None:
     assert not any('status="5' in name for name in statuses(port))
 
 
-def test_whoever_vanishes_leaves_nothing(port: int) -> None:
+def test_disconnecting_leaves_nothing_in_the_engine(port: int) -> None:
     for seed in range(8):
         assert vanish(port, seed) == ("gone", "")
-    while any(numbers(port)[f"emu3_engine_{name}"] for name in ENGINE):
+    while any(numbers(port)[name] for name in ENGINE_GAUGES):
         time.sleep(0.01)
     assert not any('status="5' in name for name in statuses(port))
 
 
 @pytest.mark.parametrize(("seed", "kept"), [(1, 1), (3, 0)])
-def test_a_video_is_left_or_given_up(port: int, seed: int, kept: int) -> None:
+def test_abandoned_and_deleted_videos(port: int, seed: int, kept: int) -> None:
     before = len(told(port, "GET", FILM)["data"])
     assert KINDS["video"].act(port, seed) == ("gone", "")
     while unfinished(port):
@@ -71,65 +72,48 @@ def test_a_video_is_left_or_given_up(port: int, seed: int, kept: int) -> None:
     assert len(told(port, "GET", FILM)["data"]) == before + kept
 
 
-def figures(refused: float = 2, **changes: float) -> dict[str, float]:
-    names = (
-        "finished_images",
-        "finished_videos",
-        "finished_chats",
-        "failed",
-        "cancelled",
-        "refused",
-    )
-    numbers = {f"emu3_engine_{name}_total": 0.0 for name in names} | {TOO_MANY: refused}
-    numbers |= {f"emu3_engine_{name}": 0.0 for name in ENGINE}
-    return numbers | {f"emu3_engine_{name}": value for name, value in changes.items()}
+def metrics(http_429: float = 2, kv_cache_tokens: float = 0, **outcomes: float) -> dict[str, float]:
+    return {
+        TOO_MANY: http_429,
+        **dict.fromkeys(GAUGES, 0.0),
+        "emu3_kv_cache_tokens": kv_cache_tokens,
+        **{
+            f'emu3_requests_total{{kind="image",outcome="{outcome}"}}': n
+            for outcome, n in outcomes.items()
+        },
+    }
 
 
 @pytest.mark.parametrize(
     ("after", "broken"),
     [
-        (figures(finished_images_total=3, cancelled_total=1, refused_total=2), None),
-        (
-            figures(
-                finished_images_total=2, finished_videos_total=1, cancelled_total=1, refused_total=2
-            ),
-            None,
-        ),
-        (figures(finished_images_total=2, cancelled_total=1, refused_total=2), "accepted"),
-        (figures(finished_images_total=3, cancelled_total=3, refused_total=2), "accepted"),
-        (
-            figures(finished_images_total=3, cancelled_total=1, refused_total=2, refused=1),
-            "refused",
-        ),
-        (
-            figures(finished_images_total=3, cancelled_total=1, refused_total=2, failed_total=1),
-            "5xx",
-        ),
-        (
-            figures(finished_images_total=3, cancelled_total=1, refused_total=2, kv_cache_tokens=9),
-            "holds nothing",
-        ),
+        (metrics(completed=3, cancelled=1, rejected=2), None),
+        (metrics(completed=2, cancelled=1, rejected=2), "accepted"),
+        (metrics(completed=3, cancelled=3, rejected=2), "accepted"),
+        (metrics(completed=3, cancelled=1, rejected=2, http_429=1), "refused"),
+        (metrics(completed=3, cancelled=1, rejected=2, failed=1), "5xx"),
+        (metrics(completed=3, cancelled=1, rejected=2, kv_cache_tokens=9), "holds nothing"),
     ],
 )
-def test_a_promise_can_be_broken(after: dict[str, float], broken: str | None) -> None:
+def test_promises(after: dict[str, float], broken: str | None) -> None:
     counts = Counts()
     for outcome, times in (("answered", 3), ("gone", 1), ("refused", 2)):
         for _ in range(times):
             counts.count("x", lambda outcome=outcome: (outcome, ""))
-    kept = promises(counts, figures(0), after, 0, 0.01)
+    kept = promises(counts, metrics(http_429=0), after, 0, 0.01)
     assert [name for name, how in kept.items() if not how and (not broken or broken in name)] == [
         name for name in kept if broken and broken in name
     ]
 
 
-def test_a_video_left_unmade_breaks_a_promise() -> None:
-    kept = promises(Counts(), figures(0), figures(refused_total=1), 1, 0)
+def test_an_unfinished_video_breaks_a_promise() -> None:
+    kept = promises(Counts(), metrics(http_429=0), metrics(rejected=1), 1, 0)
     assert [name for name, how in kept.items() if not how] == [
         name for name in kept if "video" in name
     ]
 
 
-def test_memory_is_looked_at_after_the_warm_up() -> None:
+def test_memory_growth_is_measured_after_the_warm_up() -> None:
     flat = Memory(0, [(at, 100.0 + 50 * (at < 10)) for at in range(100)])
     assert flat.growth(100) == 0
     assert Memory(0, [(at, 100.0 + at) for at in range(100)]).growth(100) > 0.2

@@ -1,4 +1,4 @@
-"""What is fetched for strangers comes from the public internet or not at all."""
+"""URLs in requests are fetched from public addresses only."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ def test_public_addresses(address: str) -> None:
         "",
     ],
 )
-def test_what_is_not_fetched(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(*where: object, **how: object) -> None:
-        raise AssertionError(f"connects to {where}")
+def test_refused_urls(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*address: object, **options: object) -> None:
+        raise AssertionError(f"connects to {address}")
 
-    monkeypatch.setattr(socket, "create_connection", nobody)
+    monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(APIError) as caught:
         url_fetch.fetch(url, "url", ALLOWED)
     assert caught.value.status == 400
 
 
-def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    def found(*asked: object, **how: object) -> list[Any]:
+def test_a_host_with_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(*host: object, **options: object) -> list[Any]:
         return [(0, 0, 0, "", ("1.1.1.1", 80)), (0, 0, 0, "", ("10.0.0.1", 80))]
 
-    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(APIError, match="private"):
         url_fetch.fetch("http://example.com/a.png", "url", ALLOWED)
 
@@ -93,16 +93,16 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
         (b"nonsense\r\n\r\n", "could not be fetched"),
     ],
 )
-def test_the_connection_goes_where_was_looked(
+def test_the_connection_uses_the_checked_address(
     answer: bytes, message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(answer)
     theirs.shutdown(socket.SHUT_WR)
-    went = []
+    addresses = []
 
-    def connect(where: tuple[str, int], timeout: float) -> socket.socket:
-        went.append(where)
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        addresses.append(address)
         return ours
 
     monkeypatch.setattr(url_fetch, "public_address", lambda host, port, param: "1.2.3.4")
@@ -114,33 +114,31 @@ def test_the_connection_goes_where_was_looked(
     else:
         with pytest.raises(APIError, match=message):
             url_fetch.fetch("http://example.com/a?b", "url", settings)
-    assert went == [("1.2.3.4", 80)]
+    assert addresses == [("1.2.3.4", 80)]
     theirs.close()
 
 
 @pytest.mark.parametrize(
     "begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["", "head", "body"]
 )
-def test_an_answer_that_drips_is_not_waited_for(
-    begin: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_response_times_out(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     sent = bytearray()
 
-    def drip() -> None:
+    def send_slowly() -> None:
         try:
             theirs.sendall(begin)
-            while len(sent) < 400:  # twenty times as long as is waited for, and never silent
+            while len(sent) < 400:  # twenty times the timeout, with a byte every 10 ms
                 theirs.sendall(b"x")
                 sent.append(0)
                 time.sleep(0.01)
-        except OSError:  # hung up
+        except OSError:  # the connection was closed
             pass
 
-    monkeypatch.setattr(url_fetch, "SECONDS", 0.2)
+    monkeypatch.setattr(url_fetch, "TIMEOUT", 0.2)
     monkeypatch.setattr(url_fetch, "public_address", lambda host, port, param: "1.2.3.4")
-    monkeypatch.setattr(socket, "create_connection", lambda where, timeout: ours)
-    other = threading.Thread(target=drip)
+    monkeypatch.setattr(socket, "create_connection", lambda address, timeout: ours)
+    other = threading.Thread(target=send_slowly)
     other.start()
     with pytest.raises(APIError, match="could not be fetched"):
         url_fetch.fetch("http://example.com/a.png", "url", ALLOWED)

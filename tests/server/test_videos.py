@@ -1,4 +1,4 @@
-"""Videos through the official client: made, kept, listed, gone on with, deleted, and looked at."""
+"""Video jobs through OpenAI's client: created, extended, listed, deleted; and videos in chats."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from emu3.inference.sampling import SamplingParams
 from emu3.outputs import VideoOutput
 from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import open_clip, read_settings, video_writer
-from emu3.server.job_store import Asked
+from emu3.server.job_store import StoredRequest
 from emu3.server.media import VideoDecoder
+from emu3.server.serialization import deserialize_request, serialize_request
 from emu3.server.settings import Settings
-from emu3.server.video_worker import read, serialize_request, write_clip
+from emu3.server.video_worker import write_video
 
-from .conftest import KEY, Server, moving_checkpoint, serving
-from .test_refusals import call
+from .conftest import KEY, Server, serving, video_checkpoint
+from .test_validation import call
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("av")
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
-PICTURE = Image.radial_gradient("L").resize((24, 16)).convert("RGB")
+IMAGE = Image.radial_gradient("L").resize((24, 16)).convert("RGB")
 
 
 def png(image: Image.Image) -> bytes:
@@ -57,24 +58,24 @@ def clip_file(folder: Path, name: str, frames: int = 8, side: int = 16) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[dict[str, VideoResult]]:
-    """What the server made, by id, before it went into a lossy file."""
-    kept: dict[str, VideoResult] = {}
+def results() -> Iterator[dict[str, VideoResult]]:
+    """The engine's results by job id, before they are written to lossy files."""
+    results: dict[str, VideoResult] = {}
 
-    def writes(path: Path, film: VideoResult, model: str) -> None:
-        kept[path.stem] = film
-        write_clip(path, film, model)
+    def write(path: Path, video: VideoResult, model: str) -> None:
+        results[path.stem] = video
+        write_video(path, video, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emu3.server.video_worker.write_clip", writes)
-        yield kept
+        patch.setattr("emu3.server.video_worker.write_video", write)
+        yield results
 
 
 @pytest.fixture(scope="module")
-def theatre(
-    tmp_path_factory: pytest.TempPathFactory, made: dict[str, VideoResult]
+def video_server(
+    tmp_path_factory: pytest.TempPathFactory, results: dict[str, VideoResult]
 ) -> Iterator[Server]:
-    with serving(settings(tmp_path_factory.mktemp("jobs")), moving_checkpoint()) as server:
+    with serving(settings(tmp_path_factory.mktemp("jobs")), video_checkpoint()) as server:
         yield server
 
 
@@ -88,24 +89,21 @@ def client_of(server: Server) -> Any:
 
 
 @pytest.fixture
-def client(theatre: Server) -> Iterator[Any]:
-    with client_of(theatre) as client:
+def client(video_server: Server) -> Iterator[Any]:
+    with client_of(video_server) as client:
         yield client
 
 
-def done(client: Any, video: Any) -> Any:
+def completed(client: Any, video: Any) -> Any:
     return client.videos.poll(video.id, poll_interval_ms=5)
 
 
-def same(film: VideoResult, out: VideoOutput) -> bool:
-    frames = np.stack([np.asarray(frame) for frame in film.frames])
-    return [list(map(list, group)) for group in film.codes] == out.codes.tolist() and (
-        np.array_equal(frames, out.frames.numpy())
-    )
+def equal(result: VideoResult, output: VideoOutput) -> bool:
+    return torch.equal(result.codes, output.codes) and torch.equal(result.frames, output.frames)
 
 
-def test_a_video_is_that_of_the_pipeline(
-    client: Any, theatre: Server, made: dict[str, VideoResult], tmp_path: Path
+def test_videos_equal_those_of_the_python_api(
+    client: Any, video_server: Server, results: dict[str, VideoResult], tmp_path: Path
 ) -> None:
     extra = {"fps": 4, "seed": 7, "guidance_scale": 2.0, "top_k": 20, "temperature": 1.1}
     video = client.videos.create(
@@ -114,10 +112,10 @@ def test_a_video_is_that_of_the_pipeline(
     assert (video.object, video.model, video.prompt) == ("video", "tiny", "a car")
     assert (video.seconds, video.size) == ("1.25", "24x16")
     assert video.status in ("queued", "in_progress", "completed")
-    video = done(client, video)
+    video = completed(client, video)
     assert (video.status, video.progress, video.error) == ("completed", 100, None)
     assert video.created_at <= video.completed_at <= time.time()
-    ours = Emu3(theatre.engine.checkpoint).video(
+    expected = Emu3(video_server.engine.checkpoint).video(
         "a car",
         ratio="3:2",
         area=24 * 16,
@@ -128,7 +126,7 @@ def test_a_video_is_that_of_the_pipeline(
         top_k=20,
         temperature=1.1,
     )
-    assert same(made[video.id], ours)
+    assert equal(results[video.id], expected)
     path = tmp_path / "clip.mp4"
     client.videos.download_content(video.id).write_to_file(path)
     clip = open_clip(path)
@@ -137,8 +135,8 @@ def test_a_video_is_that_of_the_pipeline(
     said = read_settings(path)
     assert said is not None
     assert (said["seed"], said["prompt"], said["model"]) == (7, "a car", "tiny")
-    shown = client.videos.download_content(video.id, variant="thumbnail").read()
-    with Image.open(io.BytesIO(shown)) as opened:
+    thumbnail = client.videos.download_content(video.id, variant="thumbnail").read()
+    with Image.open(io.BytesIO(thumbnail)) as opened:
         assert (opened.format, opened.size) == ("WEBP", (24, 16))
     sheet = client.videos.download_content(video.id, variant="spritesheet").read()
     with Image.open(io.BytesIO(sheet)) as opened:
@@ -147,29 +145,33 @@ def test_a_video_is_that_of_the_pipeline(
     assert np.abs(beside - frames[1]).mean() < 6
 
 
-def test_a_first_picture_comes_as_a_file_or_in_a_url(
-    client: Any, theatre: Server, made: dict[str, VideoResult]
+def test_the_first_image_is_a_file_or_a_url(
+    client: Any, video_server: Server, results: dict[str, VideoResult]
 ) -> None:
-    url = url_of(png(PICTURE), "image/png")
-    ours = Emu3(theatre.engine.checkpoint).video("x", image=PICTURE, seconds=1, seed=1)
+    url = url_of(png(IMAGE), "image/png")
+    expected = Emu3(video_server.engine.checkpoint).video("x", image=IMAGE, seconds=1, seed=1)
     as_object = {"extra_body": {"seed": 1, "input_reference": {"image_url": url}}}
-    as_file = {"input_reference": ("a", png(PICTURE)), "extra_body": {"seed": 1}}
+    as_file = {"input_reference": ("a", png(IMAGE)), "extra_body": {"seed": 1}}
     for way in (as_file, as_object):
         video = client.videos.create(prompt="x", seconds="1", **way)
-        assert same(made[done(client, video).id], ours)
+        assert equal(results[completed(client, video).id], expected)
     body = {"prompt": "x", "seconds": 1, "input_reference": url, "seed": 1}
-    status, _, answer = call(theatre, "POST", "/v1/videos", json.dumps(body).encode())
+    status, _, answer = call(video_server, "POST", "/v1/videos", json.dumps(body).encode())
     assert status == 200
-    assert same(made[done(client, client.videos.retrieve(json.loads(answer)["id"])).id], ours)
+    assert equal(
+        results[completed(client, client.videos.retrieve(json.loads(answer)["id"])).id], expected
+    )
 
 
-def test_a_video_goes_on(client: Any, theatre: Server, made: dict[str, VideoResult]) -> None:
-    """By its id through both doors, from its codes; its prompt is that of the first."""
-    first = done(client, client.videos.create(prompt="a car", seconds="1"))
-    longer = done(
+def test_extending_a_video_by_id(
+    client: Any, video_server: Server, results: dict[str, VideoResult]
+) -> None:
+    """Both routes continue from the stored codes; the prompt defaults to that of the first."""
+    first = completed(client, client.videos.create(prompt="a car", seconds="1"))
+    longer = completed(
         client,
         client.videos.extend(
-            video=openai.omit,  # the client takes files only, whatever its types say
+            video=openai.omit,  # the client accepts only files here
             prompt="a car",
             seconds="1.5",
             extra_body={"seed": 3, "video": {"id": first.id}},
@@ -177,34 +179,34 @@ def test_a_video_goes_on(client: Any, theatre: Server, made: dict[str, VideoResu
     )
     assert (longer.status, longer.seconds, longer.size) == ("completed", "2.5", first.size)
     body = json.dumps({"seconds": 1.5, "seed": 3}).encode()
-    status, _, answer = call(theatre, "POST", f"/v1/videos/{first.id}/extend", body)
+    status, _, answer = call(video_server, "POST", f"/v1/videos/{first.id}/extend", body)
     assert status == 200
-    again = done(client, client.videos.retrieve(json.loads(answer)["id"]))
+    again = completed(client, client.videos.retrieve(json.loads(answer)["id"]))
     assert again.prompt == "a car"
-    assert torch.equal(made[again.id].codes, made[longer.id].codes)
-    assert torch.equal(made[longer.id].codes[:2], made[first.id].codes)
-    end = theatre.engine.submit(
-        VideoRequest("a car", seconds=1.5, video=made[first.id].video_codes, seed=3)
+    assert torch.equal(results[again.id].codes, results[longer.id].codes)
+    assert torch.equal(results[longer.id].codes[:2], results[first.id].codes)
+    end = video_server.engine.submit(
+        VideoRequest("a car", seconds=1.5, video=results[first.id].video_codes, seed=3)
     ).result()
     assert isinstance(end, VideoResult)
-    assert torch.equal(end.codes, made[longer.id].codes)
+    assert torch.equal(end.codes, results[longer.id].codes)
 
 
-def test_a_clip_that_is_sent_goes_on(
-    client: Any, theatre: Server, made: dict[str, VideoResult], tmp_path: Path
+def test_extending_an_uploaded_video(
+    client: Any, video_server: Server, results: dict[str, VideoResult], tmp_path: Path
 ) -> None:
     path = clip_file(tmp_path, "clip.mp4", frames=6)
     video = client.videos.extend(
         video=path.open("rb"), prompt="rain", seconds="1", extra_body={"seed": 4}
     )
-    ours = Emu3(theatre.engine.checkpoint).extend(
+    expected = Emu3(video_server.engine.checkpoint).extend(
         open_clip(path).frames, prompt="rain", seconds=1, fps=8, seed=4
     )
-    assert same(made[done(client, video).id], ours)
+    assert equal(results[completed(client, video).id], expected)
 
 
-def test_a_list_of_them(tmp_path: Path) -> None:
-    with serving(settings(tmp_path), moving_checkpoint()) as server, client_of(server) as client:
+def test_listing_videos(tmp_path: Path) -> None:
+    with serving(settings(tmp_path), video_checkpoint()) as server, client_of(server) as client:
         assert list(client.videos.list()) == []
         ids = [client.videos.create(prompt="x", seconds="0.5").id for _ in range(5)]
         assert [each.id for each in client.videos.list(order="asc", limit=2)] == ids
@@ -223,7 +225,7 @@ def test_a_list_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp"])
-def test_clips_are_asked_about(client: Any, theatre: Server, tmp_path: Path, suffix: str) -> None:
+def test_videos_in_chats(client: Any, video_server: Server, tmp_path: Path, suffix: str) -> None:
     path = clip_file(tmp_path, f"clip{suffix}", side=24)
     kind = {"mp4": "video/mp4", "webm": "video/webm"}.get(suffix[1:], f"image/{suffix[1:]}")
     part: dict[str, Any] = {"url": url_of(path.read_bytes(), kind)}
@@ -233,57 +235,58 @@ def test_clips_are_asked_about(client: Any, theatre: Server, tmp_path: Path, suf
         answer = client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": content}], max_tokens=6
         )
-        ours = Emu3(theatre.engine.checkpoint).chat(
+        expected = Emu3(video_server.engine.checkpoint).chat(
             "what?", videos=[open_clip(path, fps)], max_new_tokens=6
         )
-        assert answer.choices[0].message.content == ours
+        assert answer.choices[0].message.content == expected
 
 
-def test_large_clips_are_seen_as_the_model_sees_them(
-    client: Any, theatre: Server, tmp_path: Path
+def test_uploaded_frames_have_the_size_that_the_model_sees(
+    video_server: Server, tmp_path: Path
 ) -> None:
-    """The frames that are held are small already, and it makes no difference."""
+    """Resizing while decoding gives the same codes as resizing before encoding."""
     path = clip_file(tmp_path, "clip.mp4", frames=2, side=100)
-    decoder = VideoDecoder(
-        theatre.engine.checkpoint.vision_processor.preprocessor, theatre.settings
-    )
-    reel = decoder.decode(path.read_bytes(), "x", 8.0)
-    assert reel.frames.shape[1:] == (32, 32, 3)
-    vision_processor = theatre.engine.checkpoint.vision_processor
-    theirs = [
-        group.codes.tolist() for group in vision_processor.encode_frames(open_clip(path).frames)
-    ]
-    assert [group.codes.tolist() for group in vision_processor.encode_frames(reel.frames)] == theirs
+    processor = video_server.engine.checkpoint.vision_processor
+    decoder = VideoDecoder(processor.preprocessor, video_server.settings)
+    video = decoder.decode(path.read_bytes(), "x", 8.0)
+    assert video.frames.shape[1:] == (32, 32, 3)
+    expected = [group.codes.tolist() for group in processor.encode_frames(open_clip(path).frames)]
+    assert [group.codes.tolist() for group in processor.encode_frames(video.frames)] == expected
 
 
-def test_a_job_is_the_same_again_once_written_down() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), np.uint8)
-    reel = VideoInput(torch.from_numpy(noise), 7.5)
-    plain = VideoRequest("x", 1.5, 4.0, (24, 16), seed=2**62, sampling=SamplingParams(3, 0.9, 1.1))
-    for request in (
-        plain,
+def stored_and_loaded(request: VideoRequest) -> VideoRequest:
+    stored = serialize_request(request)
+    return deserialize_request(StoredRequest(json.loads(json.dumps(stored.fields)), stored.media))
+
+
+TEXT_REQUEST = VideoRequest(
+    "x", 1.5, 4.0, (24, 16), seed=2**62, sampling=SamplingParams(3, 0.9, 1.1)
+)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TEXT_REQUEST,
         VideoRequest("ä", guidance_scale=0.0, negative_prompt="", sampling=None),
-        replace(plain, size=None, image=PICTURE),
-        VideoRequest("", video=reel),
-        VideoRequest("", video=VideoCodes(torch.tensor([[[1, 2], [3, 4]]]), 8.0, 3)),
-    ):
-        asked = serialize_request(request)
-        again = read(Asked(json.loads(json.dumps(asked.fields)), asked.given))
-        for name, value in vars(request).items():
-            if name not in ("image", "video"):
-                assert getattr(again, name) == value
-        assert bytes_of(again.image) == bytes_of(request.image)
-        if isinstance(request.video, VideoInput):
-            assert isinstance(again.video, VideoInput)
-            assert torch.equal(again.video.frames, reel.frames)
-            assert again.video.fps == 7.5
-        elif isinstance(request.video, VideoCodes):
-            assert isinstance(again.video, VideoCodes)
-            assert torch.equal(again.video.codes, request.video.codes)
-            assert (again.video.fps, again.video.frames) == (8.0, 3)
-        else:
-            assert again.video is None
+        VideoRequest(None),
+    ],
+)
+def test_serialized_requests_are_equal(request_: VideoRequest) -> None:
+    assert stored_and_loaded(request_) == request_
 
 
-def bytes_of(picture: Image.Image | None) -> tuple[Any, ...] | None:
-    return None if picture is None else (picture.size, picture.tobytes())
+def test_serialized_images_and_videos_are_equal() -> None:
+    image = stored_and_loaded(replace(TEXT_REQUEST, size=None, image=IMAGE)).image
+    assert image is not None
+    assert (image.size, image.tobytes()) == (IMAGE.size, IMAGE.tobytes())
+    frames = torch.randint(256, (5, 16, 24, 3), dtype=torch.uint8)
+    video = stored_and_loaded(VideoRequest("", video=VideoInput(frames, 7.5))).video
+    assert isinstance(video, VideoInput)
+    assert torch.equal(video.frames, frames)
+    assert video.fps == 7.5
+    codes = torch.tensor([[[1, 2], [3, 4]]])
+    loaded = stored_and_loaded(VideoRequest("", video=VideoCodes(codes, 8.0, 3))).video
+    assert isinstance(loaded, VideoCodes)
+    assert torch.equal(loaded.codes, codes)
+    assert (loaded.fps, loaded.frames) == (8.0, 3)

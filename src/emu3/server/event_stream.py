@@ -5,39 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive
 
 from emu3.errors import InputError
 from emu3.inference.async_engine import AsyncEngine, RequestHandle
 from emu3.inference.events import (
-    ChatResult,
     EngineClosed,
     EngineFull,
     Event,
-    ImageResult,
+    FinalEvent,
     RequestCancelled,
     RequestFailed,
-    TokenizeResult,
-    VideoResult,
 )
 from emu3.inference.requests import Request
-from emu3.server.errors import APIError, invalid_request
+from emu3.server.errors import APIError, ClientDisconnected, invalid_request
+from emu3.server.metrics import Metrics
 from emu3.server.settings import Settings
 
 SSE_DONE = "data: [DONE]\n\n"
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 NO_RETRY = {"x-should-retry": "false"}  # keeps OpenAI's clients from repeating the same work
-
-
-class ClientDisconnected(Exception):
-    """The client closed the connection before the response was complete."""
-
-
-class Connection(Protocol):
-    """A client connection: a Starlette request, or a stand-in with the same method."""
-
-    async def receive(self) -> Any:
-        """Return the next ASGI message; `http.disconnect` once the client has left."""
 
 
 class EventStream:
@@ -47,10 +37,14 @@ class EventStream:
     """
 
     def __init__(
-        self, engine: AsyncEngine, requests: Sequence[Request], settings: Settings
+        self,
+        engine: AsyncEngine,
+        requests: Sequence[Request],
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         """Submit `requests`. Raises APIError if the engine refuses one."""
-        self.engine, self.settings = engine, settings
+        self.engine, self.settings, self.metrics = engine, settings, metrics
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self.handles: list[RequestHandle] = []
@@ -63,7 +57,10 @@ class EventStream:
             raise
 
     def _submit(self, index: int, request: Request) -> RequestHandle:
+        metrics = self.metrics.submitted(request)
+
         def listener(event: Event) -> None:  # called in the engine's thread
+            metrics.on_event(event)
             self.loop.call_soon_threadsafe(self.queue.put_nowait, (index, event))
 
         try:
@@ -71,6 +68,7 @@ class EventStream:
         except InputError as error:
             raise invalid_request(None, str(error)) from None
         except EngineFull as error:
+            metrics.rejected()
             wait = {"Retry-After": str(self.settings.retry_after)}
             raise APIError(429, str(error), code="queue_full", headers=wait) from None
         except EngineClosed as error:
@@ -81,13 +79,14 @@ class EventStream:
         for handle in self.handles:
             handle.cancel()
 
-    async def events(self, connection: Connection) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self, receive: Receive) -> AsyncIterator[tuple[int, Event]]:
         """Yield (index of the request, event) until all requests have finished.
 
         Raises APIError if a request fails or the time limit is reached, and ClientDisconnected
-        if the client, whose request body has already been read, closes the connection.
+        if `receive`, the client's ASGI channel, says that the client closed the connection. The
+        request body must have been read before.
         """
-        disconnected = asyncio.ensure_future(_wait_for_disconnect(connection))
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             unfinished = len(self.handles)
             while unfinished:
@@ -102,9 +101,7 @@ class EventStream:
                     raise APIError(
                         503, "request cancelled: the server is stopping", headers=NO_RETRY
                     )
-                unfinished -= isinstance(
-                    event, ImageResult | VideoResult | ChatResult | TokenizeResult
-                )
+                unfinished -= isinstance(event, FinalEvent)
                 yield index, event
         finally:
             disconnected.cancel()
@@ -129,17 +126,22 @@ class EventStream:
         raise APIError(504, message, code="timeout", headers=NO_RETRY)
 
 
-async def _wait_for_disconnect(connection: Connection) -> None:
-    while (await connection.receive())["type"] != "http.disconnect":
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def sse_event(data: dict[str, Any], name: str | None = None) -> str:
-    """Format one server-sent event."""
+def sse_response(events: AsyncIterator[str]) -> StreamingResponse:
+    """Return the response for a stream of formatted server-sent events."""
+    return StreamingResponse(events, media_type="text/event-stream", headers=SSE_HEADERS)
+
+
+def sse_event(data: str, name: str | None = None) -> str:
+    """Format one server-sent event; `data` is JSON on one line."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"{head}data: {data}\n\n"
 
 
 def sse_error(error: APIError) -> str:
     """Format the event that ends a stream in which an error occurred."""
-    return sse_event({"type": "error", **error.body()}, "error")
+    return sse_event(json.dumps({"type": "error", **error.body()}), "error")

@@ -1,10 +1,10 @@
-"""Videos that were asked for, in a file of SQLite, and those that are made, beside it.
+"""Video jobs, kept in an SQLite file so that they outlive the process.
 
-    FOLDER/jobs.sqlite    what was asked, what became of it, and the codes of what was made
-    FOLDER/clips/ID.mp4   what was made
+    FOLDER/jobs.sqlite    requests, their status, and the visual codes of finished videos
+    FOLDER/clips/ID.mp4   finished videos
 
-A job is waiting until it is done: who is at work on it is not written down, so that a process that
-was killed leaves nothing to be cleared up. The file of a clip is whole before its job says so.
+A job is `queued` until it is finished: the store does not record which jobs are running, so a
+killed process leaves nothing to clean up. A video file is complete before its job says so.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 
 from emu3.errors import InputError
 
-ID = re.compile(r"video_[0-9a-f]{32}")
+JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 TABLE = """
-CREATE TABLE IF NOT EXISTS jobs (
+CREATE TABLE IF NOT EXISTS video_jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     model TEXT NOT NULL,
@@ -36,18 +36,18 @@ CREATE TABLE IF NOT EXISTS jobs (
     seconds TEXT NOT NULL,
     size TEXT NOT NULL,
     error TEXT,
-    asked TEXT NOT NULL,
-    given BLOB,
-    made TEXT
+    request TEXT NOT NULL,
+    media BLOB,
+    result TEXT
 )
 """
-SHOWN = "number, id, created, completed, status, prompt, seconds, size, error"
+JOB_COLUMNS = "number, id, created, completed, status, prompt, seconds, size, error"
 QUEUED, COMPLETED, FAILED = "queued", "completed", "failed"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What clients may know of a video. Times are seconds since 1970."""
+    """What clients see of a video job. Times are seconds since 1970."""
 
     number: int
     id: str
@@ -61,88 +61,97 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What it takes to make a video: fields, and the bytes that came with them."""
+class StoredRequest:
+    """A video request as it is stored: JSON fields, and the pixels of its image or video."""
 
     fields: dict[str, Any]
-    given: bytes | None
+    media: bytes | None
 
 
 class JobStore:
-    """The videos of one model in one folder, which nobody else can have open meanwhile."""
+    """The video jobs of one model in one folder. The folder is locked while the store is open."""
 
     def __init__(self, folder: Path, model: str) -> None:
-        """Open a folder, made where there is none. Raises InputError where that cannot be."""
+        """Open `folder`, created if it does not exist. Raises InputError if it cannot be opened."""
         self.model, self.clips, self.lock = model, folder / "clips", RLock()
         try:
             self.clips.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.file = sqlite3.connect(
+            self.database = sqlite3.connect(
                 folder / "jobs.sqlite", timeout=1, isolation_level=None, check_same_thread=False
             )
-            self.file.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self.file.execute("BEGIN EXCLUSIVE")  # held until the process ends, however it does
-            self.file.execute(TABLE)
-            self.file.execute("COMMIT")
+            self.database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.database.execute("BEGIN EXCLUSIVE")  # the lock lasts until the process ends
+            self.database.execute(TABLE)
+            self.database.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            busy = "another server has it open" if "locked" in str(error) else str(error)
-            raise InputError(f"{folder}: {busy}; name another folder with --jobs") from None
+            locked = "in use by another server" if "locked" in str(error) else str(error)
+            raise InputError(f"{folder}: {locked}; name another folder with --jobs") from None
         except (OSError, sqlite3.DatabaseError) as error:
-            raise InputError(f"{folder}: no folder for jobs ({error}); see --jobs") from None
-        self._sweep()
+            raise InputError(
+                f"{folder}: not usable as the jobs folder ({error}); name another with --jobs"
+            ) from None
+        self._delete_orphans()
 
-    def _sweep(self) -> None:
-        """Remove clips that no job says were made: their process was killed in between."""
-        known = {row[0] for row in self._rows("SELECT id FROM jobs WHERE status = ?", COMPLETED)}
+    def _delete_orphans(self) -> None:
+        """Delete video files without a completed job: their process was killed in between."""
+        query = "SELECT id FROM video_jobs WHERE status = ?"
+        completed = {row[0] for row in self._execute(query, COMPLETED)}
         for path in self.clips.iterdir():
-            name = path.name.removeprefix(".").partition(".")[0]
-            if ID.fullmatch(name) and (name not in known or path.name.startswith(".")):
+            job_id = path.name.removeprefix(".").partition(".")[0]
+            if JOB_ID.fullmatch(job_id) and (job_id not in completed or path.name.startswith(".")):
                 path.unlink()
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Close the file and release the folder."""
         with self.lock:
-            self.file.close()
+            self.database.close()
 
-    def add(self, prompt: str, seconds: str, size: str, asked: Asked, most: int) -> Job | None:
-        """Queue one up, unless `most` are waiting already."""
-        name = f"video_{secrets.token_hex(16)}"
-        values = (name, self.model, int(time.time()), QUEUED, prompt, seconds, size)
+    def add(
+        self, prompt: str, seconds: str, size: str, request: StoredRequest, limit: int
+    ) -> Job | None:
+        """Queue a job; None if `limit` jobs are unfinished already."""
+        job_id = f"video_{secrets.token_hex(16)}"
+        values = (job_id, self.model, int(time.time()), QUEUED, prompt, seconds, size)
         with self.lock:
-            if self.waiting() >= most:
+            if self.num_unfinished() >= limit:
                 return None
-            self._rows(
-                "INSERT INTO jobs (id, model, created, status, prompt, seconds, size, asked, given)"
+            self._execute(
+                "INSERT INTO video_jobs "
+                "(id, model, created, status, prompt, seconds, size, request, media)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 *values,
-                json.dumps(asked.fields),
-                asked.given,
+                json.dumps(request.fields),
+                request.media,
             )
-        return self.get(name)
+        return self.get(job_id)
 
-    def waiting(self) -> int:
-        """How many are not done, those at work too."""
-        where = "SELECT COUNT(*) FROM jobs WHERE model = ? AND status = ?"
-        return int(self._rows(where, self.model, QUEUED)[0][0])
+    def num_unfinished(self) -> int:
+        """Return the number of jobs that are queued or running."""
+        query = "SELECT COUNT(*) FROM video_jobs WHERE model = ? AND status = ?"
+        return int(self._execute(query, self.model, QUEUED)[0][0])
 
-    def get(self, name: str) -> Job | None:
-        """One by its id."""
-        found = self._rows(f"SELECT {SHOWN} FROM jobs WHERE id = ? AND model = ?", name, self.model)
-        return Job(*found[0]) if found else None
+    def get(self, job_id: str) -> Job | None:
+        """Return a job by its id, or None."""
+        query = f"SELECT {JOB_COLUMNS} FROM video_jobs WHERE id = ? AND model = ?"
+        rows = self._execute(query, job_id, self.model)
+        return Job(*rows[0]) if rows else None
 
-    def asked(self, name: str) -> Asked:
-        """What it takes to make one that is there."""
-        fields, given = self._rows("SELECT asked, given FROM jobs WHERE id = ?", name)[0]
-        return Asked(json.loads(fields), given)
+    def request(self, job_id: str) -> StoredRequest:
+        """Return the request of a job that exists."""
+        query = "SELECT request, media FROM video_jobs WHERE id = ?"
+        fields, media = self._execute(query, job_id)[0]
+        return StoredRequest(json.loads(fields), media)
 
-    def made(self, name: str) -> dict[str, Any]:
-        """What was written down of one that is completed."""
-        return dict(json.loads(self._rows("SELECT made FROM jobs WHERE id = ?", name)[0][0]))
+    def result(self, job_id: str) -> dict[str, Any]:
+        """Return what `complete` stored for a job."""
+        rows = self._execute("SELECT result FROM video_jobs WHERE id = ?", job_id)
+        return dict(json.loads(rows[0][0]))
 
-    def next(self, busy: Iterable[str]) -> Job | None:
-        """The oldest one that waits and that nobody is at work on."""
-        skipped = set(busy)
-        for row in self._rows(
-            f"SELECT {SHOWN} FROM jobs WHERE model = ? AND status = ? ORDER BY number",
+    def next(self, running: Iterable[str]) -> Job | None:
+        """Return the oldest queued job whose id is not in `running`."""
+        skipped = set(running)
+        for row in self._execute(
+            f"SELECT {JOB_COLUMNS} FROM video_jobs WHERE model = ? AND status = ? ORDER BY number",
             self.model,
             QUEUED,
         ):
@@ -150,68 +159,66 @@ class JobStore:
                 return Job(*row)
         return None
 
-    def page(self, most: int, after: Job | None, newest_first: bool) -> list[Job]:
-        """At most so many, behind `after`."""
+    def page(self, limit: int, after: Job | None, newest_first: bool) -> list[Job]:
+        """Return at most `limit` jobs, those that follow `after` in the given order."""
         order, sign = ("DESC", "<") if newest_first else ("ASC", ">")
-        start = -1 if after is None else after.number
-        if newest_first and after is None:
-            start = 2**62
-        found = self._rows(
-            f"SELECT {SHOWN} FROM jobs WHERE model = ? AND number {sign} ? "
+        start = after.number if after is not None else (2**62 if newest_first else -1)
+        rows = self._execute(
+            f"SELECT {JOB_COLUMNS} FROM video_jobs WHERE model = ? AND number {sign} ? "
             f"ORDER BY number {order} LIMIT ?",
             self.model,
             start,
-            most,
+            limit,
         )
-        return [Job(*row) for row in found]
+        return [Job(*row) for row in rows]
 
-    def complete(self, name: str, made: dict[str, Any]) -> bool:
-        """One is made, and its clip is there; False if nobody wants it any more."""
-        done = "completed = ?, made = ?, given = NULL"
-        values = (int(time.time()), json.dumps(made))
-        return self._end(name, f"status = '{COMPLETED}', {done}", *values)
+    def complete(self, job_id: str, result: dict[str, Any]) -> bool:
+        """Mark a job as completed, its file written; False if it was deleted in the meantime."""
+        values = (int(time.time()), json.dumps(result))
+        change = f"status = '{COMPLETED}', completed = ?, result = ?, media = NULL"
+        return self._finish(job_id, change, *values)
 
-    def fail(self, name: str, error: str) -> bool:
-        """One cannot be made."""
-        done = "completed = ?, error = ?, given = NULL"
-        return self._end(name, f"status = '{FAILED}', {done}", int(time.time()), error)
+    def fail(self, job_id: str, error: str) -> bool:
+        """Mark a job as failed; False if it was deleted in the meantime."""
+        change = f"status = '{FAILED}', completed = ?, error = ?, media = NULL"
+        return self._finish(job_id, change, int(time.time()), error)
 
-    def _end(self, name: str, change: str, *values: object) -> bool:
+    def _finish(self, job_id: str, change: str, *values: object) -> bool:
         with self.lock:
-            cursor = self.file.execute(
-                f"UPDATE jobs SET {change} WHERE id = ? AND status = ?", (*values, name, QUEUED)
+            cursor = self.database.execute(
+                f"UPDATE video_jobs SET {change} WHERE id = ? AND status = ?",
+                (*values, job_id, QUEUED),
             )
             return cursor.rowcount == 1
 
-    def delete(self, name: str) -> bool:
-        """Forget one, and its clip; False if there is none."""
+    def delete(self, job_id: str) -> bool:
+        """Delete a job and its file; False if there is none."""
         with self.lock:
-            cursor = self.file.execute(
-                "DELETE FROM jobs WHERE id = ? AND model = ?", (name, self.model)
+            cursor = self.database.execute(
+                "DELETE FROM video_jobs WHERE id = ? AND model = ?", (job_id, self.model)
             )
-        self.clip(name).unlink(missing_ok=True)
+        self.path(job_id).unlink(missing_ok=True)
         return cursor.rowcount == 1
 
-    def forget(self, before: float) -> None:
-        """Delete those that were done by then, and their clips."""
-        done = "model = ? AND completed <= ?"
+    def delete_finished(self, before: float) -> None:
+        """Delete the jobs that finished at this time or earlier, and their files."""
+        query = "SELECT id FROM video_jobs WHERE model = ? AND completed <= ?"
         with self.lock:
-            found = self._rows(f"SELECT id FROM jobs WHERE {done}", self.model, before)
-            for (name,) in found:
-                self.delete(name)
+            for (job_id,) in self._execute(query, self.model, before):
+                self.delete(job_id)
 
-    def clip(self, name: str) -> Path:
-        """Where the clip of a job is. Raises ValueError on what is no id."""
-        if ID.fullmatch(name) is None:
-            raise ValueError(f"{name!r} is no id of a job")
-        return self.clips / f"{name}.mp4"
+    def path(self, job_id: str) -> Path:
+        """Return the path of a job's video file. Raises ValueError on an invalid id."""
+        if JOB_ID.fullmatch(job_id) is None:
+            raise ValueError(f"{job_id!r} is not the id of a video job")
+        return self.clips / f"{job_id}.mp4"
 
-    def _rows(self, command: str, *values: object) -> list[Any]:
+    def _execute(self, statement: str, *values: object) -> list[Any]:
         with self.lock:
-            return self.file.execute(command, values).fetchall()
+            return self.database.execute(statement, values).fetchall()
 
 
 def default_jobs_folder() -> Path:
-    """Where jobs are kept unless somebody says: the state of this person's programs."""
+    """Return `$XDG_STATE_HOME/emu3/jobs`, or its default under the home directory."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "emu3" / "jobs"

@@ -1,7 +1,4 @@
-"""What every request passes on its way in and out: an id, the key, a line in the log, a count.
-
-Logged are route, status and time; never headers, bodies or prompts.
-"""
+"""ASGI middleware: request ids, the access log and HTTP metrics; and authentication."""
 
 from __future__ import annotations
 
@@ -11,106 +8,113 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emu3.server.errors import APIError
 from emu3.server.metrics import Metrics
-from emu3.server.settings import Settings
 
 if TYPE_CHECKING:
     from emu3.server.studio.gateway import StudioGateway
 
 LOG = logging.getLogger("emu3.server")
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-OPEN = ("/health", "/ready", "/openapi.json", "/docs")  # without a key: nobody's secret is there
-ROUTES = (
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PUBLIC_PATHS = ("/health", "/ready", "/openapi.json", "/docs")  # they need no API key
+LOGGED_PATHS = (
     "/v1/images/generations",
     "/v1/images/edits",
     "/v1/chat/completions",
-    "/v1/models",
-    "/v1/videos",
     "/metrics",
-    *OPEN,
+    *PUBLIC_PATHS,
 )
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
+LOGGED_PREFIXES = ("/v1/models", "/v1/videos")
 
 
 @dataclass(frozen=True)
-class RequestMiddleware:
-    """An ASGI application around another."""
+class RequestLogMiddleware:
+    """Gives every request an id, and logs and counts it.
 
-    app: Application
-    settings: Settings
+    A log line has id, method, route, status and time; never headers, queries, bodies or prompts.
+    """
+
+    app: ASGIApp
     metrics: Metrics
-    studio: StudioGateway | None = None  # accepts a cookie in place of the key, and has a login
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        name = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        start, status = time.perf_counter(), 0
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        start, status = time.perf_counter(), 500  # if the app raises before it responds
 
-        async def answering(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", name)]
+                header = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message.get("headers", []), header]
             await send(message)
 
         try:
-            if self.lets_in(scope["path"], headers.get(b"authorization", b"")) or (
-                self.studio is not None and self.studio.is_authenticated(scope)
-            ):
-                await self.app(scope, receive, answering)
-            elif self.studio is not None and self.studio.owns_path(scope["path"]):
-                await self.studio.login(scope, receive, answering)
-            else:
-                await refuse(answering)
-        except Exception:
-            status = status or 500
-            raise
+            await self.app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - start
-            route = route_of(scope["path"])
-            self.metrics.count(route, status, seconds)
-            said = {"id": name.decode(), "method": scope["method"], "route": route}
-            said |= {"status": status, "ms": round(1000 * seconds)}
-            LOG.info(json.dumps({"time": round(time.time(), 3), **said}))
+            route = route_label(scope["path"])
+            self.metrics.http_requests.labels(route, str(status)).inc()
+            self.metrics.http_seconds.labels(route).observe(seconds)
+            line = {
+                "time": round(time.time(), 3),
+                "id": request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(1000 * seconds),
+            }
+            LOG.info(json.dumps(line))
 
-    def lets_in(self, path: str, given: bytes) -> bool:
-        """Whether the key is right, or none is needed."""
-        if self.settings.api_key is None or path in OPEN:
+
+@dataclass(frozen=True)
+class AuthenticationMiddleware:
+    """Requires `Authorization: Bearer KEY`, or a session cookie on the studio's paths."""
+
+    app: ASGIApp
+    api_key: str | None  # None lets every request through
+    studio: StudioGateway | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or self._is_authenticated(scope):
+            await self.app(scope, receive, send)
+        elif self.studio is not None and self.studio.owns_path(scope["path"]):
+            await self.studio.login(scope, receive, send)
+        else:
+            error = APIError(
+                401,
+                "a valid API key is required: Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+            response = JSONResponse(error.body(), 401, {"WWW-Authenticate": "Bearer"})
+            await response(scope, receive, send)
+
+    def _is_authenticated(self, scope: Scope) -> bool:
+        if self.api_key is None or scope["path"] in PUBLIC_PATHS:
             return True
-        kind, _, key = given.partition(b" ")
-        wanted = self.settings.api_key.encode()
-        return hmac.compare_digest(key.strip(), wanted) and kind.lower() == b"bearer"
+        if self.studio is not None and self.studio.is_authenticated(scope):
+            return True
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        is_key = hmac.compare_digest(key.strip().encode(), self.api_key.encode())
+        return is_key and scheme.lower() == "bearer"
 
 
-def route_of(path: str) -> str:
-    """One of few names: what is logged and counted must not be the client's to choose."""
-    if path.startswith("/v1/models/"):
-        return "/v1/models"
-    if path.startswith("/v1/videos/"):
-        return "/v1/videos"
-    return path if path in ROUTES else "other"
-
-
-async def refuse(send: Send) -> None:
-    """Answer 401."""
-    problem = APIError(
-        401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key"
-    )
-    body = json.dumps(problem.body()).encode()
-    headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def route_label(path: str) -> str:
+    """Return one of a few labels, so that clients cannot write into the log or add metrics."""
+    for prefix in LOGGED_PREFIXES:
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return prefix
+    return path if path in LOGGED_PATHS else "other"

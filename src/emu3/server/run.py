@@ -1,4 +1,4 @@
-"""The server as a process: listens, answers, and stops without leaving anybody halfway."""
+"""Run the server as a process: listen, answer, and shut down after the running requests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import Any
 
 from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
-from emu3.server.app import create_app
 from emu3.server.settings import Settings
-from emu3.server.studio import create_studio
 
 
 def check_extra() -> None:
-    """Raise MissingExtraError where a package is missing: before a model is read, not after."""
-    for package in ("fastapi", "uvicorn", "python_multipart"):
+    """Raise MissingExtraError if a package of the extra `serve` is not installed."""
+    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         try:
             __import__(package)
         except ImportError:
@@ -27,43 +25,47 @@ def check_extra() -> None:
 def run(
     engine: AsyncEngine, settings: Settings, host: str, port: int, studio: bool = False
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C: then take nothing new, finish what there is, and return."""
+    """Serve until SIGTERM or Ctrl-C, then refuse new requests and finish the running ones."""
+    check_extra()
     import uvicorn
 
-    shown = create_studio(engine, settings) if studio else None
+    from emu3.server.app import create_app
+
+    app = create_app(engine, settings, studio)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:
-            """First lets pages go that are open and ask nothing."""
-            if shown is not None:
-                shown.gateway.close()
+            """First close the connections that open pages of the studio hold."""
+            if app.state.studio is not None:
+                app.state.studio.gateway.close()
             await super().shutdown(sockets)
 
-    log_lines()
+    configure_logging()
     config = uvicorn.Config(
-        create_app(engine, settings, shown),
+        app,
         host=host,
         port=port,
-        access_log=False,  # gate.py writes one, without what clients send
+        access_log=False,  # RequestLogMiddleware writes one without what clients send
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain)),
     )
-    # uvicorn drains on its own, and then raises the signal again for whoever was there before.
-    before = signal.signal(signal.SIGTERM, _stopped)
+    # After its graceful shutdown uvicorn raises SIGTERM again for the handler that was there
+    # before; the default one would end the process with an error.
+    previous = signal.signal(signal.SIGTERM, _ignore_signal)
     try:
         Server(config).run()
     finally:
         engine.close(drain=False)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _stopped(number: int, frame: FrameType | None) -> None:
-    """Nothing is left to be done."""
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
+    pass
 
 
-def log_lines() -> None:
-    """One line of JSON on stderr for each request."""
+def configure_logging() -> None:
+    """Write the access log to stderr, one JSON object per line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("emu3.server")

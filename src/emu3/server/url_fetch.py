@@ -1,7 +1,8 @@
-"""A picture fetched for somebody who names its address: only from the public internet.
+"""Fetching of images and videos that requests name by URL, from public addresses only.
 
-The name is looked up once, every address it has must be public, and the connection goes to that
-very address, so that a second look-up cannot lead elsewhere. Redirects are not followed.
+Protects against server-side request forgery: the host name is resolved once, all of its addresses
+must be public, and the connection goes to one of these addresses, so that a second look-up cannot
+return another. Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from urllib.parse import urlsplit
 from emu3.server.errors import invalid_request
 from emu3.server.settings import Settings
 
-SECONDS = 10.0  # to connect, and again for all of the answer
+TIMEOUT = 10.0  # seconds to connect, and again for the whole response
 
 
 def fetch(url: str, param: str, settings: Settings) -> bytes:
-    """The bytes behind a URL. Raises APIError where it is not allowed or does not work."""
+    """Return the file at an http(s) URL.
+
+    Raises APIError if fetching is disabled, the host is not public, or the download fails.
+    """
     if not settings.remote_images:
         raise invalid_request(
             param,
-            "this server fetches no pictures; send it as a data URL (limit remote_images)",
+            "this server does not fetch URLs; send a data URL "
+            "(the operator can enable it with --remote-images)",
         )
     try:
         parts = urlsplit(url)
@@ -40,25 +45,23 @@ def fetch(url: str, param: str, settings: Settings) -> bytes:
     try:
         return _get(parts.scheme, host, port, address, _target(url), settings.max_fetch, param)
     except (OSError, http.client.HTTPException):
-        raise invalid_request(param, "the picture could not be fetched") from None
+        raise invalid_request(param, "the file could not be fetched") from None
 
 
 def public_address(host: str, port: int, param: str) -> str:
-    """The address of a host. Raises APIError if any that it has is private."""
+    """Return an address of a host. Raises APIError if any of its addresses is not public."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise invalid_request(param, "the picture's host is not known") from None
-    addresses = [str(each[4][0]) for each in found]
+        raise invalid_request(param, "unknown host") from None
+    addresses = [str(info[4][0]) for info in infos]
     if not addresses or not all(is_public(address) for address in addresses):
-        raise invalid_request(
-            param, "the picture's host has a private address, which is never fetched from"
-        )
+        raise invalid_request(param, "the host has a private address, which is not fetched from")
     return addresses[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet, also one of IPv4 dressed up as IPv6."""
+    """Return whether an address is public. IPv4 addresses embedded in IPv6 are checked as such."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -75,38 +78,38 @@ def _target(url: str) -> str:
 
 
 def _get(
-    scheme: str, host: str, port: int, address: str, target: str, most: int, param: str
+    scheme: str, host: str, port: int, address: str, target: str, limit: int, param: str
 ) -> bytes:
-    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    sock = socket.create_connection((address, port), timeout=SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    sock = socket.create_connection((address, port), timeout=TIMEOUT)
     if scheme == "https":
         context = ssl.create_default_context()
         sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    late = threading.Event()
+    timed_out = threading.Event()
 
-    def hang_up() -> None:
-        late.set()
+    def close_late() -> None:
+        timed_out.set()
         with suppress(OSError):
-            # Not TLS's own, which would wait for the other side to agree.
+            # The socket's own shutdown: that of TLS would wait for the other side.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    timer = threading.Timer(SECONDS, hang_up)
+    timer = threading.Timer(TIMEOUT, close_late)
     timer.start()
     try:
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
         connection.sock = sock
-        connection.request("GET", target, headers={"Accept": "image/*"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise invalid_request(param, f"the picture's host answers with status {answer.status}")
-        data = answer.read(most + 1)
+        connection.request("GET", target, headers={"Accept": "image/*, video/*"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise invalid_request(param, f"the host responded with status {response.status}")
+        data = response.read(limit + 1)
     finally:
         timer.cancel()
         connection.close()
         sock.close()
-    if late.is_set():  # half a picture is none
+    if timed_out.is_set():  # the data may be incomplete
         raise TimeoutError
-    if len(data) > most:
-        raise invalid_request(param, f"more than {most} bytes (limit max_fetch)")
+    if len(data) > limit:
+        raise invalid_request(param, f"larger than {limit} bytes (limit max_fetch)")
     return data

@@ -18,6 +18,7 @@ from PIL import Image
 from emu3.checkpoints.generation_defaults import TASKS
 from emu3.checkpoints.loading import Checkpoint
 from emu3.inference.async_engine import AsyncEngine
+from emu3.server.metrics import Metrics
 from emu3.server.settings import Settings
 from emu3.server.studio.context import StudioContext
 from emu3.testing import tiny_checkpoint
@@ -40,7 +41,7 @@ def checkpoint_for_all_tasks() -> Checkpoint:
 @pytest.fixture(scope="module")
 def context() -> Iterator[StudioContext]:
     engine = AsyncEngine(checkpoint_for_all_tasks(), max_waiting=8, max_running=8)
-    yield StudioContext(engine, Settings(**LIMITS))
+    yield StudioContext(engine, Settings(**LIMITS), Metrics(engine))
     engine.close(drain=False)
 
 
@@ -62,13 +63,11 @@ def running_server(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
     from emu3.server.app import create_app
-    from emu3.server.studio import create_studio
 
     engine = AsyncEngine(checkpoint_for_all_tasks(), max_waiting=8, max_running=8)
-    studio = create_studio(engine, settings)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        app = create_app(engine, settings, studio)
+        app = create_app(engine, settings, studio=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         server: Any = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -80,7 +79,7 @@ def running_server(settings: Settings) -> Iterator[tuple[str, AsyncEngine]]:
         try:
             yield f"http://{host}:{port}", engine
         finally:
-            studio.gateway.close()
+            app.state.studio.gateway.close()
             server.should_exit = True
             thread.join()
 

@@ -112,5 +112,5 @@ def test_video_decoder_exists_if_the_checkpoint_supports_video(context: StudioCo
         def __init__(self) -> None:
             self.checkpoint = replace(checkpoint, defaults=defaults)
 
-    without = StudioContext(Engine(), context.settings)  # type: ignore[arg-type]
+    without = StudioContext(Engine(), context.settings, context.metrics)  # type: ignore[arg-type]
     assert without.video_decoder is None

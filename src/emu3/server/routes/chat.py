@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: a body to a request, and text to an answer."""
+"""`/v1/chat/completions`: questions about images and videos, answered whole or streamed."""
 
 from __future__ import annotations
 
@@ -6,339 +6,242 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
 from emu3.inference.events import ChatResult, PartialText
 from emu3.inference.requests import ChatRequest, ChatTurn, VideoInput
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.validation import MAX_SEED
-from emu3.processing.video import MAX_FPS
-from emu3.server.errors import APIError, invalid_request
-from emu3.server.event_stream import SSE_DONE, ClientDisconnected, EventStream, sse_error, sse_event
-from emu3.server.fields import ANY, Fields, checked_text
+from emu3.server.dependencies import (
+    EngineDep,
+    MetricsDep,
+    SettingsDep,
+    VideoDecoderDep,
+    require_task,
+    unsupported_task,
+)
+from emu3.server.errors import APIError, ClientDisconnected, invalid_request
+from emu3.server.event_stream import SSE_DONE, EventStream, sse_error, sse_event, sse_response
 from emu3.server.media import VideoDecoder, load_image
-from emu3.server.routes.images import read_temperature
+from emu3.server.openapi import EVENT_STREAM, WORK_ERRORS, request_body
+from emu3.server.request_body import RequestBody
+from emu3.server.routes.images import random_seed
+from emu3.server.schemas import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    ChatMessage,
+    ChatUsage,
+    FinishReason,
+    ImageURL,
+    VideoURL,
+)
 from emu3.server.settings import Settings
 
-HARMLESS: dict[str, object] = {
-    "user": ANY,
-    "safety_identifier": ANY,
-    "prompt_cache_key": ANY,
-    "n": (1,),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "logprobs": (False,),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "stop": ([],),
-}
-"""Fields of OpenAI's that change nothing here, and the values they may have."""
+router = APIRouter(prefix="/v1/chat", tags=["chat"])
 
-UNFINISHED = "\ufffd"  # bytes of a character whose rest is still to come
+REPLACEMENT_CHARACTER = "\ufffd"  # stands for a character whose bytes are not all generated yet
 
 
-@dataclass(frozen=True)
-class Question:
-    """What one call asks for."""
-
-    request: ChatRequest
-    usage_in_stream: bool
-
-
-def read_question(
-    fields: Fields, settings: Settings, decoder: VideoDecoder | None = None
-) -> Question:
-    """A body to a question, its pictures and clips unpacked. Raises APIError.
-
-    Without a decoder, the model knows no clips.
-    """
-    older = fields.integer("max_tokens", 1, settings.max_tokens, "max_tokens")
-    newer = fields.integer("max_completion_tokens", 1, settings.max_tokens, "max_tokens")
-    if older is not None and newer is not None:
-        raise invalid_request("max_tokens", "give this or max_completion_tokens, not both")
-    sampling = read_sampling(fields)
-    seed = fields.integer("seed", 0, MAX_SEED)
-    stream = fields.flag("stream")
-    usage_in_stream = read_stream_options(fields, stream)
-    fields.ignore(HARMLESS)
-    messages = fields.take("messages")
-    fields.done()
-    before, asked = MessageReader(settings, decoder).read(messages)
-    request = ChatRequest(
-        asked.text,
-        asked.images,
-        max_new_tokens=older or newer or settings.max_tokens,
-        sampling=sampling,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-        history=before,
-        stream=stream,
-        videos=asked.videos,
-    )
-    return Question(request, usage_in_stream)
-
-
-def read_sampling(fields: Fields) -> SamplingParams:
-    """Greedy, unless temperature, top_p or top_k ask for something else."""
-    temperature, top_p = read_temperature(fields), fields.number("top_p", 0, 1)
-    top_k = fields.integer("top_k", 0, 2**31 - 1)
-    if top_p == 0:
-        raise invalid_request("top_p", "must be above 0; temperature 0 is greedy")
-    if temperature == 0 or (temperature is None and top_p is None and top_k is None):
-        return SamplingParams(top_k=1)
-    return SamplingParams(
-        0 if top_k is None else top_k,
-        1.0 if top_p is None else top_p,
-        1.0 if temperature is None else temperature,
-    )
-
-
-def read_stream_options(fields: Fields, stream: bool) -> bool:
-    """Whether the stream is to end with its usage."""
-    value = fields.take("stream_options")
-    if value is None:
-        return False
-    if not isinstance(value, dict):
-        raise invalid_request("stream_options", "must be an object")
-    if not stream:
-        raise invalid_request("stream_options", "only with stream: true")
-    options = Fields(value, "stream_options.")
-    wanted = options.flag("include_usage")
-    options.ignore({"include_obfuscation": (True, False)})
-    options.done()
-    return wanted
-
-
-def usage(end: ChatResult) -> dict[str, int]:
-    """Ids read and written."""
-    return {
-        "prompt_tokens": end.prompt_tokens,
-        "completion_tokens": end.new_tokens,
-        "total_tokens": end.prompt_tokens + end.new_tokens,
-    }
-
-
-def finish(end: ChatResult) -> str:
-    """Why it ended, in OpenAI's words."""
-    return "stop" if end.complete else "length"
-
-
-def head(kind: str, model: str) -> dict[str, Any]:
-    """What every answer and every chunk begins with."""
-    return {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-    }
-
-
-async def answer(request: Any, following: EventStream, model: str) -> dict[str, Any]:
-    """The answer without a stream."""
-    async for _, told in following.events(request):
-        if isinstance(told, ChatResult):
-            choice = {
-                "index": 0,
-                "message": {"role": "assistant", "content": told.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": finish(told),
-            }
-            said = head("chat.completion", model)
-            return {**said, "choices": [choice], "usage": usage(told)}
+@router.post(
+    "/completions",
+    response_model=ChatCompletion,
+    responses=WORK_ERRORS | EVENT_STREAM,
+    openapi_extra=request_body(ChatCompletionRequest),
+    dependencies=[Depends(require_task("chat"))],
+)
+async def create_chat_completion(
+    request: Request,
+    body: Annotated[ChatCompletionRequest, Depends(RequestBody(ChatCompletionRequest))],
+    engine: EngineDep,
+    settings: SettingsDep,
+    metrics: MetricsDep,
+    video_decoder: VideoDecoderDep,
+) -> Any:
+    """Answer the last message of a conversation, as JSON or as server-sent events."""
+    # In a thread, because it decodes images and may fetch them.
+    chat = await run_in_threadpool(chat_request, body, settings, video_decoder)
+    events = EventStream(engine, (chat,), settings, metrics)
+    if body.stream:
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        return sse_response(_stream(request, events, settings.model, include_usage))
+    async for _, event in events.events(request.receive):
+        if isinstance(event, ChatResult):
+            return _completion(event, settings.model)
     raise ClientDisconnected
 
 
-async def stream(
-    request: Any, following: EventStream, model: str, with_usage: bool
-) -> AsyncIterator[str]:
-    """The answer in chunks, each with what is new."""
-    first, sent = head("chat.completion.chunk", model), ""
+def chat_request(
+    body: ChatCompletionRequest, settings: Settings, video_decoder: VideoDecoder | None
+) -> ChatRequest:
+    """Return the engine request for an API request, its images and videos decoded.
 
-    def chunk(delta: dict[str, str], reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return sse_event({**first, "choices": [choice]})
-
-    try:
-        yield chunk({"role": "assistant", "content": ""})
-        async for _, told in following.events(request):
-            if isinstance(told, PartialText):
-                text = told.text.rstrip(UNFINISHED)
-            elif isinstance(told, ChatResult):
-                text = told.text
-            else:
-                continue
-            if len(text) > len(sent):
-                yield chunk({"content": text[len(sent) :]})
-                sent = text
-            if isinstance(told, ChatResult):
-                yield chunk({}, finish(told))
-                if with_usage:
-                    yield sse_event({**first, "choices": [], "usage": usage(told)})
-        yield SSE_DONE
-    except APIError as problem:
-        yield sse_error(problem)
-    except ClientDisconnected:
-        return
-    finally:
-        following.cancel()
-
-
-MAX_MESSAGES = 200  # messages
-
-
-@dataclass(frozen=True)
-class UserMessage:
-    """One message of the user's: its texts line by line; its pictures, and then its clips, come
-    before them.
+    `video_decoder` is None if the model does not read videos. Raises APIError.
     """
+    *turns, question = _Conversation(settings, video_decoder).turns(body.messages)
+    return ChatRequest(
+        question.text,
+        question.images,
+        max_new_tokens=body.max_tokens or body.max_completion_tokens or settings.max_tokens,
+        sampling=_sampling_params(body),
+        seed=random_seed() if body.seed is None else body.seed,
+        history=tuple(turns),
+        stream=body.stream,
+        videos=question.videos,
+    )
 
-    text: str
-    images: tuple[Image.Image, ...] = ()
-    videos: tuple[VideoInput, ...] = ()
+
+def _sampling_params(body: ChatCompletionRequest) -> SamplingParams:
+    given = (body.temperature, body.top_p, body.top_k)
+    if body.temperature == 0 or given == (None, None, None):
+        return SamplingParams(top_k=1)
+    return SamplingParams(
+        0 if body.top_k is None else body.top_k,
+        1.0 if body.top_p is None else body.top_p,
+        1.0 if body.temperature is None else body.temperature,
+    )
 
 
 @dataclass
-class MessageReader:
-    """Reads messages, and keeps count of what is limited over all of them."""
+class _Conversation:
+    """Converts messages to turns, and counts what is limited over all of them."""
 
     settings: Settings
-    video_decoder: VideoDecoder | None  # None where the model knows no clips
+    video_decoder: VideoDecoder | None
     characters: int = 0
-    pictures: int = 0
+    images: int = 0
     videos: int = 0
 
-    def read(self, value: Any) -> tuple[tuple[ChatTurn, ...], UserMessage]:
-        """Earlier exchanges and the question. Raises APIError, pictures fetched or unpacked."""
-        if not isinstance(value, list) or not value:
-            raise invalid_request("messages", "must be a list of at least one message")
-        if len(value) > MAX_MESSAGES:
-            raise invalid_request(
-                "messages", f"{len(value)} messages, at most {MAX_MESSAGES} are allowed"
-            )
-        said = [self.message(each, f"messages[{index}]") for index, each in enumerate(value)]
-        for index, each in enumerate(said):
-            if isinstance(each, UserMessage) != (index % 2 == 0):
-                turn = "user" if index % 2 == 0 else "assistant"
+    def turns(self, messages: list[ChatMessage]) -> list[ChatTurn]:
+        """Return question and answer of each turn; the last answer is empty. Raises APIError."""
+        for index, message in enumerate(messages):
+            expected = "user" if index % 2 == 0 else "assistant"
+            if message.role != expected:
                 raise invalid_request(
-                    f"messages[{index}].role", f"user and assistant take turns; now {turn}"
+                    f"messages[{index}].role",
+                    f"user and assistant take turns; expected {expected!r}",
                 )
-        last = said[-1]
-        if not isinstance(last, UserMessage):
+        if messages[-1].role != "user":
             raise invalid_request("messages", "the last message must be the user's")
-        before = tuple(
-            ChatTurn(asked.text, answer, asked.images, asked.videos)
-            for asked, answer in zip(said[::2], said[1::2], strict=False)
-            if isinstance(asked, UserMessage) and isinstance(answer, str)
-        )
-        return before, last
-
-    def message(self, value: Any, where: str) -> UserMessage | str:
-        """The user's message, or the assistant's as its text."""
-        if not isinstance(value, dict):
-            raise invalid_request(where, "must be an object with role and content")
-        fields = Fields(value, f"{where}.")
-        role, content = fields.take("role"), fields.take("content")
-        fields.ignore({"refusal": (), "audio": (), "function_call": (), "tool_calls": ([],)})
-        fields.ignore({"annotations": ([],)})
-        fields.done()
-        if role in ("system", "developer"):
-            raise invalid_request(
-                f"{where}.role",
-                "the model's template has a system sentence of its own; "
-                "put instructions into the user's message",
-            )
-        if role == "assistant":
-            asked = self.content(content, f"{where}.content", pictures=False)
-            return asked.text
-        if role != "user":
-            raise invalid_request(f"{where}.role", "must be user or assistant")
-        return self.content(content, f"{where}.content", pictures=True)
-
-    def content(self, value: Any, where: str, pictures: bool) -> UserMessage:
-        """A string, or a list of parts."""
-        if isinstance(value, str):
-            return UserMessage(self.text(value, where))
-        if not isinstance(value, list) or not value:
-            raise invalid_request(where, "must be a string or a list of parts")
-        texts, images, videos = list[str](), list[Image.Image](), list[VideoInput]()
-        for index, each in enumerate(value):
-            place = f"{where}[{index}]"
-            if not isinstance(each, dict):
-                raise invalid_request(place, "must be an object with a type")
-            fields = Fields(each, f"{place}.")
-            kind = fields.take("type")
-            if kind == "text":
-                text = fields.take("text")
-                texts.append(self.text(text, f"{place}.text"))
-            elif kind == "image_url" and pictures:
-                images.append(self.picture(fields.take("image_url"), f"{place}.image_url"))
-            elif kind == "video_url" and pictures:
-                videos.append(self.video(fields.take("video_url"), f"{place}.video_url"))
+        turns = list[ChatTurn]()
+        for index, message in enumerate(messages):
+            param = f"messages[{index}]"
+            if message.role == "user":
+                turns.append(self._question(message, param))
             else:
-                raise invalid_request(f"{place}.type", f"must be {self.kinds(pictures)}")
-            fields.done()
-        return UserMessage("\n".join(texts), tuple(images), tuple(videos))
+                answer = self._question(message, param).text
+                turns[-1] = ChatTurn(turns[-1].text, answer, turns[-1].images, turns[-1].videos)
+        return turns
 
-    def kinds(self, pictures: bool) -> str:
-        """What parts there are."""
-        if not pictures:
-            return "text"
-        return "text or image_url" if self.video_decoder is None else "text, image_url or video_url"
+    def _question(self, message: ChatMessage, param: str) -> ChatTurn:
+        """Return a message as a turn without an answer; its texts are joined by newlines."""
+        texts, images, videos = list[str](), list[Image.Image](), list[VideoInput]()
+        for index, part in enumerate(message.content):
+            where = f"{param}.content[{index}]"
+            if part.text is not None:
+                texts.append(self._text(part.text, f"{where}.text"))
+            elif part.image_url is not None:
+                images.append(self._image(part.image_url, f"{where}.image_url"))
+            elif part.video_url is not None:
+                videos.append(self._video(part.video_url, f"{where}.video_url"))
+        return ChatTurn("\n".join(texts), "", tuple(images), tuple(videos))
 
-    def text(self, value: Any, where: str) -> str:
-        """A text within what is left of the limit."""
-        if not isinstance(value, str):
-            raise invalid_request(where, "must be a string")
-        self.characters += len(value)
-        if self.characters > self.settings.max_prompt:
+    def _text(self, text: str, param: str) -> str:
+        self.characters += len(text)
+        limit = self.settings.max_prompt
+        if self.characters > limit:
             raise invalid_request(
-                where,
-                f"more than {self.settings.max_prompt} characters in all (limit max_prompt)",
+                param, f"more than {limit} characters in all messages (limit max_prompt)"
             )
-        return checked_text(value, where, self.settings.max_prompt, "max_prompt")
+        return text
 
-    def picture(self, value: Any, where: str) -> Image.Image:
-        """A picture in a data URL, or fetched where the operator allows it."""
-        self.pictures += 1
-        if self.pictures > self.settings.max_images:
-            most = self.settings.max_images
-            raise invalid_request(where, f"at most {most} pictures are allowed (limit max_images)")
-        if not isinstance(value, dict):
-            raise invalid_request(where, "must be an object with a url")
-        fields = Fields(value, f"{where}.")
-        url = self.url(fields)
-        fields.ignore({"detail": ("auto", "low", "high")})
-        fields.done()
-        return load_image(url, f"{where}.url", self.settings)
+    def _image(self, image: ImageURL, param: str) -> Image.Image:
+        self.images += 1
+        limit = self.settings.max_images
+        if self.images > limit:
+            raise invalid_request(param, f"at most {limit} images are allowed (limit max_images)")
+        return load_image(image.url, f"{param}.url", self.settings)
 
-    def video(self, value: Any, where: str) -> VideoInput:
-        """A clip in a data URL, or fetched as a picture is; `fps` is ours."""
+    def _video(self, video: VideoURL, param: str) -> VideoInput:
         if self.video_decoder is None:
-            raise invalid_request(
-                where, f"{self.settings.model} was not made for this task (video)"
-            )
+            raise unsupported_task(self.settings, "video")
         self.videos += 1
-        if self.videos > self.settings.max_videos:
-            most = self.settings.max_videos
-            raise invalid_request(where, f"at most {most} videos are allowed (limit max_videos)")
-        if not isinstance(value, dict):
-            raise invalid_request(where, "must be an object with a url")
-        fields = Fields(value, f"{where}.")
-        url = self.url(fields)
-        fps = fields.number("fps", 0.001, MAX_FPS) or self.settings.chat_fps
-        fields.done()
-        return self.video_decoder.load(url, f"{where}.url", fps)
+        limit = self.settings.max_videos
+        if self.videos > limit:
+            raise invalid_request(param, f"at most {limit} videos are allowed (limit max_videos)")
+        fps = video.fps or self.settings.chat_fps
+        return self.video_decoder.load(video.url, f"{param}.url", fps)
 
-    def url(self, fields: Fields) -> str:
-        """What is to be looked at."""
-        url = fields.take("url")
-        if not isinstance(url, str):
-            raise fields.bad("url", "must be a string")
-        return url
+
+def _completion(result: ChatResult, model: str) -> ChatCompletion:
+    return ChatCompletion(
+        id=_completion_id(),
+        created=int(time.time()),
+        model=model,
+        choices=[
+            ChatChoice(
+                message=AssistantMessage(content=result.text),
+                finish_reason=_finish_reason(result),
+            )
+        ],
+        usage=_usage(result),
+    )
+
+
+async def _stream(
+    request: Request, events: EventStream, model: str, include_usage: bool
+) -> AsyncIterator[str]:
+    """Yield chunks, each with the text that is new."""
+    completion_id, created, sent = _completion_id(), int(time.time()), ""
+
+    def chunk(choices: list[ChatChunkChoice], usage: ChatUsage | None = None) -> str:
+        message = ChatCompletionChunk(
+            id=completion_id, created=created, model=model, choices=choices, usage=usage
+        )
+        return sse_event(message.model_dump_json(exclude=None if usage else {"usage"}))
+
+    try:
+        yield chunk([ChatChunkChoice(delta={"role": "assistant", "content": ""})])
+        async for _, event in events.events(request.receive):
+            if isinstance(event, PartialText):
+                text = event.text.rstrip(REPLACEMENT_CHARACTER)
+            elif isinstance(event, ChatResult):
+                text = event.text
+            else:
+                continue
+            if len(text) > len(sent):
+                yield chunk([ChatChunkChoice(delta={"content": text[len(sent) :]})])
+                sent = text
+            if isinstance(event, ChatResult):
+                yield chunk([ChatChunkChoice(delta={}, finish_reason=_finish_reason(event))])
+                if include_usage:
+                    yield chunk([], _usage(event))
+        yield SSE_DONE
+    except APIError as error:
+        yield sse_error(error)
+    except ClientDisconnected:
+        return
+    finally:
+        events.cancel()
+
+
+def _completion_id() -> str:
+    return f"chatcmpl-{secrets.token_hex(12)}"
+
+
+def _finish_reason(result: ChatResult) -> FinishReason:
+    return "stop" if result.complete else "length"
+
+
+def _usage(result: ChatResult) -> ChatUsage:
+    return ChatUsage(
+        prompt_tokens=result.prompt_tokens,
+        completion_tokens=result.new_tokens,
+        total_tokens=result.prompt_tokens + result.new_tokens,
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu3.errors import MissingExtraError
 from emu3.inference.async_engine import AsyncEngine
+from emu3.server.metrics import Metrics
 from emu3.server.settings import Settings
 from emu3.server.studio.context import StudioContext
 from emu3.server.studio.html import placeholder
@@ -46,7 +47,7 @@ def check_gradio_installed() -> None:
         raise MissingExtraError("gradio", "studio", "the studio") from None
 
 
-def create_studio(engine: AsyncEngine, settings: Settings) -> Studio:
+def create_studio(engine: AsyncEngine, settings: Settings, metrics: Metrics) -> Studio:
     """Create the page for an engine. Requests are subject to the limits in `settings`.
 
     Raises MissingExtraError if Gradio is not installed.
@@ -58,7 +59,7 @@ def create_studio(engine: AsyncEngine, settings: Settings) -> Studio:
 
     from emu3.server.studio.gateway import StudioGateway
 
-    context = StudioContext(engine, settings)
+    context = StudioContext(engine, settings, metrics)
     page, gradio_app = build_page(context), FastAPI()
     page.queue(default_concurrency_limit=None, max_size=None)
     gr.mount_gradio_app(

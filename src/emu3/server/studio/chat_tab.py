@@ -11,8 +11,9 @@ from typing import Any
 from emu3.inference.events import ChatResult, PartialText
 from emu3.server.errors import invalid_request
 from emu3.server.event_stream import EventStream
-from emu3.server.fields import Fields
-from emu3.server.routes.chat import UNFINISHED, read_question
+from emu3.server.request_body import validate
+from emu3.server.routes.chat import REPLACEMENT_CHARACTER, chat_request
+from emu3.server.schemas import ChatCompletionRequest
 from emu3.server.studio.context import StudioContext
 from emu3.server.studio.form_parts import (
     EVENT_OPTIONS,
@@ -175,14 +176,15 @@ async def ask(
                 "(limit max_body); clear the conversation",
             )
         messages = [message for each in turns for message in each.messages()][:-1]
-        fields = Fields({"messages": messages, "stream": True})
-        parsed = await asyncio.to_thread(read_question, fields, settings, context.video_decoder)
-        stream = EventStream(context.engine, (parsed.request,), settings)
+        values = {"messages": messages, "stream": True}
+        body = validate(ChatCompletionRequest, values, settings)
+        request = await asyncio.to_thread(chat_request, body, settings, context.video_decoder)
+        stream = EventStream(context.engine, (request,), settings, context.metrics)
         conversation.turns.append(turn)
         yield conversation.html(is_waiting=True), ""
-        async for _, event in stream.events(connection):
+        async for _, event in stream.events(connection.receive):
             if isinstance(event, PartialText):
-                turn.answer = event.text.rstrip(UNFINISHED)
+                turn.answer = event.text.rstrip(REPLACEMENT_CHARACTER)
             elif isinstance(event, ChatResult):
                 turn.answer, turn.is_truncated = event.text, not event.complete
             yield conversation.html(is_waiting=True), ""

@@ -10,16 +10,18 @@ from emu3.inference.async_engine import AsyncEngine
 from emu3.processing.image import size_in_codes
 from emu3.server.errors import invalid_request
 from emu3.server.media import VideoDecoder
+from emu3.server.metrics import Metrics
 from emu3.server.settings import Settings
 from emu3.server.studio.media_cache import MediaCache
 
 
 @dataclass(frozen=True)
 class StudioContext:
-    """The engine, the server's settings, the media cache, and properties of the checkpoint."""
+    """The engine, the server's settings and metrics, the media cache, and properties of the checkpoint."""
 
     engine: AsyncEngine
     settings: Settings
+    metrics: Metrics
     media_cache: MediaCache = field(default_factory=MediaCache)
 
     @property

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from emu3.errors import InputError
-from emu3.server.errors import APIError, invalid_request
-from emu3.server.event_stream import ClientDisconnected
+from emu3.server.errors import APIError, ClientDisconnected, invalid_request
 from emu3.server.studio.context import StudioContext
 from emu3.server.studio.html import status_line
 

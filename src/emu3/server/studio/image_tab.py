@@ -12,8 +12,9 @@ from emu3.inference.events import ImageResult, PartialImage, RowProgress
 from emu3.inference.requests import ImageRequest
 from emu3.outputs import ImageSettings
 from emu3.server.event_stream import EventStream
-from emu3.server.fields import Fields
-from emu3.server.routes.images import read_order
+from emu3.server.request_body import validate
+from emu3.server.routes.images import image_requests
+from emu3.server.schemas import ImageGenerationRequest
 from emu3.server.studio.context import StudioContext
 from emu3.server.studio.conversion import event_image, image_data_url
 from emu3.server.studio.form_parts import (
@@ -166,9 +167,9 @@ async def generate_images(
         assert size is not None
         total_rows = size[1] // context.spatial_factor
         images = [ImageProgress(request.seed, size) for request in requests]
-        stream = EventStream(context.engine, requests, context.settings)
+        stream = EventStream(context.engine, requests, context.settings, context.metrics)
         yield html(), status_line("queued")
-        async for index, event in stream.events(connection):
+        async for index, event in stream.events(connection.receive):
             image = images[index]
             if isinstance(event, RowProgress):
                 image.rows_done = event.done
@@ -202,9 +203,10 @@ def build_requests(context: StudioContext, form: ImageForm) -> tuple[ImageReques
         "temperature": form.temperature,
         "top_k": parse_integer("top_k", form.top_k),
     }
-    order = read_order(Fields(values), context.engine, context.settings)
+    body = validate(ImageGenerationRequest, values, context.settings)
     partials = min(MAX_PARTIAL_IMAGES, height // context.spatial_factor - 1)
-    return tuple(replace(request, partials=partials) for request in order.requests)
+    requests = image_requests(body, context.defaults)
+    return tuple(replace(request, partials=partials) for request in requests)
 
 
 def image_settings(context: StudioContext, form: ImageForm, request: ImageRequest) -> ImageSettings:

@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from emu3.inference.events import TokenizeResult
-from emu3.server.errors import invalid_request
-from emu3.server.event_stream import ClientDisconnected, EventStream
+from emu3.server.errors import ClientDisconnected, invalid_request
+from emu3.server.event_stream import EventStream
 from emu3.server.media import decode_image_data_url
 from emu3.server.studio.context import StudioContext
 from emu3.server.studio.conversion import (
@@ -127,8 +127,10 @@ async def set_codes(
 async def _tokenize(
     context: StudioContext, source: Image.Image | CodeGrid, session: TabSession
 ) -> TokenizeResult:
-    stream = EventStream(context.engine, (tokenize_request(source),), context.settings)
-    async for _, event in stream.events(session.start_request()):
+    stream = EventStream(
+        context.engine, (tokenize_request(source),), context.settings, context.metrics
+    )
+    async for _, event in stream.events(session.start_request().receive):
         if isinstance(event, TokenizeResult):
             return event
     raise ClientDisconnected

@@ -15,8 +15,9 @@ from emu3.inference.requests import VideoRequest
 from emu3.processing.document_format import VideoCodes
 from emu3.server.errors import invalid_request
 from emu3.server.event_stream import EventStream
-from emu3.server.fields import Fields
-from emu3.server.routes.videos import read_extension, read_order
+from emu3.server.request_body import validate
+from emu3.server.routes.videos import extension_request, video_request
+from emu3.server.schemas import VideoExtensionRequest, VideoGenerationRequest
 from emu3.server.studio.context import StudioContext
 from emu3.server.studio.conversion import frame_images, image_data_url
 from emu3.server.studio.form_parts import (
@@ -173,8 +174,8 @@ async def generate_video(
     try:
         previous = last_video if is_extension else None
         request = await asyncio.to_thread(build_request, context, form, previous)
-        stream = EventStream(context.engine, (request,), context.settings)
-        async for _, event in stream.events(connection):
+        stream = EventStream(context.engine, (request,), context.settings, context.metrics)
+        async for _, event in stream.events(connection.receive):
             if isinstance(event, VideoFrames):
                 frames += frame_images(event)
                 html = await asyncio.to_thread(partial_html, frames, event.done / event.total)
@@ -209,16 +210,20 @@ def build_request(
         "top_k": parse_integer("top_k", form.top_k),
         "seed": parse_integer("seed", form.seed),
     }
-    engine, settings = context.engine, context.settings
+    settings = context.settings
     if previous is not None:
         if previous.codes is None:
             raise invalid_request(None, "there is no video to extend; generate one first")
-        return read_extension(Fields(values), engine, settings, previous.codes, previous.prompt)
+        extension = validate(VideoExtensionRequest, values, settings)
+        return extension_request(
+            extension, previous.codes, extension.prompt, context.defaults, settings
+        )
     if form.first_frame:
         values["input_reference"] = form.first_frame
     else:
         values["size"] = "{}x{}".format(*context.image_size(str(form.ratio)))
-    return read_order(Fields(values), engine, settings)
+    body = validate(VideoGenerationRequest, values, settings)
+    return video_request(body, context.defaults, settings)
 
 
 def partial_html(frames: list[Image.Image], progress: float) -> str:
