@@ -26,6 +26,8 @@ from emu3.models.kv_cache import KVCache, compaction_order
 from emu3.models.transformer import Transformer
 from emu3.processing.vocabulary import Vocabulary
 
+PADDING = 1.25  # prompts read together are at most so much longer than the shortest of them
+
 
 class ModelRunner:
     """Runs the decoder on a changing set of sequences.
@@ -52,19 +54,25 @@ class ModelRunner:
     def add(self, sequences: Sequence[DecodingSequence]) -> None:
         """Prefill sequences and let them take part in the next step.
 
-        Visual prompts have similar lengths and are read together. Texts differ by thousands of ids
-        where they hold images, so they are read one by one.
+        Prompts of similar lengths are read together, up to `PADDING` of it wasted on padding.
         """
-        visual = [each for each in sequences if isinstance(each, VisualSequence)]
-        if visual:
-            self._capacity = max(self._capacity, *map(self._row_capacity, visual))
-            prompts = [each.prefill_ids(row) for each in visual for row in range(len(each.prompts))]
-            room = self._capacity - max(map(len, prompts))
-            self._append(prefill(self.model, prompts, room)[1], visual)
-        for text in sequences:
-            if isinstance(text, TextSequence):
-                self._capacity = max(self._capacity, self._row_capacity(text))
-                self._append(self._prefill_text(text), [text])
+        self._capacity = max([self._capacity, *map(self._row_capacity, sequences)])
+        alone = [each for each in sequences if isinstance(each, TextSequence) and each.keep_cache]
+        for text in alone:
+            self._append(self._prefill_continued(text), [text])
+        group: list[DecodingSequence] = []
+        for each in sorted((s for s in sequences if s not in alone), key=_prefill_length):
+            if group and _prefill_length(each) > PADDING * _prefill_length(group[0]):
+                self._prefill(group)
+                group = []
+            group.append(each)
+        if group:
+            self._prefill(group)
+
+    def _prefill(self, sequences: Sequence[DecodingSequence]) -> None:
+        prompts = [each.prefill_ids(row) for each in sequences for row in range(len(each.prompts))]
+        room = self._capacity - max(map(len, prompts))
+        self._append(prefill(self.model, prompts, room)[1], sequences)
 
     def _row_capacity(self, sequence: DecodingSequence) -> int:
         """KV-cache tokens of a row; `max_tokens` counts with drafts of at most `MAX_DRAFT` codes."""
@@ -78,11 +86,11 @@ class ModelRunner:
             self._cache.append_rows(fresh)
         self.sequences += sequences
 
-    def _prefill_text(self, text: TextSequence) -> KVCache:
-        """Read a prompt, from where a saved KV cache ends if the prompt continues it."""
+    def _prefill_continued(self, text: TextSequence) -> KVCache:
+        """Read a prompt, from where the saved KV cache ends if the prompt continues it."""
         ids = text.prefill_ids(0)
         cache, known = None, 0
-        if text.keep_cache and self._saved is not None:
+        if self._saved is not None:
             (before, cache), self._saved = self._saved, None
             while known < min(len(before), len(ids)) and before[known] == ids[known]:
                 known += 1
@@ -203,6 +211,11 @@ class ModelRunner:
                 on_step(self.sequences)
             for each in [each for each in self.sequences if each.done]:
                 self.remove(each)
+
+
+def _prefill_length(sequence: DecodingSequence) -> int:
+    """Ids of the longest row that are read before the first step."""
+    return max(len(sequence.prefill_ids(row)) for row in range(len(sequence.prompts)))
 
 
 def _scale(sequence: DecodingSequence) -> float:
