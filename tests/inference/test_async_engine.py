@@ -314,7 +314,7 @@ def test_few_places_are_shared_one_after_another(checkpoint: Checkpoint) -> None
         (ChatRequest("x" * 600), "exceed the context"),
         (ChatRequest("x", max_new_tokens=0), "max_new_tokens"),
         (ChatRequest("x", (Image.new("RGB", (400, 8)),)), "5 times"),
-        (ChatRequest("x", (Image.new("RGB", (1, 1)),)), "4 pixels or more"),
+        (ChatRequest("x", (Image.new("RGB", (1, 1)),)), "at least 4 pixels"),
     ],
 )
 def test_what_cannot_be_done_is_said_at_once(

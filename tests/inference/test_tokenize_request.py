@@ -82,7 +82,7 @@ def test_one_that_is_given_up_is_cancelled(checkpoint: Checkpoint) -> None:
         (torch.tensor([[1, 64]]), "0 to 63"),
         (torch.tensor([[-1, 0]]), "0 to 63"),
         (torch.zeros(1, 100, dtype=torch.long), "1x100 codes stand for more than"),
-        (Image.new("RGB", (2, 2)), "4 pixels or more"),
+        (Image.new("RGB", (2, 2)), "at least 4 pixels"),
         (Image.new("RGB", (100, 10)), "at most 5 times"),
     ],
 )

@@ -239,7 +239,7 @@ def codes(*values: object, frames: int = 4) -> VideoCodes:
         (VideoRequest("x", size=(15, 16)), "multiples of 4"),
         (VideoRequest("x", seed=-1), "seed = -1"),
         (VideoRequest("x", guidance_scale=float("inf")), "guidance_scale"),
-        (VideoRequest("x", image=Image.new("RGB", (1, 1))), "4 pixels or more"),
+        (VideoRequest("x", image=Image.new("RGB", (1, 1))), "at least 4 pixels"),
         (VideoRequest("x", image=image_of(clip(1)), size=(16, 16)), "leave out size"),
         (VideoRequest("x", video=clip(4), ratio="1:1"), "leave out size"),
         (VideoRequest("x", video=clip(4), fps=8.0), "leave out image and fps"),

@@ -102,7 +102,7 @@ def video_size(checkpoint: Checkpoint, video: VideoInput | VideoCodes) -> tuple[
         return video.codes.shape[1], video.codes.shape[2]
     frames = video.frames
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
-        raise InputError(f"frames are [T, H, W, 3] uint8, not {list(frames.shape)}")
+        raise InputError(f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}")
     if not len(frames):
         raise InputError("a video without frames")
     height, width = smart_resize(
@@ -117,7 +117,7 @@ def check_codes(checkpoint: Checkpoint, codes: Tensor, dims: int) -> None:
     size = checkpoint.vision_processor.vision.quantize.size
     if codes.ndim != dims or not codes.numel():
         axes = "[h, w]" if dims == 2 else "[t, h, w]"
-        raise InputError(f"codes are {axes}, at least one, not {list(codes.shape)}")
+        raise InputError(f"codes must be {axes}, at least one, got {list(codes.shape)}")
     if codes.is_floating_point() or codes.min() < 0 or codes.max() >= size:
         raise InputError(f"codes must be integers in 0 to {size - 1}")
 
