@@ -31,21 +31,21 @@ def photo(height: int = 16, width: int = 24, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise)
 
 
-def test_a_picture_has_the_size_asked_for() -> None:
+def test_image_size_is_as_requested() -> None:
     out = MODEL.image("a cat", ratio="4:1", area=16 * 64)
     assert out.codes[0].shape == (4, 16)
     assert out.images[0].size == (64, 16)
     assert MODEL.image("a cat").codes[0].shape == (4, 4)  # the config's image_area
 
 
-def test_the_picture_is_that_of_its_codes() -> None:
+def test_image_is_decoded_codes() -> None:
     out = MODEL.image("a cat")
     decoded = MODEL.decode(out.codes[0])
     assert isinstance(decoded, Image.Image)
     assert decoded.tobytes() == out.images[0].tobytes()
 
 
-def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
+def test_batched_images_equal_single_ones() -> None:
     """Of different lengths and shapes, each with its own seed."""
     together = MODEL.image(PROMPTS, ratio=RATIOS, seed=5)
     assert len({tuple(codes.shape) for codes in together.codes}) == 3
@@ -57,7 +57,7 @@ def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
         assert alone.images[0].size == together.images[index].size
 
 
-def test_pictures_are_drawn_one_after_another_where_memory_is_scarce(
+def test_scarce_memory_serialises_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     together, told = MODEL.image(PROMPTS, ratio=RATIOS, seed=5), list[list[int]]()
@@ -73,7 +73,7 @@ def test_pictures_are_drawn_one_after_another_where_memory_is_scarce(
     assert told[-1] == heights
 
 
-def test_several_pictures_of_a_prompt_have_seeds_in_a_row() -> None:
+def test_num_images_use_consecutive_seeds() -> None:
     out = MODEL.image(PROMPTS[:2], num_images=3, seed=10)
     assert [(s.prompt, s.seed) for s in out.settings] == [
         (prompt, 10 + index * 3 + number)
@@ -84,7 +84,7 @@ def test_several_pictures_of_a_prompt_have_seeds_in_a_row() -> None:
     assert not torch.equal(out.codes[0], out.codes[1])
 
 
-def test_every_setting_is_heard() -> None:
+def test_every_setting_has_an_effect() -> None:
     plain = MODEL.image("a cat").codes
     assert equal(MODEL.image("a cat").codes, plain)
     heard = [
@@ -103,14 +103,14 @@ def test_every_setting_is_heard() -> None:
         assert said[key] == value
 
 
-def test_settings_say_all_that_is_needed_to_draw_it_again() -> None:
+def test_settings_reproduce_the_image() -> None:
     out = MODEL.image("a cat", ratio="2:1", top_k=20, temperature=1.5, num_images=2, seed=3)
     said = asdict(out.settings[1])
     assert (said.pop("model"), said.pop("dtype")) == ("tiny", "fp32")
     assert equal(MODEL.image(**said).codes, [out.codes[1]])
 
 
-def test_the_card_gives_the_defaults() -> None:
+def test_generation_defaults_apply() -> None:
     card = GenerationDefaults(suffix=" best", negative_prompt="bad")
     model = Emu3(replace(MODEL.checkpoint, defaults=card))
     out = model.image("a cat")
@@ -118,7 +118,7 @@ def test_the_card_gives_the_defaults() -> None:
     assert equal(out.codes, MODEL.image("a cat", suffix=" best", negative_prompt="bad").codes)
 
 
-def test_the_card_says_how_to_sample_unless_the_caller_does() -> None:
+def test_arguments_override_generation_defaults() -> None:
     card = GenerationDefaults(
         suffix="", negative_prompt="", guidance_scale=1.5, top_k=7, temperature=0.5
     )
@@ -143,7 +143,7 @@ def test_names_of_control_tokens_are_text_unless_allowed() -> None:
     assert not equal(typed, meant)
 
 
-def test_rows_are_told_as_they_are_finished() -> None:
+def test_on_row_reports_finished_rows() -> None:
     told: list[tuple[int, int, list[Tensor]]] = []
     out = MODEL.image(
         PROMPTS, ratio=RATIOS, on_row=lambda done, of, codes: told.append((done, of, list(codes)))
@@ -161,7 +161,7 @@ def test_rows_are_told_as_they_are_finished() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "b.jpg", "c.jpeg", "d.webp", "E.PNG"])
-def test_a_saved_picture_remembers_how_it_was_made(tmp_path: Path, name: str) -> None:
+def test_a_saved_image_stores_its_settings(tmp_path: Path, name: str) -> None:
     out = MODEL.image(["a cat", "ein Kätzchen 🐈"], seed=4)
     path = out.save(tmp_path / name, index=1)
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -174,7 +174,7 @@ def test_a_saved_picture_remembers_how_it_was_made(tmp_path: Path, name: str) ->
     assert said["prompt"] == "ein Kätzchen 🐈"
 
 
-def test_a_picture_is_not_saved_just_anywhere(tmp_path: Path) -> None:
+def test_invalid_paths_are_refused(tmp_path: Path) -> None:
     out = MODEL.image("a cat")
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "a.txt", tmp_path / "no" / "a.png", tmp_path / "folder.png"):
@@ -205,12 +205,12 @@ BAD: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD)
-def test_what_makes_no_picture_is_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_image_arguments_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MODEL.image(**{"prompt": "a cat", **change})  # type: ignore[arg-type]
 
 
-def test_the_largest_picture_that_fits_is_drawn() -> None:
+def test_the_context_is_used_up_to_its_last_token() -> None:
     """Prompt and picture up to the last place of the context, which is computed exactly."""
     header = len("4*4") + 2
     body = 4 * 5 + 2
@@ -227,7 +227,7 @@ PICTURES: list[Image.Image | list[Image.Image]] = [photo(), [photo(8, 8, 1), pho
 
 
 @pytest.mark.parametrize("top_k", [1, 50])
-def test_answers_in_a_batch_are_those_given_alone(top_k: int) -> None:
+def test_batched_answers_equal_single_ones(top_k: int) -> None:
     together = MODEL.chat_batch(QUESTIONS, PICTURES, max_new_tokens=20, top_k=top_k, seed=2)
     alone = [
         MODEL.chat(
@@ -243,14 +243,14 @@ def test_answers_in_a_batch_are_those_given_alone(top_k: int) -> None:
     assert len(set(alone)) == 3
 
 
-def test_an_answer_depends_on_the_picture() -> None:
+def test_an_answer_depends_on_the_image() -> None:
     answers = {
         MODEL.chat("What is it?", [photo(seed=n)], max_new_tokens=12, top_k=0) for n in range(4)
     }
     assert len(answers) > 1
 
 
-def test_an_answer_is_told_as_it_grows() -> None:
+def test_on_text_follows_the_answer() -> None:
     told: list[str] = []
     answer = MODEL.chat("Hi", max_new_tokens=15, on_text=told.append)
     assert len(told) == 15
@@ -267,7 +267,7 @@ def test_an_answer_is_told_as_it_grows() -> None:
         ({"images": [photo(2, 3)]}, "both sides"),
     ],
 )
-def test_what_has_no_answer_is_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_chat_arguments_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MODEL.chat(**{"text": "What is it?", **change})  # type: ignore[arg-type]
 
@@ -283,7 +283,7 @@ def test_an_answer_ends_where_the_context_ends() -> None:
 
 
 @pytest.mark.parametrize(("texts", "images"), [([], []), (["Hi"], []), (["Hi"], [[], []])])
-def test_questions_and_pictures_must_pair_up(texts: list[str], images: list[object]) -> None:
+def test_questions_and_images_must_pair_up(texts: list[str], images: list[object]) -> None:
     with pytest.raises(InputError, match="question"):
         MODEL.chat_batch(texts, images)  # type: ignore[arg-type]
 
@@ -291,7 +291,7 @@ def test_questions_and_pictures_must_pair_up(texts: list[str], images: list[obje
 # The vision tokenizer alone.
 
 
-def test_encode_resizes_and_decode_gives_it_back() -> None:
+def test_encode_resizes_and_decode_inverts() -> None:
     codes = MODEL.encode(photo(20, 30))
     assert isinstance(codes, Tensor)
     assert codes.shape == (5, 8)  # round(30 / 4) = 8
@@ -306,7 +306,7 @@ def test_encode_takes_every_mode(mode: str) -> None:
     assert torch.equal(MODEL.encode(picture), MODEL.encode(picture.convert("RGB")))
 
 
-def test_frames_go_in_groups_that_do_not_know_each_other() -> None:
+def test_groups_of_frames_are_independent() -> None:
     frames = torch.randint(256, (8, 16, 8, 3), dtype=torch.uint8)
     codes = MODEL.encode(frames)
     assert codes.shape == (2, 4, 2)
@@ -320,14 +320,14 @@ def test_frames_go_in_groups_that_do_not_know_each_other() -> None:
     assert (decoded[4:].int() - half.int()).abs().max() <= 1
 
 
-def test_a_picture_is_four_frames_that_stand_still() -> None:
+def test_an_image_equals_four_identical_frames() -> None:
     picture = photo(16, 16)
     frames = torch.from_numpy(np.asarray(picture).copy()).expand(4, -1, -1, -1)
     assert torch.equal(MODEL.encode(frames)[0], MODEL.encode(picture))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6])
-def test_frames_that_fill_no_group_are_refused(count: int) -> None:
+def test_incomplete_groups_are_refused(count: int) -> None:
     with pytest.raises(InputError, match=f"{count} frames: expected a multiple of 4"):
         MODEL.encode(torch.zeros(count, 8, 8, 3, dtype=torch.uint8))
 
@@ -340,7 +340,7 @@ def test_frames_that_fill_no_group_are_refused(count: int) -> None:
         torch.zeros(8, 8, 3, dtype=torch.uint8),
     ],
 )
-def test_what_are_no_frames_is_refused(frames: Tensor) -> None:
+def test_invalid_frames_are_refused(frames: Tensor) -> None:
     with pytest.raises(InputError, match="frames must be"):
         MODEL.encode(frames)
 
@@ -356,6 +356,6 @@ def test_what_are_no_frames_is_refused(frames: Tensor) -> None:
         (torch.zeros(2, 2), "integers"),
     ],
 )
-def test_what_are_no_codes_is_refused(codes: Tensor, message: str) -> None:
+def test_invalid_codes_are_refused(codes: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         MODEL.decode(codes)

@@ -1,5 +1,6 @@
-"""What `image`, `video` and `extend` give back, and how a picture becomes a file that remembers how
-it was made. Clips are written by `video.py`.
+"""Results of `Emu3.image`, `video` and `extend`, and image files that store their settings.
+
+Video files are written by `processing/video.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from emu3.errors import InputError
 from emu3.files import atomic_write, check_writable
 
-if TYPE_CHECKING:  # PyTorch takes seconds to import, and a bad path should be answered at once
+if TYPE_CHECKING:  # PyTorch takes seconds to import; a bad path is refused at once
     from torch import Tensor
 
 PNG_KEY = "emu3"
@@ -24,7 +25,7 @@ EXIF_DESCRIPTION = 0x010E
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Everything that decides a picture: the same settings and model draw the same codes."""
+    """Everything that decides an image: the same settings and model generate the same codes."""
 
     prompt: str
     suffix: str
@@ -42,14 +43,14 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """Pictures, their codes [h, w], and the settings of each, in the order of the prompts."""
+    """Images, their codes [h, w], and the settings of each, in the order of the prompts."""
 
     images: list[Image.Image]
     codes: list[Tensor]
     settings: list[ImageSettings]
 
     def save(self, path: str | Path, index: int = 0) -> Path:
-        """Write one picture with its settings inside (PNG text `emu3`, EXIF description else)."""
+        """Write one image with its settings (PNG text `emu3`, otherwise the EXIF description)."""
         path = Path(path)
         check_image_path(path)
         save_image(self.images[index], path, asdict(self.settings[index]))
@@ -58,10 +59,10 @@ class ImageOutput:
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """Everything that decides a video, but for the frames that were given.
+    """Everything that decides a video, except for frames that were given.
 
-    The first `given` frames of codes are those of a picture or a clip, and were not drawn.
-    `seconds` counts what was asked for, without a clip that was gone on with.
+    The first `given` groups are those of an image or a clip and were not generated. `seconds` is
+    the generated duration, without a clip that was continued.
     """
 
     prompt: str
@@ -83,9 +84,9 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class VideoOutput:
-    """A video: frames [T, H, W, 3] uint8, codes [t, h, w], frames a second, and its settings.
+    """A video: frames [T, H, W, 3] uint8, codes [t, h, w], frames per second, and its settings.
 
-    A frame of codes is a group of four frames; the last may stand for fewer.
+    A frame of codes stands for a group of four frames; the last for fewer, possibly.
     """
 
     frames: Tensor
@@ -95,21 +96,21 @@ class VideoOutput:
 
 
 def check_image_path(path: Path) -> None:
-    """Raise InputError when no picture could be written there: before the work, not after."""
+    """Raise InputError if no image can be written there; called before the work, not after."""
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: end the name in {', '.join(FORMATS)}")
+        raise InputError(f"{path}: the name must end in {', '.join(FORMATS)}")
     check_writable(path)
 
 
-def save_image(picture: Image.Image, path: Path, settings: dict[str, object]) -> None:
-    """Write a picture and the settings it was made with; whole or not at all."""
+def save_image(image: Image.Image, path: Path, settings: dict[str, object]) -> None:
+    """Write an image with its settings, to a temporary name that is then renamed."""
     kind = FORMATS[path.suffix.lower()]
     with atomic_write(path) as temporary:
         if kind == "PNG":
             info = PngImagePlugin.PngInfo()
             info.add_itxt(PNG_KEY, json.dumps(settings, ensure_ascii=False))
-            picture.save(temporary, format=kind, pnginfo=info)
+            image.save(temporary, format=kind, pnginfo=info)
         else:
             exif = Image.Exif()
             exif[EXIF_DESCRIPTION] = json.dumps(settings)  # this field holds ASCII only
-            picture.save(temporary, format=kind, exif=exif, quality=95)
+            image.save(temporary, format=kind, exif=exif, quality=95)

@@ -83,7 +83,7 @@ def photo(width: int = 20, height: int = 16) -> Image.Image:
     return Image.radial_gradient("L").resize((width, height)).convert("RGB")
 
 
-def test_a_picture_among_thirty_is_the_picture_alone(
+def test_an_image_among_thirty_equals_the_image_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
     tickets = [engine.submit(request) for request in crowd()]
@@ -131,7 +131,7 @@ def questions() -> list[ChatRequest]:
     ]
 
 
-def test_an_answer_in_a_crowd_is_the_answer_alone(
+def test_an_answer_among_others_equals_the_answer_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
     """Among pictures that are drawn in the meantime."""
@@ -152,7 +152,7 @@ def test_an_answer_in_a_crowd_is_the_answer_alone(
     assert all(drawn(other) for other in others)
 
 
-def test_a_second_turn_has_read_the_first(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
+def test_a_second_turn_contains_the_first(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     """Byte by byte, an answer of ASCII is read as the conversation has it."""
     first = ChatTurn("look", "a b", (photo(),))
     request = ChatRequest("and now?", max_new_tokens=4, history=(first,))
@@ -164,7 +164,7 @@ def test_a_second_turn_has_read_the_first(engine: AsyncEngine, checkpoint: Check
     assert said(engine.submit(other)).prompt_tokens < end.prompt_tokens
 
 
-def test_events_grow_towards_the_end(engine: AsyncEngine) -> None:
+def test_progress_events_precede_the_result(engine: AsyncEngine) -> None:
     events = list(engine.submit(ImageRequest("x", size=(16, 24), partials=2)).events())
     rows = [event.done for event in events if isinstance(event, RowProgress)]
     assert rows == sorted(set(rows))
@@ -182,7 +182,7 @@ def test_events_grow_towards_the_end(engine: AsyncEngine) -> None:
     assert len(texts) > 2
 
 
-def test_nobody_decodes_what_nobody_asked_for(engine: AsyncEngine) -> None:
+def test_no_partial_images_unless_requested(engine: AsyncEngine) -> None:
     events = list(engine.submit(ImageRequest("x")).events())
     assert not any(isinstance(event, PartialImage) for event in events)
 
@@ -207,7 +207,7 @@ def held(
     return engine, ticket, go
 
 
-def test_cancelling_frees_the_place(checkpoint: Checkpoint) -> None:
+def test_cancelling_frees_memory(checkpoint: Checkpoint) -> None:
     engine, ticket, go = held(checkpoint, max_running=1, max_waiting=4)
     waiting, next_one = (engine.submit(ImageRequest("x", seed=seed)) for seed in (1, 2))
     assert engine.stats().running_images == 1
@@ -232,7 +232,7 @@ def test_a_full_queue_refuses_at_once(checkpoint: Checkpoint) -> None:
     engine.close()
 
 
-def test_who_gave_up_waiting_is_in_nobodys_way(checkpoint: Checkpoint) -> None:
+def test_a_cancelled_waiting_request_leaves_the_queue_at_once(checkpoint: Checkpoint) -> None:
     engine, _, go = held(checkpoint, max_running=1, max_waiting=1)
     gone = engine.submit(ImageRequest("x"))
     gone.cancel()
@@ -278,7 +278,7 @@ def test_a_request_that_fails_to_start_fails_alone(
     engine.close()
 
 
-def test_a_listener_that_fails_is_gone(checkpoint: Checkpoint) -> None:
+def test_a_failing_listener_cancels_its_request(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint)
 
     def listener(event: object) -> None:
@@ -289,7 +289,7 @@ def test_a_listener_that_fails_is_gone(checkpoint: Checkpoint) -> None:
     assert engine.stats().cancelled == 1
 
 
-def test_few_places_are_shared_one_after_another(checkpoint: Checkpoint) -> None:
+def test_a_small_kv_cache_is_used_by_one_request_after_another(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_kv_cache_tokens=200)
     tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(5)]
     assert all(drawn(ticket) for ticket in tickets)
@@ -317,7 +317,7 @@ def test_few_places_are_shared_one_after_another(checkpoint: Checkpoint) -> None
         (ChatRequest("x", (Image.new("RGB", (1, 1)),)), "at least 4 pixels"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(
+def test_invalid_requests_are_refused_at_once(
     engine: AsyncEngine, request_: ImageRequest | ChatRequest, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -30,7 +30,7 @@ ABLE = replace(tiny_checkpoint(), defaults=GenerationDefaults(tasks=("chat", "vi
     ("tasks", "able"),
     [(("image", "chat"), False), (("image", "video"), False), (("chat", "video"), True)],
 )
-def test_who_can_talk_and_film_tells(tasks: tuple[str, ...], able: bool) -> None:
+def test_can_caption(tasks: tuple[str, ...], able: bool) -> None:
     assert can_caption(GenerationDefaults(tasks=tasks)) is able
 
 
@@ -67,7 +67,7 @@ def extended(card: GenerationDefaults, prompt: str | None, **settings: Any) -> V
     return model.extend(moving(8), seconds=1, fps=FPS, prompt=prompt, **settings)
 
 
-def test_a_clip_goes_on_with_what_is_told() -> None:
+def test_a_continuation_uses_the_caption() -> None:
     said = caption(moving(8))
     out = extended(ABLE.defaults, None)
     assert out.settings.prompt == said
@@ -75,7 +75,7 @@ def test_a_clip_goes_on_with_what_is_told() -> None:
     assert not same(out, extended(ABLE.defaults, ""))
 
 
-def test_what_is_told_does_not_guide_unless_it_is_asked_to() -> None:
+def test_a_caption_is_not_guided_unless_requested() -> None:
     guided = replace(ABLE.defaults, guidance_scale=4.0)
     said = caption(moving(8))
     asked: list[tuple[str | None, dict[str, Any]]] = [
@@ -90,7 +90,7 @@ def test_what_is_told_does_not_guide_unless_it_is_asked_to() -> None:
 
 @pytest.mark.usefixtures("no_caption")
 @pytest.mark.parametrize(("tasks", "prompt"), [(("video",), None), (("chat", "video"), "")])
-def test_who_cannot_or_need_not_tell_is_not_asked(
+def test_no_caption_with_a_prompt_or_without_the_ability(
     tasks: tuple[str, ...], prompt: str | None
 ) -> None:
     assert extended(replace(ABLE.defaults, tasks=tasks), prompt).settings.prompt == ""

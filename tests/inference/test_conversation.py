@@ -40,12 +40,12 @@ def uncached(new: int) -> list[str]:
 
 
 @pytest.mark.parametrize("new", [1, 6])
-def test_cached_is_uncached(new: int) -> None:
+def test_cached_equals_uncached(new: int) -> None:
     talk = Conversation(CHECKPOINT)
     assert [talk.say(t, images, max_new_tokens=new) for t, images in TURNS] == uncached(new)
 
 
-def test_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     plain = Transformer.forward_hidden
 
@@ -60,7 +60,7 @@ def test_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(read) == talk.num_tokens - 1
 
 
-def test_a_full_context_is_refused_and_nothing_is_lost() -> None:
+def test_a_full_context_is_refused_and_the_conversation_continues() -> None:
     talk = Conversation(CHECKPOINT)
     first = talk.say("hi", max_new_tokens=3)
     length = talk.num_tokens
@@ -72,7 +72,7 @@ def test_a_full_context_is_refused_and_nothing_is_lost() -> None:
     assert again.say("and?", max_new_tokens=3) == talk.say("and?", max_new_tokens=3)
 
 
-def test_an_answer_broken_off_was_never_asked_for() -> None:
+def test_an_interrupted_answer_leaves_no_trace() -> None:
     talk, calm = Conversation(CHECKPOINT), Conversation(CHECKPOINT)
     for each in (talk, calm):
         each.say("hi", max_new_tokens=3)
@@ -85,7 +85,7 @@ def test_an_answer_broken_off_was_never_asked_for() -> None:
     assert talk.say("and?", max_new_tokens=5) == calm.say("and?", max_new_tokens=5)
 
 
-def test_a_document_is_what_a_conversation_reads_and_says() -> None:
+def test_a_training_document_equals_a_conversation() -> None:
     turns = [("what?", "a b"), ("and why", "c"), ("b", "ab ba")]
     codes = CHECKPOINT.vision_processor.encode(PICTURE)
     ids, answered = PROMPTS.chat_document(codes, turns)
@@ -104,7 +104,7 @@ def test_a_document_is_what_a_conversation_reads_and_says() -> None:
         ({"top_k": -1}, "top_k"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, int], says: str) -> None:
+def test_invalid_parameters_are_refused(settings: dict[str, int], says: str) -> None:
     talk = Conversation(CHECKPOINT)
     with pytest.raises(InputError, match=says):
         talk.say("What?", **settings)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def held_in(to: Precision) -> Transformer:
 
 @pytest.mark.parametrize("to", [FP32, BF16, INT8, INT4], ids=lambda to: to.name)
 @torch.no_grad()
-def test_ready_is_plain(to: Precision) -> None:
+def test_optimized_equals_plain(to: Precision) -> None:
     """All at once and one by one, whole vocabulary and codes alone."""
     plain, model = held_in(to), optimize_for_inference(held_in(to), V.visual)
     ids = torch.randint(V.size, (2, 9))
@@ -48,7 +48,7 @@ def test_ready_is_plain(to: Precision) -> None:
 
 
 @torch.no_grad()
-def test_without_a_kernel_products_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_kernel_linears_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuse, "packable", lambda weight: False)
     plain, model = tiny_decoder(), optimize_for_inference(tiny_decoder(), V.visual)
     assert not any(isinstance(module, fuse.Packed) for module in model.modules())
@@ -67,7 +67,7 @@ def test_fewer_and_larger_products() -> None:
 
 
 @torch.no_grad()
-def test_any_rows_of_the_head_are_those_rows() -> None:
+def test_head_rows_equal_the_full_head() -> None:
     plain, model = tiny_decoder(), optimize_for_inference(tiny_decoder(), V.visual)
     hidden = torch.randn(2, 3, 32)
     for rows in (None, V.visual, slice(5, 9)):
@@ -78,7 +78,7 @@ def test_any_rows_of_the_head_are_those_rows() -> None:
 
 
 @torch.no_grad()
-def test_a_ready_vision_tokenizer_is_the_plain_one() -> None:
+def test_optimized_vision_tokenizer_equals_plain() -> None:
     plain, model = tiny_vision(), optimize_vision_tokenizer(tiny_vision())
     pixels = torch.rand(2, 3, 24, 16) * 2 - 1
     torch.testing.assert_close(

@@ -67,7 +67,7 @@ def published(reference: Path) -> Published:
     return Published(reference)
 
 
-def test_pictures_are_those_of_the_reference(published: Published) -> None:
+def test_images_equal_baai(published: Published) -> None:
     """Alone and in a batch; the original's own batch differs, for a reason told in the docs."""
     single, batch = published.said["single"], published.said["batch"]
     cases = [
@@ -84,7 +84,7 @@ def test_pictures_are_those_of_the_reference(published: Published) -> None:
         assert ids == published.golden[f"batch{index}.output"][0].tolist()
 
 
-def test_answers_are_those_of_the_reference(published: Published) -> None:
+def test_answers_equal_baai(published: Published) -> None:
     """The prompts with their pictures, what follows them alone, and in one batch."""
     golden, v = published.golden, published.prompts.tokenizer.vocabulary
     rows = [
@@ -161,9 +161,7 @@ SAMPLINGS = [
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("guided", [True, False])
-def test_pictures_in_a_batch_are_those_of_the_slow_loop(
-    sampling: SamplingParams, guided: bool
-) -> None:
+def test_batched_images_equal_the_uncached_loop(sampling: SamplingParams, guided: bool) -> None:
     """Prompts of different lengths, pictures of different sizes: each as the slow loop draws it."""
     model = tiny_decoder(initializer_range=0.3)
     negatives = NEGATIVES if guided else None
@@ -186,7 +184,7 @@ def test_pictures_in_a_batch_are_those_of_the_slow_loop(
         assert slow[-1] == V.eos
 
 
-def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
+def test_batched_images_equal_single_ones() -> None:
     model = tiny_decoder(initializer_range=0.3)
     sampling = SamplingParams(top_k=20)
     together = generate_visual(model, FORMAT, ROWS, NEGATIVES, SIZES, sampling, 2.0, [1] * 4)
@@ -200,7 +198,7 @@ def test_pictures_in_a_batch_are_those_drawn_alone() -> None:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_videos_in_a_batch_are_those_of_the_slow_loop(sampling: SamplingParams) -> None:
+def test_batched_videos_equal_the_uncached_loop(sampling: SamplingParams) -> None:
     """A picture among videos of several lengths; then the same with some codes given."""
     model, groups, seeds = tiny_decoder(initializer_range=0.3), [3, 1, 4, 2], [4, 5, 6, 7]
     rows = [
@@ -228,7 +226,7 @@ def test_videos_in_a_batch_are_those_of_the_slow_loop(sampling: SamplingParams) 
     assert frame_seed(2**63 - 1, 3) < 2**64
 
 
-def test_guidance_of_one_needs_no_second_branch() -> None:
+def test_guidance_of_one_needs_no_negative_prompt() -> None:
     model, size = tiny_decoder(), [(2, 3)]
     row, negative = ROWS[:1], NEGATIVES[:1]
     drawn = [
@@ -238,7 +236,7 @@ def test_guidance_of_one_needs_no_second_branch() -> None:
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
 
 
-def test_every_step_is_told_with_all_ids_so_far() -> None:
+def test_on_step_gets_all_ids_so_far() -> None:
     told: list[tuple[int, Tensor]] = []
     out = generate_visual(
         tiny_decoder(),
@@ -259,7 +257,7 @@ TEXTS = [[V.bos, *b"hello there"], [V.bos, 65], [V.bos, *b"what is it?"]]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_text_in_a_batch_is_that_of_the_slow_loop(sampling: SamplingParams) -> None:
+def test_batched_text_equals_the_uncached_loop(sampling: SamplingParams) -> None:
     """A row ends at its own stop id and is filled up with PAD, until the last row ends."""
     model = tiny_decoder(initializer_range=0.4)
     seeds, most = [1, 2, 3], 12
@@ -278,7 +276,7 @@ def test_text_in_a_batch_is_that_of_the_slow_loop(sampling: SamplingParams) -> N
     assert out.tolist() == [row + [V.pad] * (longest - len(row)) for row in slow]
 
 
-def test_nothing_more_is_computed_once_all_have_stopped() -> None:
+def test_generation_stops_when_all_rows_have_stopped() -> None:
     model = tiny_decoder()
     stop = slow_text(model, TEXTS[0], -1, 1, GREEDY, 0)[0]
     steps: list[int] = []

@@ -19,7 +19,7 @@ def some_logits(rows: int = 3, size: int = 20) -> Tensor:
     return torch.randn(rows, size) * 2
 
 
-def test_greedy_is_the_likeliest() -> None:
+def test_greedy_takes_the_most_likely() -> None:
     logits = some_logits()
     sampling = SamplingParams(top_k=1, temperature=7.0)
     assert sampling.greedy
@@ -27,7 +27,7 @@ def test_greedy_is_the_likeliest() -> None:
     assert torch.equal(sampling.sample(logits, GumbelNoise([0, 1, 2], CPU)), logits.argmax(-1))
 
 
-def test_top_k_of_one_and_greedy_are_the_same_thing() -> None:
+def test_top_k_of_one_is_greedy() -> None:
     logits = some_logits()
     kept = SamplingParams(top_k=1).filter_logits(logits).isfinite()
     assert torch.equal(kept.float().argmax(-1), logits.argmax(-1))
@@ -35,7 +35,7 @@ def test_top_k_of_one_and_greedy_are_the_same_thing() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 19, 20, 2048])
-def test_top_k_keeps_the_k_likeliest_as_they_are(k: int) -> None:
+def test_top_k_keeps_the_k_most_likely(k: int) -> None:
     logits = some_logits()
     kept = SamplingParams(top_k=k).filter_logits(logits)
     assert kept.isfinite().sum(-1).tolist() == [min(k, 20)] * 3
@@ -86,7 +86,7 @@ WORST = 20.5  # of 5 degrees of freedom, exceeded once in 1000
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_draws_follow_the_softmax(temperature: float) -> None:
+def test_samples_follow_the_softmax(temperature: float) -> None:
     """Drawn one after another with one seed, and drawn first with each of many seeds."""
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0])
     sampling = SamplingParams(top_k=0, temperature=temperature)
@@ -99,13 +99,13 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
     assert chi_square(later, logits.softmax(-1) if temperature != 1 else wanted.flip(0)) > WORST
 
 
-def test_what_is_filtered_out_is_never_drawn() -> None:
+def test_filtered_entries_are_never_sampled() -> None:
     logits = some_logits(1, 6).expand(500, -1)
     drawn = SamplingParams(top_k=2).sample(logits, GumbelNoise(list(range(500)), CPU))
     assert set(drawn.tolist()) == set(logits[0].topk(2).indices.tolist())
 
 
-def test_a_row_draws_what_it_would_draw_alone() -> None:
+def test_batched_rows_equal_single_rows() -> None:
     """Whoever else is in the batch, and whether or not they are drawing."""
     logits = torch.randn(6, 3, 50)
     drawing = [[True, True, False], [False] * 3, [True, False, True]] * 2
@@ -132,7 +132,7 @@ def test_seeds_matter() -> None:
     assert again[1] != again[0]
 
 
-def test_guidance_of_one_is_the_condition() -> None:
+def test_guidance_of_one_is_conditional() -> None:
     conditional, unconditional = some_logits(), some_logits()
     guided = apply_cfg(conditional, unconditional, 1.0)
     torch.testing.assert_close(guided, conditional.log_softmax(-1))
@@ -154,7 +154,7 @@ def test_guidance_is_the_published_formula() -> None:
     "sampling",
     [SamplingParams(0), SamplingParams(4), SamplingParams(0, 0.7), SamplingParams(6, 0.8)],
 )
-def test_codes_alone_are_the_whole_vocabulary_masked(sampling: SamplingParams) -> None:
+def test_visual_logits_equal_masked_vocabulary(sampling: SamplingParams) -> None:
     """The normalisers of guidance cancel: computing logits of codes only changes no probability."""
     conditional, unconditional = some_logits(2, 60), some_logits(2, 60)
     codes = slice(40, 60)
@@ -178,6 +178,6 @@ def test_codes_alone_are_the_whole_vocabulary_masked(sampling: SamplingParams) -
         ("temperature", float("nan")),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(setting: str, value: float) -> None:
+def test_invalid_parameters_are_refused(setting: str, value: float) -> None:
     with pytest.raises(InputError, match=setting):
         SamplingParams(**{setting: value})  # type: ignore[arg-type]

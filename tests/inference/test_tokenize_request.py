@@ -38,7 +38,7 @@ def told(engine: AsyncEngine, request: TokenizeRequest) -> TokenizeResult:
     return end
 
 
-def test_codes_are_the_codecs_and_stand_for_its_picture(
+def test_codes_and_image_equal_the_vision_processor(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
     codes = checkpoint.vision_processor.encode(photo())
@@ -50,7 +50,7 @@ def test_codes_are_the_codecs_and_stand_for_its_picture(
     assert back.image.tobytes() == there.image.tobytes()
 
 
-def test_those_who_draw_are_not_held_up_and_places_are_free_again(engine: AsyncEngine) -> None:
+def test_other_requests_are_unaffected_and_memory_is_free_again(engine: AsyncEngine) -> None:
     drawing = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
     told(engine, TokenizeRequest(photo()))
     ends = [ticket.result() for ticket in drawing]
@@ -63,7 +63,7 @@ def test_those_who_draw_are_not_held_up_and_places_are_free_again(engine: AsyncE
     assert (stats.waiting, stats.kv_cache_tokens, stats.running_images) == (0, 0, 0)
 
 
-def test_one_that_is_given_up_is_cancelled(checkpoint: Checkpoint) -> None:
+def test_a_waiting_request_is_cancelled(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_running=1)
     first = engine.submit(ImageRequest("x"))
     waiting = engine.submit(TokenizeRequest(photo()))
@@ -86,7 +86,7 @@ def test_one_that_is_given_up_is_cancelled(checkpoint: Checkpoint) -> None:
         (Image.new("RGB", (100, 10)), "at most 5 times"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(
+def test_invalid_requests_are_refused_at_once(
     engine: AsyncEngine, source: object, says: str
 ) -> None:
     with pytest.raises(InputError, match=says):

@@ -99,7 +99,7 @@ def alone(model: Emu3, request: VideoRequest) -> VideoOutput:
     return model.video(fps=request.fps or 8.0, **shape, **settings)
 
 
-def test_a_video_among_others_is_the_video_alone(
+def test_a_video_among_others_equals_the_video_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
     """Among pictures of its own passes too, one of which is longer than the context."""
@@ -126,14 +126,14 @@ def test_a_video_among_others_is_the_video_alone(
     ) == (8, 6, 0, 0)
 
 
-def test_a_size_is_the_video_of_its_shape(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
+def test_size_equals_ratio_and_area(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     end = filmed(engine.submit(VideoRequest("x", size=(24, 16), seconds=0.5)))
     out = Emu3(checkpoint).video("x", ratio="3:2", area=24 * 16, seconds=0.5)
     assert same(end, out)
     assert end.frames.shape[1:] == (16, 24, 3)
 
 
-def test_frames_are_told_in_order_each_once(engine: AsyncEngine) -> None:
+def test_frames_are_reported_in_order_each_once(engine: AsyncEngine) -> None:
     for request, total in ((VIDEOS[1], 2), (VIDEOS[2], 2), (VIDEOS[4], 4), (VIDEOS[5], 11)):
         *told, end = engine.submit(request).events()
         assert isinstance(end, VideoResult)
@@ -144,7 +144,9 @@ def test_frames_are_told_in_order_each_once(engine: AsyncEngine) -> None:
         assert torch.equal(torch.cat([event.frames for event in frames]), end.frames)
 
 
-def test_what_was_filmed_goes_on_as_it_is(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
+def test_a_result_is_continued_without_encoding(
+    engine: AsyncEngine, checkpoint: Checkpoint
+) -> None:
     """Its codes stay, and nothing is encoded again; the rest is what one request would draw."""
     first = filmed(engine.submit(VideoRequest("a car", seconds=1.25)))
     longer = filmed(engine.submit(VideoRequest("a car", video=first.video_codes, seconds=1.0)))
@@ -156,7 +158,7 @@ def test_what_was_filmed_goes_on_as_it_is(engine: AsyncEngine, checkpoint: Check
     assert torch.equal(same_again.codes, longer.codes)
 
 
-def test_measured_before_it_is_made(engine: AsyncEngine) -> None:
+def test_describe_video_equals_the_result(engine: AsyncEngine) -> None:
     for request in VIDEOS:
         measured, end = engine.describe_video(request), filmed(engine.submit(request))
         assert (measured.height, measured.width) == end.frames.shape[1:3]
@@ -167,7 +169,7 @@ def test_measured_before_it_is_made(engine: AsyncEngine) -> None:
     few.close()
 
 
-def test_cancelling_frees_the_place(checkpoint: Checkpoint) -> None:
+def test_cancelling_frees_memory(checkpoint: Checkpoint) -> None:
     engine, started, go = AsyncEngine(checkpoint), threading.Event(), threading.Event()
     last: list[object] = []
 
@@ -187,7 +189,7 @@ def test_cancelling_frees_the_place(checkpoint: Checkpoint) -> None:
     assert (engine.stats().cancelled, engine.stats().kv_cache_tokens) == (1, 0)
 
 
-def test_a_failure_in_a_later_window_is_told(
+def test_a_failure_in_a_later_window_is_reported(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emu3.inference.video.VideoRun._next_window", lambda self: 1 / 0)
@@ -199,7 +201,9 @@ def test_a_failure_in_a_later_window_is_told(
     assert engine.stats().kv_cache_tokens == 0
 
 
-def test_videos_are_asked_about_as_alone(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
+def test_chat_about_videos_among_others_equals_alone(
+    engine: AsyncEngine, checkpoint: Checkpoint
+) -> None:
     def said(request: ChatRequest) -> ChatResult:
         end = engine.submit(request).result()
         assert isinstance(end, ChatResult), end
@@ -231,7 +235,7 @@ def codes(*values: object, frames: int = 4) -> VideoCodes:
     [
         (VideoRequest("x", seconds=0), "seconds = 0"),
         (VideoRequest("x", seconds=float("nan")), "seconds = nan"),
-        (VideoRequest("x", fps=0), "frames a second"),
+        (VideoRequest("x", fps=0), "fps = "),
         (VideoRequest("x", fps=30000 / 1001), "three decimals"),
         (VideoRequest("x", seconds=60), "exceed the context of 200.*fewer seconds"),
         (VideoRequest("x" * 600), "exceed the context"),
@@ -256,10 +260,10 @@ def codes(*values: object, frames: int = 4) -> VideoCodes:
         (ChatRequest("x", videos=(EMPTY,)), "without frames"),
         (ChatRequest("x", videos=(FLOATS,)), "uint8"),
         (ChatRequest("x", videos=(clip(200),)), "exceed the context"),
-        (ChatRequest("x", videos=(replace(clip(1), fps=0.0),)), "frames a second"),
+        (ChatRequest("x", videos=(replace(clip(1), fps=0.0),)), "fps = "),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(
+def test_invalid_requests_are_refused_at_once(
     engine: AsyncEngine, request_: VideoRequest | ChatRequest, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -41,7 +41,7 @@ def fragile(checkpoint: Checkpoint) -> Fragile:
     return Fragile(checkpoint.vision_processor.vision, checkpoint.vision_processor.preprocessor)
 
 
-def test_several_sizes_decoded_together_are_what_they_are_alone(checkpoint: Checkpoint) -> None:
+def test_sizes_decoded_together_equal_alone(checkpoint: Checkpoint) -> None:
     vision_processor = checkpoint.vision_processor
     codes = [torch.randint(0, 64, size) for size in ((4, 4), (2, 4), (4, 4), (40, 40), (4, 4))]
     for mine, picture in zip(codes, vision_processor.decode_images(codes), strict=True):
@@ -95,7 +95,7 @@ def test_inline_decodes_at_once(checkpoint: Checkpoint) -> None:
     assert isinstance(worker.submit(zeros(0)).exception(), InputError)
 
 
-def test_a_picture_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) -> None:
+def test_an_image_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(replace(checkpoint, vision_processor=fragile(checkpoint)))
     try:
         bad = engine.submit(ImageRequest("x", size=(16, 8), partials=1))
@@ -111,7 +111,7 @@ def test_a_picture_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) ->
         engine.close()
 
 
-def test_a_close_waits_for_what_is_drawn(checkpoint: Checkpoint) -> None:
+def test_close_waits_for_generated_images(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_running=2)
     tickets = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(7)]
     engine.close()
@@ -119,7 +119,7 @@ def test_a_close_waits_for_what_is_drawn(checkpoint: Checkpoint) -> None:
     assert all(isinstance(end, ImageResult) for end in ends)
 
 
-def test_at_any_moment_every_request_is_counted_once(checkpoint: Checkpoint) -> None:
+def test_every_request_is_counted_once_at_any_moment(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_running=3)
     tickets = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(9)]
     for ticket in tickets[::3]:

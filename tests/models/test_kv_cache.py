@@ -18,7 +18,7 @@ def filled(rows: int, length: int, capacity: int = 6) -> KVCache:
     return cache
 
 
-def test_gaps_are_filled_from_behind() -> None:
+def test_compaction_fills_gaps_from_the_end() -> None:
     assert compaction_order(5, [1, 3]) == [0, 4, 2]
     assert compaction_order(5, [3, 4]) == [0, 1, 2]
     assert compaction_order(3, []) == [0, 1, 2]
@@ -27,7 +27,7 @@ def test_gaps_are_filled_from_behind() -> None:
         assert sorted(compaction_order(7, gone)) == sorted(set(range(7)) - gone)
 
 
-def test_whoever_comes_and_goes_the_rest_is_untouched() -> None:
+def test_joining_and_leaving_rows_leave_others_untouched() -> None:
     chance, cache = random.Random(0), filled(3, 4)
     there = list(cache.keys.clone().unbind(1))
     for _ in range(60):
@@ -46,7 +46,7 @@ def test_whoever_comes_and_goes_the_rest_is_untouched() -> None:
         assert len(cache.lengths) == len(there) == cache.values.shape[1]
 
 
-def test_spare_rows_are_used_and_not_hoarded() -> None:
+def test_spare_rows_are_reused_and_bounded() -> None:
     cache = filled(8, 4)
     place, whole = cache.keys.data_ptr(), cache.keys.untyped_storage().nbytes()
     cache.select_rows(compaction_order(8, [2, 5]))
@@ -56,7 +56,7 @@ def test_spare_rows_are_used_and_not_hoarded() -> None:
     assert cache.keys.untyped_storage().nbytes() == whole // 8
 
 
-def test_what_somebody_left_is_not_seen_by_whoever_comes() -> None:
+def test_stale_rows_are_not_visible() -> None:
     cache = filled(3, 4)
     cache.keys[:, 1] = torch.nan
     cache.select_rows(compaction_order(3, [1]))

@@ -1,13 +1,13 @@
-"""A decoder made ready to be run: fewer and larger products, weights in the order of the kernel.
+"""Optimizations for inference: fewer, larger matrix products and weights in the kernel's layout.
 
-A pass of one or two tokens reads every weight once and computes little, so what counts is how fast
-weights stream. Queries, keys and values become one product, gate and up another. On a CPU the
-matrices are brought into oneDNN's own order, which streams three times as fast as plain rows in
-float32 and a quarter faster in bfloat16 (docs/speed.md). Matrices of few bits keep their kernels.
+A decoding step reads every weight once and computes little, so memory bandwidth decides. Queries,
+keys and values become one product, gate and up another. On a CPU, matrices are reordered into
+oneDNN's layout, which is read three times as fast as plain rows in float32 and a quarter faster in
+bfloat16. Quantized matrices keep their kernels.
 
-`optimize_for_inference` changes a decoder in its place, one matrix at a time, so that nothing is held twice. The
-numbers are those of the plain decoder up to rounding; a test holds the two together. A decoder that
-is ready is not trained and not saved any more.
+`optimize_for_inference` changes a decoder in place, one matrix at a time, so that no weight is held
+twice. Results equal those of the plain decoder up to rounding, which a test checks. An optimized
+decoder can be neither trained nor saved.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from emu3.models.quantization import Quantized
 from emu3.models.transformer import MLP, Block, LMHead, Transformer
 from emu3.models.vq.tokenizer import VisionTokenizer
 
-LEAST_ROWS = 4  # oneDNN streams a matrix a quarter faster for four rows than for one or two
+MIN_ROWS = 4  # oneDNN reads a matrix a quarter faster for four rows than for one or two
 
 
 class Packed(nn.Module):
-    """A matrix [out, in] in oneDNN's order, which only oneDNN can read."""
+    """A matrix [out, in] in oneDNN's layout, which only oneDNN can read."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class Packed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         rows = x.flatten(0, -2)
-        if len(rows) < LEAST_ROWS:
-            rows = F.pad(rows, (0, 0, 0, LEAST_ROWS - len(rows)))
+        if len(rows) < MIN_ROWS:
+            rows = F.pad(rows, (0, 0, 0, MIN_ROWS - len(rows)))
         out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, None, "none", [], "")
         return out[: x.numel() // x.shape[-1]].unflatten(0, x.shape[:-1])
 
@@ -54,7 +54,7 @@ class FusedAttention(Attention):
         self.o_proj = concat_linears([plain.o_proj])  # type: ignore[assignment]
 
     def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values, side by side."""
+        """Queries, keys and values, concatenated."""
         return self.qkv_proj(x)
 
 
@@ -73,7 +73,7 @@ class FusedMLP(MLP):
 
 
 class HeadWithCodes(LMHead):
-    """`LMHead` with a copy of the rows of the codes, which a picture asks for at every step."""
+    """`LMHead` with a copy of the rows of the visual codes, which image steps need."""
 
     def __init__(self, plain: LMHead, codes: slice) -> None:
         nn.Module.__init__(self)
@@ -90,7 +90,7 @@ class HeadWithCodes(LMHead):
 
 @torch.no_grad()
 def optimize_for_inference(model: Transformer, codes: slice) -> Transformer:
-    """Change a decoder in its place; `codes` are the ids of visual codes. Returns the same one."""
+    """Optimize a decoder in place; `codes` are the ids of visual codes. Returns the decoder."""
     for block in model.model.layers:
         assert isinstance(block, Block)
         block.self_attn = FusedAttention(block.self_attn)
@@ -102,10 +102,10 @@ def optimize_for_inference(model: Transformer, codes: slice) -> Transformer:
 
 
 def optimize_vision_tokenizer(model: VisionTokenizer) -> VisionTokenizer:
-    """Change a vision tokenizer in its place: the channels of its convolutions lie side by side.
+    """Optimize a vision tokenizer in place: its convolutions use channels-last weights.
 
-    That is the order oneDNN computes in; plain tensors are brought into it and back around every
-    convolution. At the published size a picture decodes a fifth faster (docs/speed.md).
+    oneDNN computes in that layout and otherwise converts around every convolution. At the
+    published size an image decodes a fifth faster.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -120,12 +120,12 @@ def is_optimized(model: nn.Module) -> bool:
 
 
 def concat_linears(parts: Sequence[nn.Module]) -> nn.Module:
-    """Matrices of one width as one, whose outputs stand side by side.
+    """Matrices of one width as one, with concatenated outputs.
 
-    The parts lose their weights on the way, so that both are never held at once.
+    The parts lose their weights, so that both are never held at once.
     """
     if isinstance(parts[0], Quantized):
-        return _few_bits([part for part in parts if isinstance(part, Quantized)])
+        return _concat_quantized([part for part in parts if isinstance(part, Quantized)])
     whole = parts[0].get_parameter("weight").detach()
     if len(parts) > 1:
         whole = torch.cat([part.get_parameter("weight").detach() for part in parts])
@@ -134,8 +134,8 @@ def concat_linears(parts: Sequence[nn.Module]) -> nn.Module:
     return _matrix(whole)
 
 
-def _few_bits(parts: list[Quantized]) -> Quantized:
-    """The rows of quantised matrices in one module of the same kind."""
+def _concat_quantized(parts: list[Quantized]) -> Quantized:
+    """The rows of quantized matrices in one module of the same kind."""
     whole = parts[0]
     for name in dict(whole.named_buffers()):
         whole.register_buffer(name, torch.cat([part.get_buffer(name) for part in parts]))
@@ -144,7 +144,7 @@ def _few_bits(parts: list[Quantized]) -> Quantized:
 
 
 def _matrix(weight: Tensor) -> nn.Module:
-    """Whatever multiplies by a dense matrix fastest where it is."""
+    """The fastest module that multiplies by a dense matrix on its device."""
     if packable(weight):
         return Packed(weight)
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -153,7 +153,7 @@ def _matrix(weight: Tensor) -> nn.Module:
 
 
 def packable(weight: Tensor) -> bool:
-    """Whether oneDNN takes the matrix: on a CPU that it has kernels for."""
+    """Whether oneDNN has a kernel for the matrix on this CPU."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:

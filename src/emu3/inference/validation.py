@@ -102,7 +102,9 @@ def video_size(checkpoint: Checkpoint, video: VideoInput | VideoCodes) -> tuple[
         return video.codes.shape[1], video.codes.shape[2]
     frames = video.frames
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
-        raise InputError(f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}")
+        raise InputError(
+            f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"
+        )
     if not len(frames):
         raise InputError("a video without frames")
     height, width = smart_resize(

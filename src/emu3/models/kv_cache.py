@@ -1,10 +1,10 @@
-"""Keys and values of what the decoder has already read.
+"""KV cache: keys and values of the tokens that the decoder has read.
 
-The length of everything Emu3 writes is known before it starts, so a cache is allocated once, at
-its exact size. Each row has a length of its own, and an id's place in its row is its position:
-prompts of any lengths share a batch without padding between them and what follows. A pass may
-write more than is kept (the ends of shorter prompts, guesses that turn out wrong): `rewind` says
-what counts, and the rest is never seen and written over later.
+The length of an image or video is known before it starts, so the cache is allocated once. Each row
+has a length of its own, and a token's index in its row is its position: prompts of any lengths
+share a batch without padding between prompt and output. A forward pass may write more tokens than
+are kept (padding of shorter prompts, rejected drafts): `truncate` drops them, the mask hides them,
+and later tokens overwrite them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor
 from emu3.config import DecoderConfig
 
 Index = tuple[Tensor, slice, Tensor]
-"""Rows [B, 1], all heads, and places [B, L]."""
+"""Index of rows [B, 1], all heads, and positions [B, L]."""
 
 
 class KVStore(Protocol):
-    """All that attention asks of a cache; others than ours may answer."""
+    """What attention needs of a KV cache; `hf.causal_lm` adapts the one of transformers to it."""
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take [B, kv heads, L, head dim]; give back all that the new tokens may attend to."""
+        """Append keys and values [B, kv heads, L, head dim]; return all that may be attended to."""
 
 
 class KVCache:
-    """Keys and values [layers, B, kv heads, capacity, head dim]; row b holds `lengths[b]` ids."""
+    """Keys and values [layers, B, kv heads, capacity, head dim]; row b holds `lengths[b]` tokens."""
 
     def __init__(
         self,
@@ -46,60 +46,62 @@ class KVCache:
             capacity,
             config.head_dim,
         )
-        # Zeros, and not whatever memory holds: a mask cannot hide that 0 times NaN is NaN.
+        # Zeros rather than uninitialised memory: a mask cannot hide NaN, since 0 * NaN is NaN.
         self._hold(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
         self.capacity, self.lengths = capacity, [0] * rows
-        self._places: tuple[tuple[int, list[int]], Index] | None = None
+        self._index: tuple[tuple[int, list[int]], Index] | None = None
 
     def _hold(self, keys: Tensor, values: Tensor) -> None:
-        """Take tensors of which every row is in use."""
+        """Adopt tensors of which every row is in use."""
         self._all_keys, self._all_values = self.keys, self.values = keys, values
 
     def _use(self, rows: int) -> None:
-        """Go on with the first rows of what is held; the rest are spare."""
+        """Use the first `rows` rows; the rest are spare."""
         self.keys, self.values = self._all_keys[:, :rows], self._all_values[:, :rows]
 
     @property
     def max_length(self) -> int:
-        """Places filled in the fullest row."""
+        """Tokens in the longest row."""
         return max(self.lengths)
 
     @property
     def uniform_length(self) -> bool:
-        """Whether all rows are equally full."""
+        """Whether all rows have the same length."""
         return min(self.lengths) == self.max_length
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, kv heads, L, head dim] behind each row's ids; returns what is filled by now.
+        """Write [B, kv heads, L, head dim] behind each row; returns the filled part.
 
-        `lengths` move on in `advance`, once all layers have stored.
+        `advance` updates `lengths` once all layers have stored. Raises ValueError beyond the
+        capacity.
         """
         tokens = keys.shape[2]
         end = self.max_length + tokens
         if end > self.capacity:
-            raise ValueError(f"cache holds {self.capacity} tokens, {end} are needed")
-        mine, theirs = self.keys[layer], self.values[layer]
+            raise ValueError(f"the KV cache holds {self.capacity} tokens per row, {end} are needed")
+        all_keys, all_values = self.keys[layer], self.values[layer]
         if self.uniform_length:
-            mine[:, :, end - tokens : end], theirs[:, :, end - tokens : end] = keys, values
+            new = slice(end - tokens, end)
+            all_keys[:, :, new], all_values[:, :, new] = keys, values
         else:
-            at = self._behind(tokens)
-            mine[at], theirs[at] = keys.transpose(1, 2), values.transpose(1, 2)
-        return mine[:, :, :end], theirs[:, :, :end]
+            at = self._write_index(tokens)
+            all_keys[at], all_values[at] = keys.transpose(1, 2), values.transpose(1, 2)
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
-    def _behind(self, tokens: int) -> Index:
-        """Where the next `tokens` of each row are written: made once a pass, not once a layer."""
+    def _write_index(self, tokens: int) -> Index:
+        """Where the next `tokens` of each row are written; built once per pass, not per layer."""
         key = (tokens, list(self.lengths))
-        if self._places is None or self._places[0] != key:
+        if self._index is None or self._index[0] != key:
             rows = torch.arange(len(self.lengths), device=self.keys.device)[:, None]
-            self._places = key, (rows, slice(None), self.positions(tokens))
-        return self._places[1]
+            self._index = key, (rows, slice(None), self.positions(tokens))
+        return self._index[1]
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` more places of each row as filled."""
+        """Count `tokens` more tokens in each row."""
         self.lengths = [length + tokens for length in self.lengths]
 
     def truncate(self, lengths: Sequence[int]) -> None:
-        """Forget what lies behind these lengths, one for each row."""
+        """Drop the tokens behind these lengths, one length per row."""
         self.lengths = list(lengths)
 
     def positions(self, tokens: int) -> Tensor:
@@ -109,9 +111,9 @@ class KVCache:
         return torch.tensor(starts, device=self.keys.device)[:, None] + new
 
     def mask(self, tokens: int) -> Tensor | None:
-        """Who sees whom, bool [B or 1, 1, tokens, places]; None where attention needs no telling.
+        """Attention mask, bool [B or 1, 1, tokens, positions]; None if causal masking suffices.
 
-        That is a lone token of even rows, which sees all, and a first pass, which is causal.
+        That is one token of rows of equal length, which attends to all, and a first pass.
         """
         if self.uniform_length and (tokens == 1 or self.max_length == 0):
             return None
@@ -119,7 +121,7 @@ class KVCache:
         return places <= self.positions(tokens)[:, None, :, None]
 
     def reserve(self, capacity: int) -> None:
-        """Make room for so many ids a row, if there is less."""
+        """Grow to `capacity` tokens per row if there is less."""
         if capacity > self.capacity:
             more = (*self.keys.shape[:3], capacity - self.capacity, self.keys.shape[4])
             wider = (torch.cat([x, x.new_zeros(more)], dim=3) for x in (self.keys, self.values))
@@ -127,10 +129,10 @@ class KVCache:
             self.capacity = capacity
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows, in this order.
+        """Keep some of the rows, in this order.
 
-        Where those that move come from behind the last place that is kept (`compaction_order`), only
-        they are copied; what is left over is spare for `append_rows`, half of all at most.
+        If all rows that move come from behind the last kept one (`compaction_order`), only they
+        are copied and the rest stays as spare rows for `append_rows`, at most half of all.
         """
         moved = [(to, row) for to, row in enumerate(rows) if to != row]
         if all(row >= len(rows) for _, row in moved) and 2 * len(rows) > self._all_keys.shape[1]:
@@ -143,31 +145,31 @@ class KVCache:
         self.lengths = [self.lengths[row] for row in rows]
 
     def copy_row(self, row: int) -> KVCache:
-        """A cache of its own with the tokens of one row, and no room for more."""
+        """A new cache with the tokens of one row and no capacity for more."""
         length = self.lengths[row]
         copy = KVCache.__new__(KVCache)
         part = (slice(None), slice(row, row + 1), slice(None), slice(0, length))
         copy._hold(self.keys[part].clone(), self.values[part].clone())
-        copy.capacity, copy.lengths, copy._places = length, [length], None
+        copy.capacity, copy.lengths, copy._index = length, [length], None
         return copy
 
     def append_rows(self, other: KVCache) -> None:
-        """Take the rows of another cache in behind one's own; it must not be larger."""
-        mine, filled = len(self.lengths), other.max_length
-        both = mine + len(other.lengths)
+        """Append the rows of another cache, whose capacity must not be larger."""
+        own, filled = len(self.lengths), other.max_length
+        both = own + len(other.lengths)
         if both > self._all_keys.shape[1]:
-            more = (self.keys.shape[0], both - mine, *self.keys.shape[2:])
+            more = (self.keys.shape[0], both - own, *self.keys.shape[2:])
             longer = (torch.cat([x, x.new_zeros(more)], dim=1) for x in (self.keys, self.values))
             self._hold(*longer)
         self._use(both)
         for to, new in ((self.keys, other.keys), (self.values, other.values)):
-            to[:, mine:, :, :filled] = new[:, :, :, :filled]
-            to[:, mine:, :, filled:] = 0  # whoever had the row before may have left NaN there
+            to[:, own:, :, :filled] = new[:, :, :, :filled]
+            to[:, own:, :, filled:] = 0  # the row may hold NaN of an earlier sequence
         self.lengths += other.lengths
 
 
 def compaction_order(rows: int, gone: Collection[int]) -> list[int]:
-    """The rows that stay, each in its place, but that the last ones fill the gaps."""
+    """The rows that stay, in place, except that the last ones move into the gaps."""
     kept = rows - len(gone)
     last = [row for row in range(kept, rows) if row not in gone]
     return [last.pop() if row in gone else row for row in range(kept)]

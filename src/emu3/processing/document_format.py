@@ -1,17 +1,19 @@
-"""The order of tokens inside a picture and inside a video. No other file knows it.
+"""The document format: the order of tokens inside an image and inside a video.
 
-    picture  SOV  h*w           SOT  frame  EOV
+No other module knows this order.
+
+    image    SOV  h*w           SOT  frame  EOV
     video    SOV  h*w 8fps 2s   SOT  frame  …  frame  EOV
     frame    code … code EOL  …  code … code EOL  EOF
 
 `h*w` is the size in codes, as plain text; a video adds its frame rate and its duration. Every row
-ends in EOL and every frame of codes in EOF, the last ones too: a picture is a video of one frame
-behind its header. So the length is known before the first code, and what may come at each step is
-one interval of ids.
+ends in EOL and every frame of codes in EOF, including the last: behind its header, an image is a
+video of one frame. So the length is known before the first code, and the allowed ids of each step
+are one interval.
 
-Sources: paper section 2.3; `processing_emu3.py` (writing), `utils_emu3.py` (what is allowed; that
-one goes wrong on grids one or two codes wide). The form of a video was never published; what is
-ours in it is in docs/video.md.
+Sources: paper section 2.3; BAAI's `processing_emu3.py` (encoding) and `utils_emu3.py` (allowed ids;
+it is wrong for grids one or two codes wide). The format of videos was never published; the
+documentation of the document format says which parts are ours.
 """
 
 from __future__ import annotations
@@ -31,18 +33,18 @@ _SIDE = r"([1-9][0-9]{0,5})"
 _NUMBER = r"([0-9]{1,10}(?:\.[0-9]{1,3})?)"
 META = re.compile(rf"{_SIDE}\*{_SIDE}(?: {_NUMBER}fps {_NUMBER}s)?")
 THOUSAND = 1000
-MAX_FPS = 999  # up to here a duration in thousandths of a second tells every number of frames
+MAX_FPS = 999  # up to this rate a duration in milliseconds identifies the number of frames
 
 
 class DocumentFormatError(InputError):
-    """Ids that are no well-formed document. The message names the position."""
+    """Ids that are not a well-formed document. The message names the position."""
 
 
 @dataclass(frozen=True)
 class VideoCodes:
-    """A video as a document has it: codes [t, h, w], frames a second, and how many frames.
+    """A video in a document: codes [t, h, w], frames per second, and the number of frames.
 
-    The last group may stand for fewer frames than the others: `frames` is the true number.
+    The last group may stand for fewer frames than the others; `frames` is the true number.
     """
 
     codes: Tensor
@@ -52,7 +54,7 @@ class VideoCodes:
 
 @dataclass(frozen=True)
 class _Header:
-    """What stands before the first code: the grid, and for a video its rate and frames."""
+    """The header before the first code: the grid, and for a video its rate and frames."""
 
     height: int
     width: int
@@ -62,16 +64,16 @@ class _Header:
 
     @property
     def what(self) -> str:
-        return "picture" if self.fps is None else "video"
+        return "image" if self.fps is None else "video"
 
 
 @dataclass(frozen=True)
 class DocumentFormat:
-    """Writes pictures and videos into ids and reads them back.
+    """Encodes images and videos as token ids and decodes them.
 
-    `encode_text` and `decode_text` turn the size into ids of plain text and back; they are handed
-    in, so that this room does not know the text tokenizer. `group` is how many frames of a video
-    share one frame of codes.
+    `encode_text` and `decode_text` convert the size to ids of plain text and back; they are
+    arguments, so that this module does not depend on the text tokenizer. `group` is the number of
+    frames of a video that share one frame of codes.
     """
 
     vocabulary: Vocabulary
@@ -80,22 +82,22 @@ class DocumentFormat:
     group: int = 4
 
     def header(self, height: int, width: int) -> list[int]:
-        """What stands before the first code of a picture of [height, width] codes."""
+        """The ids before the first code of an image of [height, width] codes."""
         v = self.vocabulary
         return [v.sov, *self.encode_text(f"{height}*{width}"), v.sot]
 
     def video_header(self, height: int, width: int, fps: float, frames: int) -> list[int]:
-        """What stands before the first code of a video of so many frames.
+        """The ids before the first code of a video of so many frames.
 
-        `frames` counts what is seen, not groups. Raises GrammarError on a rate that is not a
-        number of thousandths from 0.001 to 999, or on less than one frame.
+        `frames` counts frames, not groups. Raises DocumentFormatError on a rate that is not a
+        multiple of 0.001 from 0.001 to 999, or on less than one frame.
         """
         v = self.vocabulary
         meta = f"{height}*{width} {fps_and_duration(fps, frames)}"
         return [v.sov, *self.encode_text(meta), v.sot]
 
     def num_groups(self, frames: int) -> int:
-        """Frames of codes for so many frames of a video; the last may be partly filled."""
+        """Frames of codes (groups) for so many frames of a video; the last may be partly filled."""
         return -(-frames // self.group)
 
     def body_token_ids(self, codes: Tensor) -> Tensor:
@@ -107,14 +109,14 @@ class DocumentFormat:
         return torch.cat([ended, ended.new_tensor([v.eov])])
 
     def encode_image(self, codes: Tensor) -> Tensor:
-        """Codes [h, w] to a whole picture, ids [L] int64."""
+        """Codes [h, w] to a whole image, ids [L] int64."""
         return self._headed(self.header(*codes.shape), codes)
 
     def encode_video(self, codes: Tensor, fps: float, frames: int | None = None) -> Tensor:
         """Codes [t, h, w] to a whole video, ids [L] int64.
 
         `frames` is the true number of frames where the last group is not full. Raises
-        GrammarError where t frames of codes cannot stand for it, and as `video_header` does.
+        DocumentFormatError where t frames of codes cannot stand for it, and as `video_header` does.
         """
         groups, height, width = codes.shape
         frames = groups * self.group if frames is None else frames
@@ -129,43 +131,13 @@ class DocumentFormat:
 
     @staticmethod
     def num_tokens(height: int, width: int, groups: int = 1) -> int:
-        """Ids after the header: h * (w + 1) + 1 a group, and EOV. EOS is not counted."""
+        """Ids after the header: h * (w + 1) + 1 per group, and EOV. EOS is not counted."""
         return groups * (height * (width + 1) + 1) + 1
 
-    @staticmethod
-    def token_offset(width: int, index: int, height: int | None = None) -> int:
-        """How many ids after the header code `index` stands.
-
-        A video needs the height of its frames; a picture has no second frame to reach.
-        """
-        ended = 0 if height is None else index // (width * height)
-        return index + index // width + ended
-
-    def token_ids_between(
-        self, codes: Sequence[int], width: int, start: int, stop: int, height: int | None = None
-    ) -> list[int]:
-        """The ids from `start` to `stop` after the header, of what begins with `codes`.
-
-        A video needs the height of its frames. Raises IndexError where the codes do not reach so
-        far.
-        """
-        v, ids = self.vocabulary, []
-        for step in range(start, stop):
-            frame, at = (0, step) if height is None else divmod(step, height * (width + 1) + 1)
-            row, column = divmod(at, width + 1)
-            if row == height:
-                ids.append(v.eof)
-            elif column == width:
-                ids.append(v.eol)
-            else:
-                before = frame * (height or 0) + row
-                ids.append(v.visual_start + codes[before * width + column])
-        return ids
-
     def allowed_range(self, height: int, width: int, step: int, groups: int = 1) -> tuple[int, int]:
-        """What may come `step` ids after the header: the interval [low, high) of ids.
+        """The ids allowed `step` ids after the header: the interval [low, high).
 
-        After the last frame come EOV and EOS, and PAD for ever after.
+        After the last frame come EOV and EOS, and then PAD.
         """
         v = self.vocabulary
         rows = height * (width + 1)
@@ -180,14 +152,14 @@ class DocumentFormat:
         return token, token + 1
 
     def forced_tokens(self, height: int, width: int, steps: int, groups: int = 1) -> Tensor:
-        """For each of `steps` steps the only id allowed, or -1 where a code is drawn: [steps]."""
+        """For each of `steps` steps the only id allowed, or -1 for any visual code: [steps]."""
         intervals = (self.allowed_range(height, width, step, groups) for step in range(steps))
         return torch.tensor([low if high == low + 1 else -1 for low, high in intervals])
 
     def decode_body(self, ids: Tensor, height: int, width: int) -> Tensor:
-        """The codes [h, w] of the ids after a header; what follows the picture is not looked at.
+        """The codes [h, w] of the ids after a header; ids after the image are ignored.
 
-        Raises GrammarError naming the first id that is not allowed where it stands.
+        Raises DocumentFormatError naming the first id that is not allowed where it stands.
         """
         return self._body_codes(ids, _Header(height, width))[0]
 
@@ -210,10 +182,10 @@ class DocumentFormat:
         return ids[forced < 0].view(groups, height, width) - v.visual_start
 
     def decode_image(self, ids: Tensor) -> Tensor:
-        """The inverse of `encode_image`: a whole picture, ids [L], to its codes [h, w]."""
+        """The inverse of `encode_image`: a whole image, ids [L], to its codes [h, w]."""
         parts = self.parse(ids)
         if len(parts) != 1 or not isinstance(parts[0], Tensor) or parts[0].ndim != 2:
-            raise DocumentFormatError("expected one picture and nothing else")
+            raise DocumentFormatError("expected one image and nothing else")
         return parts[0]
 
     def decode_video(self, ids: Tensor) -> VideoCodes:
@@ -224,21 +196,21 @@ class DocumentFormat:
         return parts[0]
 
     def split(self, ids: Tensor) -> list[Tensor]:
-        """A document [L] as its parts in order: text ids [n], pictures as codes [h, w].
+        """A document [L] as its parts in order: text ids [n], images as codes [h, w].
 
-        Raises GrammarError on a picture that is not well formed, and on a video (see `parse`).
+        Raises DocumentFormatError on an image that is not well formed, and on a video (see `parse`).
         """
         tensors: list[Tensor] = []
         for part in self.parse(ids):
             if isinstance(part, VideoCodes):
-                raise DocumentFormatError("a video where only text and pictures are read")
+                raise DocumentFormatError("a video where only text and images are supported")
             tensors.append(part)
         return tensors
 
     def parse(self, ids: Tensor) -> list[Tensor | VideoCodes]:
-        """A document [L] in order: text ids [n], pictures as codes [h, w], videos as they are.
+        """A document [L] in order: text ids [n], images as codes [h, w], and videos.
 
-        Raises GrammarError on a picture or a video that is not well formed.
+        Raises DocumentFormatError on an image or a video that is not well formed.
         """
         v = self.vocabulary
         parts: list[Tensor | VideoCodes] = []
@@ -260,17 +232,15 @@ class DocumentFormat:
         return parts
 
     def _read_header(self, ids: Tensor, start: int) -> tuple[_Header, int]:
-        """What was opened at `start`, and the position of its first code."""
+        """The header at `start`, and the position of the first code."""
         ends = (ids[start:] == self.vocabulary.sot).nonzero()
         if not len(ends):
-            raise DocumentFormatError(f"the picture opened at position {start} has no SOT")
+            raise DocumentFormatError(f"the image that starts at position {start} has no SOT")
         begin = start + int(ends[0]) + 1
         meta = self._text(ids[start + 1 : begin - 1].tolist())
         found = META.fullmatch(meta)
         if found is None:
-            raise DocumentFormatError(
-                f"the size of a picture reads {meta!r}; expected height*width"
-            )
+            raise DocumentFormatError(f"the size of an image reads {meta!r}; expected height*width")
         height, width = int(found[1]), int(found[2])
         if found[3] is None:
             return _Header(height, width), begin
@@ -278,27 +248,27 @@ class DocumentFormat:
         fps = float(found[3])
         if meta != f"{height}*{width} {fps_and_duration(fps, frames)}":
             raise DocumentFormatError(
-                f"the size of a video reads {meta!r}; no whole frames last so long"
+                f"the size of a video reads {meta!r}; no whole number of frames has this duration"
             )
         return _Header(height, width, fps, frames, self.num_groups(frames)), begin
 
     def _text(self, ids: Iterable[int]) -> str:
         ids = list(ids)
         if any(i >= self.vocabulary.text_size for i in ids):
-            raise DocumentFormatError("control tokens inside the size of a picture")
+            raise DocumentFormatError("control tokens inside the size of an image")
         return self.decode_text(ids)
 
 
 def fps_and_duration(fps: float, frames: int) -> str:
-    """Frame rate and length of a video as its header says them: `8fps 1.25s`.
+    """Frame rate and duration of a video as in its header: `8fps 1.25s`.
 
-    Seconds are rounded to thousandths, which still tell the number of frames. Raises GrammarError
-    on a rate that is not a number of thousandths from 0.001 to 999, or on less than one frame.
+    Seconds are rounded to thousandths, which still identify the number of frames. Raises DocumentFormatError
+    on a rate that is not a multiple of 0.001 from 0.001 to 999, or on less than one frame.
     """
     rate = Fraction(fps).limit_denominator(THOUSAND) if 0 < fps <= MAX_FPS else Fraction(0)
     if not rate or THOUSAND % rate.denominator or float(rate) != float(fps):
         raise DocumentFormatError(
-            f"{fps} frames a second: expected 0.001 to {MAX_FPS}, with three decimals at most"
+            f"fps = {fps} must lie in 0.001 to {MAX_FPS}, with at most three decimals"
         )
     if frames < 1:
         raise DocumentFormatError(f"a video of {frames} frames; at least one is needed")
@@ -306,6 +276,6 @@ def fps_and_duration(fps: float, frames: int) -> str:
 
 
 def _plain(number: Fraction) -> str:
-    """A number rounded to thousandths, without an exponent and without idle zeros."""
+    """A number rounded to thousandths, without an exponent and without trailing zeros."""
     whole, part = divmod(round(number * THOUSAND), THOUSAND)
     return f"{whole}.{part:03d}".rstrip("0").rstrip(".")
