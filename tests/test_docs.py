@@ -84,10 +84,54 @@ def test_readme_commands_run(readme_files: Path) -> None:
 
 
 def test_readme_python_runs(readme_files: Path) -> None:
-    blocks = code_blocks(ROOT / "README.md", "python")
+    run_python(ROOT / "README.md")
+
+
+def run_python(page: Path) -> None:
+    """Run the Python blocks of a page, one after another, in one namespace."""
+    names: dict[str, Any] = {}
+    blocks = code_blocks(page, "python")
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, page_id(page), "exec"), names)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["first-image", "chat", "train"])
+def test_tutorial_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shell blocks as one script, without the installation, and then its Python blocks."""
+    page = ROOT / "docs" / "tutorial" / f"{name}.md"
+    lines = "\n".join(code_blocks(page, "sh")).splitlines()
+    lines = [line for line in lines if not line.startswith(("make ", ". .venv"))]
+    emu3 = f'emu3() {{ "{sys.executable}" -m emu3 "$@"; }}'
+    torchrun = f'torchrun() {{ "{sys.executable}" -m torch.distributed.run "$@"; }}'
+    script = "\n".join(["set -e", emu3, torchrun, *lines])
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(tmp_path)
+    if code_blocks(page, "python"):
+        run_python(page)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "explanation/memory",
+        "how-to/fine-tune",
+        "how-to/prepare-data",
+        "how-to/video",
+        "reference/presets",
+    ],
+)
+def test_python_of_page_runs(name: str, readme_files: Path) -> None:
+    prepare = ["emu3", "prepare", "pictures", "-o", "data", "--quiet"]
+    subprocess.run([sys.executable, "-m", *prepare], check=True)
+    run_python(ROOT / "docs" / f"{name}.md")
 
 
 def test_readme_is_short() -> None:

@@ -1,4 +1,4 @@
-"""What `mkdocs build` does besides rendering: the command line reference, links into the source."""
+"""What `mkdocs build` does besides rendering: generated references, links into the source."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from tools.cli_reference import cli_markdown
+from tools.preset_reference import presets_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#]+)(?:#[^)]*)?\)")
+
+GENERATED = {"{{ cli }}": cli_markdown, "{{ presets }}": presets_markdown}
+"""What stands for generated Markdown in a page."""
 
 log = logging.getLogger("mkdocs.hooks")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Insert the generated reference; turn links to files outside docs/ into plain text."""
-    if page.file.src_uri == "reference/cli.md":
-        markdown = markdown.replace("{{ cli }}", cli_markdown())
+    """Insert generated references; turn links to files outside docs/ into plain text."""
+    for name, generate in GENERATED.items():
+        if name in markdown:
+            markdown = markdown.replace(name, generate())
     docs = ROOT / "docs"
 
     def replace(match: re.Match[str]) -> str:
