@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "architecture.svg"
 WIDTH, ROW, BOX_WIDTH, BOX_HEIGHT = 860, 64, 100, 30
 COLUMNS = {
-    "cli": 0.4, "server": 0.65, "evaluation": 0.12,
-    "training": 0.1, "bench": 0.3, "integrations": 0.8, "hf": 0.94,
-    "api": 0.8, "inference": 0.5, "data": 0.16,
-    "checkpoints": 0.38, "processing": 0.38, "models": 0.38, "config": 0.38, "errors": 0.38,
+    "cli": 0.36, "server": 0.6,
+    "training": 0.1, "evaluation": 0.28, "bench": 0.44, "integrations": 0.8, "hf": 0.94,
+    "api": 0.72, "inference": 0.45, "data": 0.16,
+    "checkpoints": 0.58, "processing": 0.58, "models": 0.58, "config": 0.58, "errors": 0.58,
 }  # fmt: skip
 """Where in its row a package stands, from 0 to 1, so that few arrows cross."""
 HELPERS = {"files", "outputs", "progress", "testing"}
