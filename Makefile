@@ -8,6 +8,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 EXTRAS := dev,docs,nano,train,reference,data,vision-train,video,serve,studio
 ARGS ?=
+# One test process per core, each with one compute thread; a file stays in one process.
+WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: demo test slow lint types format docs graph dist eval hooks clean help
@@ -20,7 +22,7 @@ demo: .venv/core ## generate an image of an apple, then ask what it shows
 	@echo "The image is in out/apple.png"
 
 test: .venv/dev ## run the fast tests; make test ARGS="-k cache" runs some
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 slow: .venv/dev ## run the slow tests: processes, a browser, the README, the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)
