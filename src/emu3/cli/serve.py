@@ -1,4 +1,4 @@
-"""`emu3 serve`: the model over HTTP, in the dialect of OpenAI's API."""
+"""`emu3 serve`: the model over HTTP, with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -18,64 +18,71 @@ emu3 serve --model BAAI/Emu3-Gen --host 0.0.0.0 --api-key "$KEY"
 
 curl localhost:8000/v1/images/generations -H "Content-Type: application/json" -d '{"prompt": "a fox"}'
 
-docs/serve.md shows the rest.
+More: docs/how-to/serve.md, docs/reference/http.md
 """
 
 LIMITS = "Limits"
 
-Host = Annotated[str, typer.Option(help="The address to listen on.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="The port.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Name = Annotated[
-    str | None, typer.Option(help="What requests call the model.", show_default="its own")
+    str | None,
+    typer.Option(help="Model name that requests use.", show_default="name of the checkpoint"),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="EMU3_API_KEY", help="Asked of every client.", show_default="none"),
+    typer.Option(envvar="EMU3_API_KEY", help="API key of clients.", show_default="none"),
 ]
-Queue = Annotated[int, typer.Option(min=1, help="Requests that may wait.", rich_help_panel=LIMITS)]
+Queue = Annotated[int, typer.Option(min=1, help="Requests in the queue.", rich_help_panel=LIMITS)]
 Slots = Annotated[
-    int, typer.Option(min=1, help="Requests at work together.", rich_help_panel=LIMITS)
+    int, typer.Option(min=1, help="Requests running at a time.", rich_help_panel=LIMITS)
 ]
-MaxBody = Annotated[int, typer.Option(min=1, help="Bytes of a body.", rich_help_panel=LIMITS)]
+MaxBody = Annotated[
+    int, typer.Option(min=1, help="Bytes of a request body.", rich_help_panel=LIMITS)
+]
 MaxPrompt = Annotated[
-    int, typer.Option(min=1, help="Characters of all texts.", rich_help_panel=LIMITS)
+    int, typer.Option(min=1, help="Characters of all texts of a request.", rich_help_panel=LIMITS)
 ]
 MaxPixels = Annotated[
-    int, typer.Option(min=1, help="Pixels of a picture drawn.", rich_help_panel=LIMITS)
+    int, typer.Option(min=1, help="Pixels of a generated image.", rich_help_panel=LIMITS)
 ]
-MaxN = Annotated[int, typer.Option(min=1, help="Pictures of one request.", rich_help_panel=LIMITS)]
+MaxN = Annotated[int, typer.Option(min=1, help="Images per request.", rich_help_panel=LIMITS)]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer.", rich_help_panel=LIMITS)]
 Timeout = Annotated[
-    float, typer.Option(min=0.001, help="Seconds of a request.", rich_help_panel=LIMITS)
-]
-Drain = Annotated[
-    float, typer.Option(min=0.001, help="Seconds a stop waits.", rich_help_panel=LIMITS)
-]
-Remote = Annotated[
-    bool,
+    float,
     typer.Option(
-        "--remote-images/--no-remote-images",
-        "--remote-pictures/--no-remote-pictures",
-        help="Fetch images and videos from public http(s) URLs.",
-        rich_help_panel=LIMITS,
+        min=0.001, help="Seconds until an image or chat request fails.", rich_help_panel=LIMITS
     ),
 ]
+Drain = Annotated[
+    float,
+    typer.Option(
+        min=0.001, help="Seconds that a shutdown waits for requests.", rich_help_panel=LIMITS
+    ),
+]
+RemoteImages = Annotated[
+    bool,
+    typer.Option(help="Fetch images and videos from public URLs.", rich_help_panel=LIMITS),
+]
+RemotePictures = Annotated[bool, typer.Option(hidden=True)]  # the former name of the option
 MaxFrames = Annotated[int, typer.Option(min=1, help="Frames of a video.", rich_help_panel=LIMITS)]
-MaxJobs = Annotated[int, typer.Option(min=1, help="Videos that may wait.", rich_help_panel=LIMITS)]
+MaxJobs = Annotated[int, typer.Option(min=1, help="Unfinished video jobs.", rich_help_panel=LIMITS)]
 KeepVideos = Annotated[
     float | None,
     typer.Option(
-        help="Hours that a finished video is kept.", show_default="until somebody deletes it"
+        help="Hours after which finished videos are deleted.", show_default="they are kept"
     ),
 ]
 JobsFolder = Annotated[
     Path | None,
-    typer.Option("--jobs", help="The folder of videos.", show_default="~/.local/state/emu3/jobs"),
+    typer.Option("--jobs", help="Folder of video jobs.", show_default="~/.local/state/emu3/jobs"),
 ]
 StudioOption = Annotated[
     bool | None,
     typer.Option(
-        "--studio/--no-studio", help="A page for people at /.", show_default="if it is installed"
+        "--studio/--no-studio",
+        help="Serve the web studio at /.",
+        show_default="if Gradio is installed",
     ),
 ]
 
@@ -98,7 +105,8 @@ def serve(
     max_tokens: MaxTokens = 1024,
     timeout: Timeout = 600.0,
     drain: Drain = 600.0,
-    remote_images: Remote = False,
+    remote_images: RemoteImages = False,
+    remote_pictures: RemotePictures = False,
     max_frames: MaxFrames = 512,
     max_jobs: MaxJobs = 64,
     keep_videos: KeepVideos = None,
@@ -106,14 +114,14 @@ def serve(
     studio: StudioOption = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer OpenAI's API over HTTP."""
+    """Serve a model over HTTP with OpenAI's API."""
     from emu3.inference.async_engine import AsyncEngine
     from emu3.server.job_store import default_jobs_folder
-    from emu3.server.run import check_extra, run
+    from emu3.server.run import check_extra, run_server
     from emu3.server.settings import Settings
 
     check_extra()
-    page = studio is not False and has_studio(needed=studio is True, quiet=quiet)
+    with_studio = studio is not False and studio_available(studio is True, quiet)
     settings = Settings(
         model=served_name(model) if name is None else name,
         api_key=api_key,
@@ -124,26 +132,26 @@ def serve(
         max_tokens=max_tokens,
         timeout=timeout,
         drain=drain,
-        remote_images=remote_images,
+        remote_images=remote_images or remote_pictures,
         max_frames=max_frames,
         max_jobs=max_jobs,
         keep_videos=keep_videos,
         jobs=default_jobs_folder() if jobs is None else jobs,
     )
-    m = open_model(model, vision, device, dtype, quiet=quiet)
-    engine = AsyncEngine(m.checkpoint, max_waiting=queue, max_running=slots)
+    loaded = open_model(model, vision, device, dtype, quiet=quiet)
+    engine = AsyncEngine(loaded.checkpoint, max_waiting=queue, max_running=slots)
     if not quiet:
         typer.echo(f"serving {settings.model} on http://{host}:{port}", err=True)
     try:
-        run(engine, settings, host, port, page)
+        run_server(engine, settings, host, port, with_studio)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("server stopped") from None
 
 
-def has_studio(needed: bool, quiet: bool) -> bool:
-    """Whether there is a page to be served; says so where there is none.
+def studio_available(required: bool, quiet: bool) -> bool:
+    """Return whether Gradio is installed; print a hint if it is not.
 
-    Raises MissingExtraError where there has to be one.
+    Raises MissingExtraError if the studio is `required`.
     """
     from emu3.errors import MissingExtraError
     from emu3.server.studio import check_gradio_installed
@@ -151,14 +159,14 @@ def has_studio(needed: bool, quiet: bool) -> bool:
     try:
         check_gradio_installed()
     except MissingExtraError as error:
-        if needed:
+        if required:
             raise
         if not quiet:
-            typer.echo(f"{error}; the API is served all the same", err=True)
+            typer.echo(f"{error}; serving the API without it", err=True)
         return False
     return True
 
 
 def served_name(model: str) -> str:
-    """The model's name for clients, who need not know the folders of this machine."""
+    """Return the name of a model for clients: of a folder, only the last part of its path."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -1,1 +1,28 @@
-"""The engine over HTTP, in the dialect of OpenAI's API."""
+"""The HTTP server: the engine behind the part of OpenAI's API that Emu3 implements.
+
+Read `app.py` first (the application factory), then `routes/` (one module per group of paths) and
+`schemas.py` (request and response bodies). `event_stream.py` connects a route to the engine;
+`video_worker.py` runs video jobs in the background. Needs the extra `serve`; `check_extra` says so
+before anything else is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emu3.server.app import create_app
+    from emu3.server.run import check_extra, run_server
+    from emu3.server.settings import Settings
+
+__all__ = ["Settings", "check_extra", "create_app", "run_server"]
+
+_MODULES = {"create_app": "app", "check_extra": "run", "run_server": "run", "Settings": "settings"}
+
+
+def __getattr__(name: str) -> Any:  # `emu3 serve --help` must not import PyTorch or FastAPI
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -22,7 +22,7 @@ def check_extra() -> None:
             raise MissingExtraError(package, "serve", "emu3 serve") from None
 
 
-def run(
+def run_server(
     engine: AsyncEngine, settings: Settings, host: str, port: int, studio: bool = False
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then refuse new requests and finish the running ones."""
