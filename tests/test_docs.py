@@ -238,7 +238,25 @@ def test_paths_exist(page: Path) -> None:
     roots = r"(?:src|tests|recipes|benchmarks|docs|tools|\.ci)"
     paths = set(re.findall(rf"[`\s]({roots}/[\w./-]*\w)", text))
     missing = sorted(path for path in paths if not (ROOT / path).exists())
+    modules = set(re.findall(r"`([a-z_]+/[\w/]*\w\.py)`", text))
+    missing += sorted(
+        path
+        for path in modules
+        if not any((ROOT / base / path).exists() for base in ("", "src/emu3"))
+    )
     assert missing == [], f"{page_id(page)} names {missing}"
+
+
+def test_symbols_of_architecture_exist() -> None:
+    """`name` in `package/module.py`, and `Class.method`, are defined there."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8").replace("\n", " ")
+    named = re.findall(r"((?:`[\w.]+`(?:, | and )?)+) (?:in |\()`([a-z_]+/[\w/]+\.py)`", text)
+    assert len(named) > 5
+    for names, path in named:
+        source = (ROOT / "src" / "emu3" / path).read_text("utf-8")
+        for name in re.findall(r"`([\w.]+)`", names):
+            for part in name.split("."):
+                assert re.search(rf"(?:def|class) {part}\b", source), f"{name} is not in {path}"
 
 
 @every_page
@@ -252,3 +270,25 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_package_graph_is_current() -> None:
     assert package_graph.TARGET.read_text("utf-8") == package_graph.svg(), "run: make graph"
+
+
+def test_http_reference_is_complete() -> None:
+    """Every route, request field and metric of the server is on the page, and no other metric."""
+    from emu3.server import metrics
+    from emu3.server.openapi import REQUEST_SCHEMAS
+    from emu3.server.routes import chat, images, system, videos
+
+    text = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
+    routes = [each for part in (images, chat, videos, system) for each in part.router.routes]
+    for route in routes:
+        path = re.sub(
+            r"{(\w+)[^}]*}", lambda m: "{" + m[1].removeprefix("video_") + "}", route.path
+        )
+        for method in route.methods:
+            assert f"`{method} {path}`" in text
+    for schema in REQUEST_SCHEMAS:
+        for field in schema.model_fields:
+            assert f"`{field}" in text, f"{field} of {schema.__name__}"
+    defined = set(re.findall(r'"(emu3_\w+)"', Path(metrics.__file__).read_text("utf-8")))
+    named = {name.removesuffix("_total") for name in re.findall(r"`(emu3_\w+)`", text)}
+    assert named == defined
