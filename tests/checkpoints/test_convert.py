@@ -63,9 +63,9 @@ def test_prompt_ids_are_the_same_in_every_format(
     published: Path, tmp_path: Path, format: str
 ) -> None:
     convert_checkpoint(published, None, tmp_path / "there", format=format)
-    ours = load_checkpoint(published, None, CPU_FP32).prompts
-    theirs = load_checkpoint(tmp_path / "there", None, CPU_FP32).prompts
-    assert theirs.image(TEXT, (3, 4)) == ours.image(TEXT, (3, 4))
+    expected = load_checkpoint(published, None, CPU_FP32).prompts
+    converted = load_checkpoint(tmp_path / "there", None, CPU_FP32).prompts
+    assert converted.image(TEXT, (3, 4)) == expected.image(TEXT, (3, 4))
 
 
 def test_block_size_does_not_matter(

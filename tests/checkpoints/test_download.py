@@ -68,13 +68,23 @@ BAR = re.compile(r"[1-9]\d?%.*\[\d\d:\d\d<\d\d:\d\d, .*B/s\]")  # done [spent<le
 
 def start_process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subprocess.Popen[str]:
     """Run find_model in a process of its own, configured by environment variables."""
-    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
+    environment_overrides = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "PYTHONPATH": str(ROOT / "src"),
+    }
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))
     }
     return subprocess.Popen(
         [sys.executable, "-c", FIND, GEN],
-        env={**environment, "OMP_NUM_THREADS": "1", "TERM": "xterm", **ours, **more},
+        env={
+            **environment,
+            "OMP_NUM_THREADS": "1",
+            "TERM": "xterm",
+            **environment_overrides,
+            **more,
+        },
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -87,27 +97,27 @@ def start_process(hub: FakeHub, home: Path, stderr: int, **more: str) -> subproc
 def test_killed_download_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
     """First on a terminal, with a progress bar; then into a pipe, without; then offline."""
     hub.stalls = True
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    first = start_process(hub, tmp_path, theirs)
-    os.close(theirs)
+    our_end, child_end = pty.openpty()
+    termios.tcsetwinsize(child_end, (24, 100))
+    first = start_process(hub, tmp_path, child_end)
+    os.close(child_end)
     try:
         assert hub.stalled.wait(TIMEOUT)
-        shown = ""
-        while not BAR.search(shown):
-            shown += os.read(ours, 4096).decode(errors="replace")
+        terminal_output = ""
+        while not BAR.search(terminal_output):
+            terminal_output += os.read(our_end, 4096).decode(errors="replace")
     finally:
         first.kill()
         first.communicate()
-    os.close(ours)
+    os.close(our_end)
     hub.closing.set()
     hub.stalls = False
     hub.asked.clear()
 
     second = start_process(hub, tmp_path, subprocess.PIPE)
-    said, noise = second.communicate(timeout=TIMEOUT)
-    assert (second.returncode, noise) == (0, "")
-    folder = Path(said.strip())
+    output, errors = second.communicate(timeout=TIMEOUT)
+    assert (second.returncode, errors) == (0, "")
+    folder = Path(output.strip())
     assert [(folder / name).read_bytes() for name in SHARDS] == list(WEIGHTS.values())
     (resumed,) = hub.fetched(SHARDS[0])
     assert resumed.range is not None
@@ -116,5 +126,5 @@ def test_killed_download_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
     hub.asked.clear()
 
     third = start_process(hub, tmp_path, subprocess.PIPE, HF_HUB_OFFLINE="1")
-    assert third.communicate(timeout=TIMEOUT) == (said, "")
+    assert third.communicate(timeout=TIMEOUT) == (output, "")
     assert not hub.asked

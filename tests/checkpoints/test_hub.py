@@ -274,6 +274,6 @@ def test_offline_with_partial_copy(hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     for name in SHARDS[1:]:
         (folder / name).unlink()
     go_offline(monkeypatch)
-    said = refused(GEN)
-    assert f"{SHARDS[1]}, {SHARDS[2]} missing" in said
-    assert "HF_HUB_OFFLINE is set; run the command online to resume the download" in said
+    message = refused(GEN)
+    assert f"{SHARDS[1]}, {SHARDS[2]} missing" in message
+    assert "HF_HUB_OFFLINE is set; run the command online to resume the download" in message

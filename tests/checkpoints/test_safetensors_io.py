@@ -100,8 +100,8 @@ def test_row_blocks_cover_every_row_once(rows: int, width: int) -> None:
 
 def header(path: Path, **changes: object) -> None:
     """Write a file with eight bytes of data and a changed header."""
-    said = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
-    text = json.dumps({"a": said}).encode()
+    tensor_header = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
+    text = json.dumps({"a": tensor_header}).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
 
 

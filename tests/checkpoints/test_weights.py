@@ -26,10 +26,10 @@ HEAD = "lm_head.weight"
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     """Whether names, order, dtypes and values are equal."""
-    mine, theirs = a.state_dict(), b.state_dict()
-    return list(mine) == list(theirs) and all(
-        mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name])
-        for name in mine
+    first, second = a.state_dict(), b.state_dict()
+    return list(first) == list(second) and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name])
+        for name in first
     )
 
 
@@ -65,8 +65,8 @@ def test_decoder_round_trip(tmp_path: Path, to: Precision, shard_bytes: int) -> 
     assert same(read, model)
     assert read.config == model.config
     assert not read.training
-    said = json.loads((tmp_path / "config.json").read_text())
-    assert said["torch_dtype"] == str(dtype).removeprefix("torch.")
+    config_json = json.loads((tmp_path / "config.json").read_text())
+    assert config_json["torch_dtype"] == str(dtype).removeprefix("torch.")
     text, config = load_text_tokenizer(tmp_path)
     assert (text.ranks, config) == (byte_tokenizer().ranks, model.config)
 
@@ -143,10 +143,10 @@ def test_unexpected_tensor_is_named(folder: Path) -> None:
 
 
 def test_config_of_another_size_raises(folder: Path) -> None:
-    said = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**said, "intermediate_size": 47}))
+    config_json = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config_json, "intermediate_size": 47}))
     assert_refused(folder, "mlp", "47")
-    (folder / "config.json").write_text(json.dumps({**said, "num_hidden_layers": 1}))
+    (folder / "config.json").write_text(json.dumps({**config_json, "num_hidden_layers": 1}))
     assert_refused(folder, "model.layers.1.")
 
 

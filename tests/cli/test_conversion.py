@@ -13,14 +13,14 @@ Emu3Command = Callable[..., Result]
 
 
 def test_quantized_checkpoint_generates(emu3: Emu3Command, tiny: Path, tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    done = emu3("quantize", str(tiny), "-o", str(few), "--bits", "8")
-    assert (done.exit_code, done.stdout.strip()) == (0, str(few))
-    assert "decoder in int8" in emu3("info", str(few)).stdout
-    picture = tmp_path / "picture.png"
-    drawn = emu3("image", "x", "--model", str(few), "-o", str(picture))
-    assert drawn.exit_code == 0, drawn.stderr
-    assert picture.stat().st_size > 0
+    quantized = tmp_path / "quantized"
+    done = emu3("quantize", str(tiny), "-o", str(quantized), "--bits", "8")
+    assert (done.exit_code, done.stdout.strip()) == (0, str(quantized))
+    assert "decoder in int8" in emu3("info", str(quantized)).stdout
+    image = tmp_path / "image.png"
+    done = emu3("image", "x", "--model", str(quantized), "-o", str(image))
+    assert done.exit_code == 0, done.stderr
+    assert image.stat().st_size > 0
 
 
 @pytest.mark.parametrize("format", ["hf", "paddle", "baai"])
@@ -28,13 +28,13 @@ def test_images_are_the_same_in_every_format(
     emu3: Emu3Command, tiny: Path, tmp_path: Path, format: str
 ) -> None:
     assert emu3("convert", str(tiny), "-o", str(tmp_path / "there"), "--to", format).exit_code == 0
-    pictures = []
+    images = []
     for number, model in enumerate((tiny, tmp_path / "there")):
-        drawn = tmp_path / f"{number}.png"
-        options = ("--model", str(model), "--seed", "0", "-o", str(drawn))
+        output = tmp_path / f"{number}.png"
+        options = ("--model", str(model), "--seed", "0", "-o", str(output))
         assert emu3("image", "x", *options).exit_code == 0
-        pictures.append(Image.open(drawn).tobytes())
-    assert pictures[0] == pictures[1]
+        images.append(Image.open(output).tobytes())
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize(

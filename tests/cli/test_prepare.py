@@ -24,7 +24,7 @@ def images(here: Path, photo: Path) -> Path:
     shutil.copy(photo, folder / "a.png")
     (folder / "a.txt").write_text("a glow")
     (folder / "b.txt").write_text("only words")
-    (folder / "bad.png").write_text("no picture")
+    (folder / "bad.png").write_text("no image")
     (folder / "bad.txt").write_text("words")
     return folder
 
@@ -47,11 +47,11 @@ def test_prepare_and_resume(
 
 
 INVALID: dict[str, tuple[tuple[object, ...], str]] = {
-    "no source": (("gone.jsonl",), "no such file or folder"),
+    "no source": (("missing.jsonl",), "no such file or folder"),
     "no model": (("images", "--model", "nothing"), "no such model"),
     "no worker": (("images", "--workers", 0), "at least 1"),
     "slices of nothing": (("images", "--slice", 0), "at least 1"),
-    "no folder above": (("images", "-o", "gone/data"), "create it first"),
+    "no folder above": (("images", "-o", "missing/data"), "create it first"),
     "a folder in use": (("images", "-o", "images"), "holds other files"),
 }
 

@@ -33,17 +33,17 @@ def write_dataset(folder: Path) -> list[TokenizedDocument]:
     """Write a data set of three shards, one of them empty; returns its documents."""
     folder.mkdir()
     request = {"model": text_tokenizer_fingerprint(byte_tokenizer()), "sources": []}
-    held = [documents(0), [], documents(1)]
-    for name, each in zip(NAMES, held, strict=True):
+    shards = [documents(0), [], documents(1)]
+    for name, each in zip(NAMES, shards, strict=True):
         write_shard(folder / name, request_digest(request), each, [SkippedSample("a", "b", "c")])
     index = {
         "version": 1,
         "request": request,
-        "shards": dict(zip(NAMES, map(len, held), strict=True)),
+        "shards": dict(zip(NAMES, map(len, shards), strict=True)),
         "ids": {"context": 1, "text": 2, "vision": 3, "answer": 4},
     }
     (folder / "index.json").write_text(json.dumps(index))
-    return [document for each in held for document in each]
+    return [document for each in shards for document in each]
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -98,10 +98,10 @@ def test_resuming_gives_the_same_rows(datasets: list[TokenDataset], stop: int) -
     second = loader(datasets)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     again = before + list(islice(second, 40 - stop))
-    for ours, theirs in zip(whole, again, strict=True):
-        assert torch.equal(ours.ids, theirs.ids)
-        assert torch.equal(ours.roles, theirs.roles)
-        assert ours.lengths == theirs.lengths
+    for expected, actual in zip(whole, again, strict=True):
+        assert torch.equal(expected.ids, actual.ids)
+        assert torch.equal(expected.roles, actual.roles)
+        assert expected.lengths == actual.lengths
 
 
 def test_processes_share_the_rows_of_one_loader(datasets: list[TokenDataset]) -> None:

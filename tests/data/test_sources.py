@@ -66,7 +66,7 @@ def jsonl(folder: Path) -> Path:
     for record in RECORDS:
         line = {key: value for key, value in record.items() if value is not None}
         if "image" in line:
-            line["image"] = f"pictures/{line['image']}.png"
+            line["image"] = f"images/{line['image']}.png"
             path = folder / line["image"]
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(png(record["image"]))
@@ -197,7 +197,7 @@ def truncated_parquet(folder: Path) -> Path:
 
 
 INVALID: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda folder: folder / "gone", "no such file or folder"),
+    (lambda folder: folder / "missing", "no such file or folder"),
     (empty_folder, "no images, videos or texts"),
     (folder_of_splits, "several splits"),
     (zip_file, "not a source"),

@@ -66,8 +66,8 @@ def test_video_from_bytes_equals_video_from_file(
     tokenizer: SampleTokenizer, video_file: Path
 ) -> None:
     file = tokenizer.tokenize(Sample(text="up", video=VideoFile(video_file)))
-    held = VideoFile(Path("some.tar/a.mp4"), video_file.read_bytes())
-    assert tokenizer.tokenize(Sample(text="up", video=held)).ids.tolist() == file.ids.tolist()
+    from_bytes = VideoFile(Path("some.tar/a.mp4"), video_file.read_bytes())
+    assert tokenizer.tokenize(Sample(text="up", video=from_bytes)).ids.tolist() == file.ids.tolist()
 
 
 def test_every_source_gives_the_same_document(tokenizer: SampleTokenizer, video_file: Path) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from emu3.testing import byte_tokenizer, tiny_decoder, tiny_vision
 
 REMOTE = {
-    "config.json": {"AutoConfig": "gone.Config", "AutoModelForCausalLM": "gone.Model"},
-    "tokenizer_config.json": {"AutoTokenizer": ["gone.Tokenizer", None]},
-    "preprocessor_config.json": {"AutoImageProcessor": "gone.ImageProcessor"},
+    "config.json": {"AutoConfig": "missing.Config", "AutoModelForCausalLM": "missing.Model"},
+    "tokenizer_config.json": {"AutoTokenizer": ["missing.Tokenizer", None]},
+    "preprocessor_config.json": {"AutoImageProcessor": "missing.ImageProcessor"},
 }
 """The `auto_map` entries of published folders; the files they name do not exist here."""
 
@@ -27,7 +27,7 @@ def golden(reference: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def said(reference: Path) -> dict[str, Any]:
+def golden_json(reference: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((reference / "golden.json").read_text(encoding="utf-8"))
     return read
 
@@ -46,9 +46,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     byte_tokenizer().save(folder)
     vision = tiny_vision()
-    theirs = emu3.hf.Emu3VisionVQModel(emu3.hf.Emu3VisionVQConfig(**vision.config.to_dict()))
-    theirs.load_state_dict(vision.state_dict(), strict=True)
-    theirs.save_pretrained(inside)
+    vision_model = emu3.hf.Emu3VisionVQModel(emu3.hf.Emu3VisionVQConfig(**vision.config.to_dict()))
+    vision_model.load_state_dict(vision.state_dict(), strict=True)
+    vision_model.save_pretrained(inside)
     emu3.hf.Emu3VisionVQImageProcessor(
         min_pixels=64, max_pixels=1024, spatial_factor=4
     ).save_pretrained(inside)

@@ -53,9 +53,9 @@ def pad_batch(rows: list[list[int]], left: bool = True) -> tuple[torch.Tensor, t
 
 
 def test_weights_equal_the_decoder(model: Any) -> None:
-    theirs = model.state_dict()
-    assert list(theirs) == list(DECODER.state_dict())
-    assert all(torch.equal(theirs[name], tensor) for name, tensor in DECODER.state_dict().items())
+    state = model.state_dict()
+    assert list(state) == list(DECODER.state_dict())
+    assert all(torch.equal(state[name], tensor) for name, tensor in DECODER.state_dict().items())
     assert model.config.as_decoder_config() == DECODER.config
 
 
@@ -102,13 +102,13 @@ def test_padded_batch_equals_single_rows(model: Any, left: bool) -> None:
 
 def test_greedy_generation_equals_generate_text(model: Any) -> None:
     """Alone and in a batch padded on the left."""
-    ours = generate_text(DECODER, ROWS, V.eos, V.pad, 20, SamplingParams(top_k=1), [0] * 3)
+    expected = generate_text(DECODER, ROWS, V.eos, V.pad, 20, SamplingParams(top_k=1), [0] * 3)
     ids, mask = pad_batch(ROWS)
     out = model.generate(ids, GREEDY, attention_mask=mask, max_new_tokens=20)
-    assert torch.equal(out[:, ids.shape[1] :], ours)
-    for row, expected in zip(ROWS, ours, strict=True):
+    assert torch.equal(out[:, ids.shape[1] :], expected)
+    for row, answer in zip(ROWS, expected, strict=True):
         alone = model.generate(torch.tensor([row]), GREEDY, max_new_tokens=20)
-        assert alone[0].tolist() == row + expected.tolist()
+        assert alone[0].tolist() == row + answer.tolist()
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_no_remote_code_is_run(remote: Path, trusted: bool | None) -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "flex_attention"])
-@pytest.mark.parametrize("place", ["cpu", {"": "cpu"}, torch.device("cpu"), None])
+@pytest.mark.parametrize("device", ["cpu", {"": "cpu"}, torch.device("cpu"), None])
 def test_arguments_of_published_scripts_are_accepted(
-    tiny: Path, attention: str, place: Any
+    tiny: Path, attention: str, device: Any
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(
-        tiny, attn_implementation=attention, device_map=place, dtype=torch.bfloat16
+        tiny, attn_implementation=attention, device_map=device, dtype=torch.bfloat16
     )
     assert (model.dtype, model.device.type) == (torch.bfloat16, "cpu")
     assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
@@ -235,16 +235,16 @@ def test_unsupported_calls_raise(model: Any, call: dict[str, Any], message: str)
 
 @torch.no_grad()
 def test_vision_tokenizer_equals_the_library(tiny: Path) -> None:
-    ours, theirs = tiny_vision(), AutoModel.from_pretrained(tiny / "vision_tokenizer").eval()
-    assert isinstance(theirs.config, Emu3VisionVQConfig)
-    assert list(theirs.state_dict()) == list(ours.state_dict())
-    assert theirs.spatial_scale_factor == 4
+    tokenizer, model = tiny_vision(), AutoModel.from_pretrained(tiny / "vision_tokenizer").eval()
+    assert isinstance(model.config, Emu3VisionVQConfig)
+    assert list(model.state_dict()) == list(tokenizer.state_dict())
+    assert model.spatial_scale_factor == 4
     for pixels in (torch.rand(2, 3, 8, 12) * 2 - 1, torch.rand(1, 8, 3, 8, 8) * 2 - 1):
-        codes = ours.encode(pixels)
-        assert torch.equal(theirs.encode(pixels), codes)
-        assert torch.equal(theirs(pixels), codes)
-        assert torch.equal(theirs.decode(codes), ours.decode(codes))
-    wide = theirs.to(torch.float64)
+        codes = tokenizer.encode(pixels)
+        assert torch.equal(model.encode(pixels), codes)
+        assert torch.equal(model(pixels), codes)
+        assert torch.equal(model.decode(codes), tokenizer.decode(codes))
+    wide = model.to(torch.float64)
     assert wide.encode(pixels.double()).shape == codes.shape
 
 

@@ -50,16 +50,18 @@ def noise_image(height: int, width: int, seed: int = 0) -> Image.Image:
 # The tokenizer.
 
 
-def test_tokenizer_equals_the_reference(published: Emu3Processor, said: dict[str, Any]) -> None:
+def test_tokenizer_equals_the_reference(
+    published: Emu3Processor, golden_json: dict[str, Any]
+) -> None:
     """The last text contains names of control tokens, which become these tokens."""
     tokenizer = published.tokenizer
-    for case in said["texts"]:
+    for case in golden_json["texts"]:
         assert tokenizer(case["text"]).input_ids == case["ids"]
         assert tokenizer.decode(case["ids"]) == case["decoded"]
         tokens = tokenizer.tokenize(case["text"])
         assert tokenizer.convert_tokens_to_ids(tokens) == case["ids"]
         assert tokenizer.convert_tokens_to_string(tokens) == case["decoded"]
-    special = said["texts"][-1]
+    special = golden_json["texts"][-1]
     assert tokenizer.decode(special["ids"], skip_special_tokens=True) == "8*8"
     plain = tokenizer(special["text"], split_special_tokens=True).input_ids
     assert max(plain) < tokenizer.text.vocabulary.text_size
@@ -104,9 +106,9 @@ def test_saved_tokenizer_round_trip(tiny: Path, tmp_path: Path) -> None:
     first = AutoTokenizer.from_pretrained(tiny, padding_side="left")
     first.save_pretrained(tmp_path)
     again = Emu3Tokenizer.from_pretrained(tmp_path)
-    house = TextTokenizer.from_folder(tmp_path)
+    library = TextTokenizer.from_folder(tmp_path)
     text = "naïve <|extra_7|> 🐈"
-    assert first.encode(text) == again.encode(text) == house.encode(text, allow_special=True)
+    assert first.encode(text) == again.encode(text) == library.encode(text, allow_special=True)
     assert again.padding_side == "left"
 
 
@@ -171,16 +173,16 @@ def test_image_processor_settings_can_be_changed(tiny: Path, tmp_path: Path) -> 
 
 
 def test_prompts_equal_the_reference(
-    published: Emu3Processor, golden: dict[str, Tensor], said: dict[str, Any]
+    published: Emu3Processor, golden: dict[str, Tensor], golden_json: dict[str, Any]
 ) -> None:
     images = [Image.fromarray(golden[f"vq.rgb{index}"].numpy()) for index in range(2)]
-    for index, question in enumerate(said["chat"]):
+    for index, question in enumerate(golden_json["chat"]):
         inputs = published(question, images[index], mode="U", return_tensors="pt")
         assert torch.equal(inputs.input_ids, golden[f"chat{index}.input_ids"].long())
         h, w = golden[f"vq.codes{index}"][0].shape
         assert inputs.image_size.tolist() == [[h, w]]
     inputs = published(
-        said["chat"],
+        golden_json["chat"],
         images,
         mode="U",
         padding_image=True,
@@ -282,8 +284,8 @@ def test_invalid_prompts_raise(
 
 def test_extra_preprocessor_keys_are_ignored(tiny: Path, tmp_path: Path) -> None:
     """Older releases of transformers write keys without effect."""
-    said = json.loads((tiny / "vision_tokenizer" / "preprocessor_config.json").read_text())
-    said |= {"processor_class": "Emu3Processor", "auto_map": {}, "_processor_class": None}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    config = json.loads((tiny / "vision_tokenizer" / "preprocessor_config.json").read_text())
+    config |= {"processor_class": "Emu3Processor", "auto_map": {}, "_processor_class": None}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     images = AutoImageProcessor.from_pretrained(tmp_path)
     assert images(noise_image(8, 8))["pixel_values"].shape == (1, 3, 8, 8)

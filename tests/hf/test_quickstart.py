@@ -47,9 +47,9 @@ def test_quickstart_runs_as_printed(reference: Path) -> None:
     names = run_script(GENERATE_SCRIPT, reference)
     assert names["model"].dtype == torch.bfloat16
     assert Image.open("result_1.png").size == (64, 64)
-    before, picture, after = names["mm_list"]
+    before, image, after = names["mm_list"]
     assert before.endswith("a portrait of young girl. masterpiece, film grained, best quality.")
-    assert (picture.size, after) == ((64, 64), "<|extra_204|>")
+    assert (image.size, after) == ((64, 64), "<|extra_204|>")
 
 
 @pytest.mark.slow

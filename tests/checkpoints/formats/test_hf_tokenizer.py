@@ -67,11 +67,11 @@ def test_invalid_vocabularies_raise(tmp_path: Path, broken: dict[str, Any], mess
     assert "tokenizer.json" in str(raised.value)
 
 
-def assert_same_ids(text: TextTokenizer, theirs: Any, samples: Iterable[str]) -> None:
+def assert_same_ids(text: TextTokenizer, tokenizer: Any, samples: Iterable[str]) -> None:
     for sample in samples:
         ids = text.encode(sample, allow_special=True)
-        assert theirs.encode(sample).ids == ids, sample
-        assert theirs.decode(ids, skip_special_tokens=False) == text.decode(ids), sample
+        assert tokenizer.encode(sample).ids == ids, sample
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text.decode(ids), sample
 
 
 def tokenizers_tokenizer(text: TextTokenizer) -> Any:
@@ -111,5 +111,7 @@ def test_ids_equal_tokenizers_in_the_published_vocabulary(reference: Path) -> No
     golden = json.loads((reference / "golden.json").read_text(encoding="utf-8"))
     words = "".join(each["text"] for each in golden["texts"])
     mixed = ["".join(random.choices(words, k=40)) for _ in range(200)]
-    theirs = tokenizers_tokenizer(text)
-    assert_same_ids(text, theirs, [*NATURAL, *(each["text"] for each in golden["texts"]), *mixed])
+    tokenizer = tokenizers_tokenizer(text)
+    assert_same_ids(
+        text, tokenizer, [*NATURAL, *(each["text"] for each in golden["texts"]), *mixed]
+    )

@@ -40,25 +40,29 @@ def write_checkpoint(folder: Path, seed: int = 0, **changes: Any) -> tuple[Any, 
 
 
 def load_with_transformers(transformers: Any, folder: Path) -> Any:
-    model, said = transformers.Emu3ForConditionalGeneration.from_pretrained(
+    model, info = transformers.Emu3ForConditionalGeneration.from_pretrained(
         folder, local_files_only=True, output_loading_info=True
     )
-    assert not said["missing_keys"]
-    assert not said["unexpected_keys"]
-    assert not said["mismatched_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
     return model.eval()
 
 
 @torch.no_grad()
-def assert_same_outputs(decoder: Any, vision: Any, theirs: Any) -> None:
+def assert_same_outputs(decoder: Any, vision: Any, transformers_model: Any) -> None:
     ids = torch.randint(decoder.config.vocab_size, (2, 30))
-    torch.testing.assert_close(decoder(ids), theirs(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        decoder(ids), transformers_model(input_ids=ids).logits, atol=1e-5, rtol=1e-5
+    )
     pixels = torch.rand(2, 3, 12, 20) * 2 - 1
     codes = vision.encode(pixels)
-    encoded = theirs.model.vqmodel.encode(pixels, torch.tensor([[12, 20]] * 2)).image_tokens
+    encoded = transformers_model.model.vqmodel.encode(
+        pixels, torch.tensor([[12, 20]] * 2)
+    ).image_tokens
     assert torch.equal(codes, torch.stack(list(encoded)))
     assert len(codes.unique()) > 3
-    decoded = theirs.model.vqmodel.decode(codes)
+    decoded = transformers_model.model.vqmodel.decode(codes)
     torch.testing.assert_close(vision.decode(codes), decoded, atol=2e-5, rtol=1e-5)
 
 
@@ -118,9 +122,9 @@ def test_processor_gives_our_prompt_ids(transformers: Any, tmp_path: Path) -> No
     write_checkpoint(tmp_path, image_area=24 * 40)
     processor = transformers.Emu3Processor.from_pretrained(tmp_path, local_files_only=True)
     text, v = byte_tokenizer(), byte_tokenizer().vocabulary
-    said = processor(text=["a cat"], return_for_image_generation=True, ratio="5:3")
+    inputs = processor(text=["a cat"], return_for_image_generation=True, ratio="5:3")
     expected = [v.bos, *text.encode("a cat"), v.sov, *b"3*5", v.sot]
-    assert said["input_ids"][0] == expected
+    assert inputs["input_ids"][0] == expected
     for loaded in (
         processor.tokenizer,
         transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True),
@@ -149,15 +153,17 @@ def test_chat_template_matches_published_folders(transformers: Any, tmp_path: Pa
         message("assistant", "A cat."),
         message("user", "Sure?"),
     ]
-    said = processor.apply_chat_template(messages, add_generation_prompt=True)
-    assert said == "You help. USER: <image>What is this? ASSISTANT: A cat. USER: Sure? ASSISTANT:"
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "You help. USER: <image>What is this? ASSISTANT: A cat. USER: Sure? ASSISTANT:"
 
 
 def test_defaults_are_those_of_transformers(transformers: Any) -> None:
     """An absent key means transformers' default, so both defaults must be equal."""
-    theirs, ours = transformers.Emu3TextConfig(), DecoderConfig()
-    assert {k: getattr(theirs, k) for k in TEXT_KEYS} == {k: getattr(ours, k) for k in TEXT_KEYS}
-    assert theirs.rope_parameters["rope_theta"] == ours.rope_theta
+    expected, config = transformers.Emu3TextConfig(), DecoderConfig()
+    assert {k: getattr(expected, k) for k in TEXT_KEYS} == {
+        k: getattr(config, k) for k in TEXT_KEYS
+    }
+    assert expected.rope_parameters["rope_theta"] == config.rope_theta
     vision, mine = transformers.Emu3VQVAEConfig(), VisionConfig().to_dict()
     for key, name in VISION_KEYS.items():
         value = getattr(vision, key)

@@ -20,17 +20,17 @@ def test_decoder_names_are_unchanged() -> None:
 
 def test_batch_norm_statistics_are_renamed_and_counters_dropped() -> None:
     names = set(tiny_vision().state_dict())
-    theirs = {name: vision_name(name) for name in names}
-    assert {name for name, other in theirs.items() if other is None} == {
+    stored_names = {name: vision_name(name) for name in names}
+    assert {name for name, stored in stored_names.items() if stored is None} == {
         name for name in names if name.endswith("num_batches_tracked")
     }
-    kept = [other for other in theirs.values() if other is not None]
+    kept = [stored for stored in stored_names.values() if stored is not None]
     assert len(set(kept)) == len(kept)
-    assert not any("running" in other for other in kept)
+    assert not any("running" in stored for stored in kept)
     block = "encoder.time_res_stack.0.norm1"
-    assert theirs[f"{block}.running_mean"] == f"{block}._mean"
-    assert theirs[f"{block}.running_var"] == f"{block}._variance"
-    assert theirs[f"{block}.weight"] == f"{block}.weight"
+    assert stored_names[f"{block}.running_mean"] == f"{block}._mean"
+    assert stored_names[f"{block}.running_var"] == f"{block}._variance"
+    assert stored_names[f"{block}.weight"] == f"{block}.weight"
 
 
 def test_linear_layers_are_transposed() -> None:
