@@ -89,16 +89,16 @@ def test_batched_quickstart_equals_the_reference(
     """The script passes no mask for the negative prompt, so the guidance attends to padding."""
     names = run_script(GENERATE_SCRIPT, reference, **batch_changes(masked=False))
     for key, inputs in [("input_ids", "pos_inputs"), ("neg_ids", "neg_inputs")]:
-        assert torch.equal(names[inputs].input_ids, golden[f"batch_changes.{key}"].long())
-    assert torch.equal(names["pos_inputs"].image_size, golden["batch_changes.size"].long())
-    assert torch.equal(names["outputs"], golden["batch_changes.output"].long())
+        assert torch.equal(names[inputs].input_ids, golden[f"batch.{key}"].long())
+    assert torch.equal(names["pos_inputs"].image_size, golden["batch.size"].long())
+    assert torch.equal(names["outputs"], golden["batch.output"].long())
 
 
 @pytest.mark.slow
 def test_masked_batch_equals_single_prompts(reference: Path, golden: dict[str, Tensor]) -> None:
     names = run_script(GENERATE_SCRIPT, reference, **batch_changes(masked=True))
     for row, index in zip(names["outputs"], range(2), strict=True):
-        alone = golden[f"batch_changes{index}.output"][0].long()
+        alone = golden[f"batch{index}.output"][0].long()
         assert torch.equal(row[: len(alone)], alone)
         assert (row[len(alone) :] == names["model"].config.pad_token_id).all()
 
