@@ -96,40 +96,42 @@ def test_a_host_with_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_the_connection_uses_the_checked_address(
     answer: bytes, message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = socket.socketpair()
-    theirs.sendall(answer)
-    theirs.shutdown(socket.SHUT_WR)
+    client_end, server_end = socket.socketpair()
+    server_end.sendall(answer)
+    server_end.shutdown(socket.SHUT_WR)
     addresses = []
 
     def connect(address: tuple[str, int], timeout: float) -> socket.socket:
         addresses.append(address)
-        return ours
+        return client_end
 
     monkeypatch.setattr(url_fetch, "public_address", lambda host, port, param: "1.2.3.4")
     monkeypatch.setattr(socket, "create_connection", connect)
     settings = Settings(remote_images=True, max_fetch=10)
     if message is None:
         assert url_fetch.fetch("http://example.com/a?b", "url", settings) == b"abc"
-        assert theirs.recv(1000).startswith(b"GET /a?b HTTP/1.1\r\nHost: example.com")
+        assert server_end.recv(1000).startswith(b"GET /a?b HTTP/1.1\r\nHost: example.com")
     else:
         with pytest.raises(APIError, match=message):
             url_fetch.fetch("http://example.com/a?b", "url", settings)
     assert addresses == [("1.2.3.4", 80)]
-    theirs.close()
+    server_end.close()
 
 
 @pytest.mark.parametrize(
-    "begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["", "head", "body"]
+    "beginning",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"],
+    ids=["", "head", "body"],
 )
-def test_a_slow_response_times_out(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = socket.socketpair()
+def test_a_slow_response_times_out(beginning: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    client_end, server_end = socket.socketpair()
     sent = bytearray()
 
     def send_slowly() -> None:
         try:
-            theirs.sendall(begin)
+            server_end.sendall(beginning)
             while len(sent) < 400:  # twenty times the timeout, with a byte every 10 ms
-                theirs.sendall(b"x")
+                server_end.sendall(b"x")
                 sent.append(0)
                 time.sleep(0.01)
         except OSError:  # the connection was closed
@@ -137,11 +139,11 @@ def test_a_slow_response_times_out(begin: bytes, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(url_fetch, "TIMEOUT", 0.2)
     monkeypatch.setattr(url_fetch, "public_address", lambda host, port, param: "1.2.3.4")
-    monkeypatch.setattr(socket, "create_connection", lambda address, timeout: ours)
-    other = threading.Thread(target=send_slowly)
-    other.start()
+    monkeypatch.setattr(socket, "create_connection", lambda address, timeout: client_end)
+    sender = threading.Thread(target=send_slowly)
+    sender.start()
     with pytest.raises(APIError, match="could not be fetched"):
         url_fetch.fetch("http://example.com/a.png", "url", ALLOWED)
-    other.join()
+    sender.join()
     assert len(sent) < 400
-    theirs.close()
+    server_end.close()

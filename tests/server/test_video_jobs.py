@@ -88,12 +88,12 @@ def test_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
         jobs.path(job.id).touch()
     half = jobs.clips / f".{kept.id}.123.part.mp4"
     half.touch()
-    theirs = jobs.clips / "holiday.mp4"
-    theirs.touch()
+    unrelated = jobs.clips / "holiday.mp4"
+    unrelated.touch()
     jobs.complete(kept.id, {})
     jobs.close()
     jobs = JobStore(tmp_path, "tiny")
-    assert sorted(jobs.clips.iterdir()) == sorted([jobs.path(kept.id), theirs])
+    assert sorted(jobs.clips.iterdir()) == sorted([jobs.path(kept.id), unrelated])
     with pytest.raises(ValueError, match="not the id"):
         jobs.path("../jobs")
     jobs.close()

@@ -167,9 +167,9 @@ def test_invalid_extensions(video_server: Server, case: str) -> None:
     source, status, message = EXTENSION_SOURCES[case]
     body = json.dumps({"prompt": "x", "video": source, "seconds": 1}).encode()
     got, _, answer = call(video_server, "POST", EXTENSIONS, body)
-    said = error_of(got, answer)["message"]
-    assert (got, message in said) == (status, True), said
-    assert "/tmp" not in said
+    text = error_of(got, answer)["message"]
+    assert (got, message in text) == (status, True), text
+    assert "/tmp" not in text
 
 
 @pytest.mark.parametrize(
@@ -331,8 +331,8 @@ def test_models_without_the_task_video_refuse_videos(server: Server) -> None:
         ("POST", CHAT, video_question(video_url(b""))),
     ):
         status, _, answer = call(server, method, path, body)
-        said = error_of(status, answer)["message"]
-        assert (status, "was not trained for this task (video)" in said) == (400, True)
+        text = error_of(status, answer)["message"]
+        assert (status, "was not trained for this task (video)" in text) == (400, True)
 
 
 def test_wrong_api_keys(video_server: Server) -> None:

@@ -132,9 +132,13 @@ def test_videos_equal_those_of_the_python_api(
     clip = open_clip(path)
     frames = list(clip.frames)
     assert (clip.fps, len(frames), frames[0].shape) == (4, 5, (16, 24, 3))
-    said = read_settings(path)
-    assert said is not None
-    assert (said["seed"], said["prompt"], said["model"]) == (7, "a car", "tiny")
+    settings_in_file = read_settings(path)
+    assert settings_in_file is not None
+    assert (settings_in_file["seed"], settings_in_file["prompt"], settings_in_file["model"]) == (
+        7,
+        "a car",
+        "tiny",
+    )
     thumbnail = client.videos.download_content(video.id, variant="thumbnail").read()
     with Image.open(io.BytesIO(thumbnail)) as opened:
         assert (opened.format, opened.size) == ("WEBP", (24, 16))
@@ -203,6 +207,22 @@ def test_extending_an_uploaded_video(
         open_clip(path).frames, prompt="rain", seconds=1, fps=8, seed=4
     )
     assert equal(results[completed(client, video).id], expected)
+
+
+def test_extending_an_uploaded_video_without_a_prompt(
+    client: Any, video_server: Server, results: dict[str, VideoResult], tmp_path: Path
+) -> None:
+    """The model captions the video, as `Emu3.extend` does."""
+    path = clip_file(tmp_path, "clip.mp4", frames=4)
+    source = url_of(path.read_bytes(), "video/mp4")
+    body = json.dumps({"video": source, "seconds": 0.5, "seed": 4}).encode()
+    status, _, answer = call(video_server, "POST", "/v1/videos/extensions", body)
+    assert status == 200
+    expected = Emu3(video_server.engine.checkpoint).extend(
+        open_clip(path).frames, seconds=0.5, fps=8, seed=4
+    )
+    job = client.videos.retrieve(json.loads(answer)["id"])
+    assert equal(results[completed(client, job).id], expected)
 
 
 def test_listing_videos(tmp_path: Path) -> None:

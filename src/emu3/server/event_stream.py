@@ -91,16 +91,8 @@ class EventStream:
             unfinished = len(self.handles)
             while unfinished:
                 index, event = await self._next(disconnected)
-                if isinstance(event, RequestFailed):
-                    raise (
-                        APIError(500, event.message)
-                        if event.internal
-                        else invalid_request(None, event.message)
-                    )
-                if isinstance(event, RequestCancelled):
-                    raise APIError(
-                        503, "request cancelled: the server is stopping", headers=NO_RETRY
-                    )
+                if isinstance(event, RequestFailed | RequestCancelled):
+                    raise _error_of(event)
                 unfinished -= isinstance(event, FinalEvent)
                 yield index, event
         finally:
@@ -124,6 +116,12 @@ class EventStream:
             raise ClientDisconnected
         message = f"not finished after {self.settings.timeout:g} seconds (limit timeout)"
         raise APIError(504, message, code="timeout", headers=NO_RETRY)
+
+
+def _error_of(event: RequestFailed | RequestCancelled) -> APIError:
+    if isinstance(event, RequestCancelled):
+        return APIError(503, "request cancelled: the server is stopping", headers=NO_RETRY)
+    return APIError(500, event.message) if event.internal else invalid_request(None, event.message)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import re
 import tempfile
 import time
@@ -25,7 +26,7 @@ from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
 from emu3.inference.requests import VideoInput
 from emu3.processing.image import open_image, smart_resize
-from emu3.processing.video import open_clip
+from emu3.processing.video import open_clip, read_frames
 from emu3.server.errors import APIError, invalid_request
 from emu3.server.settings import Settings
 from emu3.server.url_fetch import fetch
@@ -42,6 +43,7 @@ VIDEO_FORMATS = "MP4, WebM, GIF, WebP"
 # playlists, which name local files and network addresses.
 CONTAINERS = {".mp4": "mov", ".webm": "matroska", ".gif": None, ".webp": None}
 MAX_UNPACKED = 10**9  # pixels in all frames of a GIF or WebP
+SPRITESHEET_SIDE = 4  # frames along each side, at most
 
 
 def is_data_url(url: str) -> bool:
@@ -175,32 +177,36 @@ class VideoDecoder:
             )
 
     def _read(self, path: Path, param: str, fps: float | None) -> VideoInput:
-        settings, frames, pixels = self.settings, list[Image.Image](), 0
+        frames, pixels = list[Image.Image](), 0
         clip = open_clip(path, fps, container=CONTAINERS[path.suffix])
-        deadline = time.monotonic() + settings.max_decode_seconds
+        deadline = time.monotonic() + self.settings.max_decode_seconds
         for frame in clip.frames:
             self._check_frame(frame.shape[1], frame.shape[0], param)
             frames.append(self.resize(Image.fromarray(frame)))
             if frames[-1].size != frames[0].size:
-                raise invalid_request(param, "its frames have several sizes")
+                raise invalid_request(param, "the frames of a video must have one size")
             pixels += frames[-1].width * frames[-1].height
-            if len(frames) > settings.max_frames:
-                raise too_many_frames(param, settings)
-            if pixels > settings.max_video_pixels:
-                raise invalid_request(
-                    param,
-                    f"more than {settings.max_video_pixels} pixels in all frames "
-                    "(limit max_video_pixels)",
-                )
-            if time.monotonic() > deadline:
-                raise invalid_request(
-                    param,
-                    f"not decoded after {settings.max_decode_seconds:g} seconds "
-                    "(limit max_decode_seconds)",
-                )
+            self._check_video(len(frames), pixels, deadline, param)
         if not frames:
-            raise invalid_request(param, "a video without frames")
+            raise invalid_request(param, "the video has no frames")
         return VideoInput(frames_tensor(frames), clip.fps)
+
+    def _check_video(self, frames: int, pixels: int, deadline: float, param: str) -> None:
+        settings = self.settings
+        if frames > settings.max_frames:
+            raise too_many_frames(param, settings)
+        if pixels > settings.max_video_pixels:
+            raise invalid_request(
+                param,
+                f"more than {settings.max_video_pixels} pixels in all frames "
+                "(limit max_video_pixels)",
+            )
+        if time.monotonic() > deadline:
+            raise invalid_request(
+                param,
+                f"not decoded after {settings.max_decode_seconds:g} seconds "
+                "(limit max_decode_seconds)",
+            )
 
     def resize(self, frame: Image.Image) -> Image.Image:
         """Return a frame in the size that the model sees, so that large frames are not kept."""
@@ -208,8 +214,32 @@ class VideoDecoder:
         return frame.resize((width, height), Image.Resampling(self.preprocessor.resample))
 
 
+def thumbnail(path: Path) -> bytes:
+    """Return the first frame of a video as WebP. Raises FileNotFoundError."""
+    path.stat()
+    return encode_image(Image.fromarray(next(iter(read_frames(path)))), "WEBP", quality=95)
+
+
+def spritesheet(path: Path) -> bytes:
+    """Return up to 4x4 frames, evenly spaced from first to last and row by row, as JPEG.
+
+    Raises FileNotFoundError.
+    """
+    path.stat()
+    count = sum(1 for _ in read_frames(path))
+    shown = min(count, SPRITESHEET_SIDE**2)
+    wanted = {round(k * (count - 1) / max(1, shown - 1)) for k in range(shown)}
+    frames = [Image.fromarray(frame) for at, frame in enumerate(read_frames(path)) if at in wanted]
+    columns, (width, height) = math.ceil(math.sqrt(shown)), frames[0].size
+    sheet = Image.new("RGB", (columns * width, math.ceil(shown / columns) * height))
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        sheet.paste(frame, (column * width, row * height))
+    return encode_image(sheet, "JPEG", quality=95)
+
+
 def frames_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Images of one size as frames [T, H, W, 3] uint8."""
+    """Return images of one size as frames [T, H, W, 3] uint8."""
     return torch.from_numpy(np.stack([np.array(image.convert("RGB")) for image in images]))
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import FileResponse, Response
-from PIL import Image
 
 from emu3.checkpoints.generation_defaults import GenerationDefaults
 from emu3.errors import InputError
@@ -17,16 +15,16 @@ from emu3.inference.events import VideoSpec
 from emu3.inference.requests import VideoInput, VideoRequest
 from emu3.inference.video import DEFAULT_FPS
 from emu3.processing.document_format import VideoCodes
-from emu3.processing.video import read_frames
 from emu3.server.dependencies import EngineDep, SettingsDep, VideoWorkerDep, require_task
 from emu3.server.errors import APIError, invalid_request
 from emu3.server.job_store import COMPLETED, FAILED, JOB_ID, Job
 from emu3.server.media import (
     VideoDecoder,
     decode_image,
-    encode_image,
     is_data_url,
     load_image,
+    spritesheet,
+    thumbnail,
     too_many_frames,
 )
 from emu3.server.openapi import WORK_ERRORS, request_body
@@ -52,8 +50,6 @@ from emu3.server.video_worker import VideoWorker
 router = APIRouter(
     prefix="/v1/videos", tags=["videos"], dependencies=[Depends(require_task("video"))]
 )
-
-SPRITESHEET_SIDE = 4  # frames along each side, at most
 
 
 @router.post(
@@ -320,30 +316,6 @@ def describe_job(worker: VideoWorker, job: Job) -> Video:
         size=job.size,
         error=None if job.error is None else VideoError(message=job.error),
     )
-
-
-def thumbnail(path: Path) -> bytes:
-    """Return the first frame of a video as WebP. Raises FileNotFoundError."""
-    path.stat()
-    return encode_image(Image.fromarray(next(iter(read_frames(path)))), "WEBP", quality=95)
-
-
-def spritesheet(path: Path) -> bytes:
-    """Return up to 4x4 frames, evenly spaced from first to last and row by row, as JPEG.
-
-    Raises FileNotFoundError.
-    """
-    path.stat()
-    count = sum(1 for _ in read_frames(path))
-    shown = min(count, SPRITESHEET_SIDE**2)
-    wanted = {round(k * (count - 1) / max(1, shown - 1)) for k in range(shown)}
-    frames = [Image.fromarray(frame) for at, frame in enumerate(read_frames(path)) if at in wanted]
-    columns, (width, height) = math.ceil(math.sqrt(shown)), frames[0].size
-    sheet = Image.new("RGB", (columns * width, math.ceil(shown / columns) * height))
-    for index, frame in enumerate(frames):
-        row, column = divmod(index, columns)
-        sheet.paste(frame, (column * width, row * height))
-    return encode_image(sheet, "JPEG", quality=95)
 
 
 STILL_VARIANTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
