@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from emu3.bench.machine import about
+from emu3.bench.machine import describe_machine
 from recipes.nano.emoji_world import OBJECTS, STYLES, with_article
 
 HOST = "127.0.0.1"
@@ -145,8 +145,8 @@ def wrap(port: int) -> None:
     from fastapi import FastAPI
     from fastapi.responses import PlainTextResponse
 
-    from emu3.bench import theirs
-    from emu3.bench.sizes import Subject
+    from emu3.bench import transformers_baseline
+    from emu3.bench.models import BenchmarkModel
     from emu3.checkpoints.loading import DeviceConfig, load_checkpoint
     from emu3.inference.sampling import SamplingParams
     from emu3.models.precision import FP32
@@ -155,11 +155,11 @@ def wrap(port: int) -> None:
     card, prompts = checkpoint.defaults, checkpoint.prompts
     size = (8, 8)
 
-    def subject(words: str) -> Subject:
+    def subject(words: str) -> BenchmarkModel:
         rows = [prompts.image(words, size), prompts.image("", size)]
-        return Subject(checkpoint.decoder, prompts.document_format, rows, size)
+        return BenchmarkModel(checkpoint.decoder, prompts.document_format, rows, size)
 
-    model, lock = theirs.model_of(subject("")), threading.Lock()
+    model, lock = transformers_baseline.convert_model(subject("")), threading.Lock()
     sampling = SamplingParams(card.top_k, 1.0, card.temperature)
     application = FastAPI()
 
@@ -174,7 +174,9 @@ def wrap(port: int) -> None:
         with lock:
             torch.manual_seed(request["seed"])
             asked = subject(request["prompt"])
-            theirs.by_the_recipe(model, asked, sampling, card.guidance_scale, on_token)
+            transformers_baseline.generate_unbatched(
+                model, asked, sampling, card.guidance_scale, on_token
+            )
         return PlainTextResponse(f"{drawn} ids\n")
 
     application.post(PATH)(draw)
@@ -190,7 +192,7 @@ def main() -> None:
     if asked.wrap is not None:
         wrap(asked.wrap)
         return
-    figures: dict[str, Any] = {"machine": about(torch.device("cpu"))}
+    figures: dict[str, Any] = {"machine": describe_machine(torch.device("cpu"))}
     cases = {
         "emu3 serve": (("emu3", "serve", "--slots", "64", "--port"), CLIENTS),
         "wrapper": (("benchmarks.serve", "--wrap"), WRAPPED),

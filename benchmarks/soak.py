@@ -35,7 +35,7 @@ import torch
 
 from benchmarks.clients import KINDS, PATIENCE, Outcome, numbers, unfinished
 from benchmarks.serve import load, server
-from emu3.bench.machine import about
+from emu3.bench.machine import describe_machine
 
 SLOTS, QUEUE = 16, 16
 MOST_CLIENTS = 400  # at a time; a request for which there is none is not sent, and counted
@@ -193,7 +193,7 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
         after, videos = settled(running.port)
         growth = memory.growth(60 * minutes)
     return {
-        "machine": about(torch.device("cpu")),
+        "machine": describe_machine(torch.device("cpu")),
         "minutes": minutes,
         "capacity_pictures_a_second": found,
         "requests_a_second": rate,

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emu3.bench.sizes import SIZES
+from emu3.bench.models import MODELS
 from emu3.config import DecoderConfig
 from emu3.models.transformer import Transformer
 
@@ -259,7 +259,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """All cases, a line of JSON each."""
     asked = parse()
-    size = TINY if asked.tiny else SIZES["0.3b"].config
+    size = TINY if asked.tiny else MODELS["0.3b"].config
     assert size is not None
     config = replace(size, attention_dropout=asked.dropout)
     if asked.case:

@@ -41,9 +41,6 @@ ALLOWED_PHRASES = re.compile(
 
 PENDING = (
     "docs/nano",
-    "src/emu3/bench/",
-    "src/emu3/cli/bench.py",
-    "src/emu3/cli/evaluation.py",
     "src/emu3/cli/prepare.py",
     "src/emu3/cli/serve.py",
     "src/emu3/cli/training.py",

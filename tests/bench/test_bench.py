@@ -1,4 +1,4 @@
-"""The benchmark counts what it says it counts, in every way of drawing, on the real nano."""
+"""The benchmark on nano: counts of codes, passes and bytes for every method."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from emu3.bench import CASES, Case, Result, print_results, run_all
-from emu3.bench.cases import bytes_a_pass, measure
-from emu3.bench.sizes import SIZES, published_vocabulary, random_decoder, subject
+from emu3.bench import METHODS, Case, Result, print_results, run_all
+from emu3.bench.benchmark import bytes_per_pass, find_method, measure
+from emu3.bench.models import MODELS, load_model, published_vocabulary, random_decoder
 from emu3.config import DecoderConfig
 from emu3.models.precision import BF16, FP32, INT4, INT8, PRECISIONS, Precision
 
@@ -16,43 +16,43 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", CASES)
-def test_every_way_draws_the_whole_picture(way: str) -> None:
-    if CASES[way].dense:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_generates_the_whole_image(method: str) -> None:
+    if not METHODS[method].quantized:
         pytest.importorskip("transformers", reason="needs pip install emu3[hf]")
-    result = measure(Case("nano", way, "fp32"))
-    assert result.codes == result.of == 64
+    result = measure(Case("nano", method, "fp32"))
+    assert result.codes == result.image_codes == 64
     passes = {"sequential": 64, "original": 8 * 9 + 3, "batched": 8 * 9 + 3, "slow": 8 * 9 + 3}
-    if way == "windows":
+    if method == "windows":
         assert 1 < result.passes < 64
     else:
-        assert result.passes == passes[way]
-    assert result.rate > 0
-    assert 0 < result.share < 2
-    assert result.peak > result.bytes_a_pass
+        assert result.passes == passes[method]
+    assert result.codes_per_second > 0
+    assert 0 < result.bandwidth_fraction < 2
+    assert result.peak_bytes > result.bytes_per_pass
 
 
 @pytest.mark.slow
-def test_a_case_runs_in_a_process_of_its_own_and_fails_alone() -> None:
+def test_failure_affects_one_case() -> None:
     good, bad = run_all(
         [Case("nano", "windows", "int8"), Case("nano", "batched", "int8", seconds=1)]
     )
     assert good.codes == 64
-    assert "knows no int8" in bad.failed
+    assert "int8 is not supported" in bad.error
     console = Console(width=120, record=True)
     print_results([good, bad], console)
-    said = console.export_text()
-    assert "ours, windows" in said
-    assert "failed:" in said
+    text = console.export_text()
+    assert "speculative" in text
+    assert "failed:" in text
 
 
-def test_the_time_is_up() -> None:
+def test_time_limit() -> None:
     result = measure(Case("nano", "sequential", "fp32", seconds=1e-6))
-    assert result.codes < result.of
+    assert result.codes < result.image_codes
 
 
-@pytest.mark.parametrize("to", PRECISIONS, ids=lambda to: to.name)
-def test_random_weights_are_held_as_asked(to: Precision) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda each: each.name)
+def test_random_weights_have_their_precision(precision: Precision) -> None:
     config = DecoderConfig(
         vocab_size=184_622,
         hidden_size=128,
@@ -61,41 +61,47 @@ def test_random_weights_are_held_as_asked(to: Precision) -> None:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    decoder = random_decoder(config, to, CPU)
+    decoder = random_decoder(config, precision, CPU)
     logits = decoder(torch.arange(8)[None])
     assert logits.isfinite().all()
     assert logits.std() > 0.05
-    assert decoder.dtype == to.dtype
+    assert decoder.dtype == precision.dtype
 
 
-def test_bytes_are_those_of_the_weights_and_the_cache() -> None:
-    for to, width in ((FP32, 4), (BF16, 2), (INT8, 1), (INT4, 0.5)):
-        what = subject(SIZES["nano"], to, CPU)
-        config = what.decoder.config
+def test_bytes_are_those_of_weights_and_cache() -> None:
+    for precision, width in ((FP32, 4), (BF16, 2), (INT8, 1), (INT4, 0.5)):
+        model = load_model(MODELS["nano"], precision, CPU)
+        config = model.decoder.config
         kv = config.num_key_value_heads * config.head_dim
         square = config.hidden_size**2
         each = 2 * square + 2 * kv * config.hidden_size
         each += 3 * config.hidden_size * config.intermediate_size
-        head = what.document_format.vocabulary.codebook_size * config.hidden_size
+        head = model.document_format.vocabulary.codebook_size * config.hidden_size
         least = width * config.num_hidden_layers * each + min(4, max(1, width)) * head
-        assert least <= bytes_a_pass(what) < 1.5 * least
+        assert least <= bytes_per_pass(model) < 1.5 * least
 
 
-def test_the_published_vocabulary_is_as_published() -> None:
+def test_published_vocabulary() -> None:
     vocabulary = published_vocabulary()
     assert vocabulary.size == 184_622
     assert (vocabulary.sot, vocabulary.visual_start) == (151_851, 151_854)
 
 
-def test_shares_are_of_the_bandwidth() -> None:
+def test_bandwidth_fraction() -> None:
     result = Result(
         Case("nano", "windows", "fp32"),
         codes=64,
-        of=64,
+        image_codes=64,
         passes=32,
-        rate=128.0,
-        peak=0.0,
-        bytes_a_pass=1e9,
+        codes_per_second=128.0,
+        peak_bytes=0.0,
+        bytes_per_pass=1e9,
         bandwidth=128e9,
     )
-    assert result.share == 0.5  # 64 passes a second of 1 GB
+    assert result.bandwidth_fraction == 0.5  # 64 passes per second of 1 GB
+
+
+def test_methods_have_aliases() -> None:
+    assert find_method("reference") == "slow"
+    assert find_method("speculative") == "windows"
+    assert find_method("original") == "original"

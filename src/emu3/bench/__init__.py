@@ -1,7 +1,11 @@
-"""How fast pictures are drawn, beside others, in one run on one machine."""
+"""`emu3 bench`: how fast one guided image is generated, by this package and by transformers.
 
-from emu3.bench.cases import CASES, Case, Result, run_all
+All methods use the same weights, the same machine and one run; every case has a process of its own.
+Read `benchmark` first.
+"""
+
+from emu3.bench.benchmark import METHODS, Case, Result, run_all
+from emu3.bench.models import MODELS
 from emu3.bench.report import print_results
-from emu3.bench.sizes import SIZES
 
-__all__ = ["CASES", "SIZES", "Case", "Result", "print_results", "run_all"]
+__all__ = ["METHODS", "MODELS", "Case", "Result", "print_results", "run_all"]

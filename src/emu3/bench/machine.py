@@ -1,4 +1,4 @@
-"""What a machine can do at best: how fast it reads memory, measured, and what it is called."""
+"""The machine: its memory bandwidth, measured, its description, and peak memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIES = 5
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes a second at best of some tries: the sum of a buffer of 512 MiB."""
+    """Bytes read per second: the best of several sums over a buffer of 512 MiB."""
     buffer = torch.zeros(BUFFER // 4, device=device)
     best = 0.0
     for _ in range(TRIES):
@@ -25,9 +25,9 @@ def read_bandwidth(device: torch.device) -> float:
     return best
 
 
-def about(device: torch.device) -> dict[str, Any]:
-    """The machine, in words: what any figure is worth nothing without."""
-    said: dict[str, Any] = {
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a measurement depends on: processor, cores, threads, versions and GPU."""
+    description: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -35,12 +35,12 @@ def about(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
     }
     if device.type == "cuda":
-        said["gpu"] = torch.cuda.get_device_name(device)
-    return said
+        description["gpu"] = torch.cuda.get_device_name(device)
+    return description
 
 
 def processor() -> str:
-    """The processor's name as Linux has it, and the instructions that PyTorch uses of it."""
+    """The name of the processor (on Linux) and the instruction set that PyTorch uses."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -50,7 +50,7 @@ def processor() -> str:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most bytes that this process has held: resident, or on the GPU."""
+    """Peak memory of this process in bytes: resident, or allocated on the GPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")

@@ -1,4 +1,4 @@
-"""Measurements as a table."""
+"""Results as a table."""
 
 from __future__ import annotations
 
@@ -8,59 +8,65 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from emu3.bench.cases import CASES, Result
-from emu3.bench.sizes import SIZES
+from emu3.bench.benchmark import METHODS, Result
+from emu3.bench.models import MODELS
 
 GB = 1e9
 
 
 def print_results(results: Sequence[Result], console: Console | None = None) -> None:
-    """One line a case. *Times* is against the original recipe where it is there, else the first.
+    """Print one row per case.
 
-    *Reading* is the share of the machine's bandwidth. A picture that was broken off has its passes
-    and codes so far, and a time worked out from them.
+    *Speedup* is relative to the original recipe if it was measured, else to the first method.
+    *BW use* is the part of the machine's memory bandwidth that a pass uses at least. For an
+    image that hit the time limit, *passes* has its passes and codes so far, and *time* is
+    extrapolated.
     """
     console = Console() if console is None else console
-    size = SIZES[results[0].case.size]
+    size = MODELS[results[0].case.size]
     grid = f"{size.grid[0]}x{size.grid[1]} codes"
-    # Slim enough for 80 columns.
-    title = f"{size.name}: {size.about}; one guided picture of {grid}"
+    # Narrow enough for 80 columns.
+    title = f"{size.name}: {size.description}; one guided image of {grid}"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("how", no_wrap=True)
-    for name in ("dtype", "codes/s", "times", "passes", "time", "memory", "reading"):
+    table.add_column("method", no_wrap=True)
+    for name in ("dtype", "codes/s", "speedup", "passes", "time", "memory", "BW use"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        if not result.failed:
-            table.add_row(*row(result, results))
+        if not result.error:
+            table.add_row(*_row(result, results))
     console.print(table)
     for result in results:
-        if result.failed:
-            about, held = CASES[result.case.way].about, result.case.precision
-            console.print(f"{about}, {held}: failed: {result.failed}", soft_wrap=True)
+        if result.error:
+            title = METHODS[result.case.method].title
+            line = f"{title}, {result.case.precision}: failed: {result.error}"
+            console.print(line, soft_wrap=True)
 
 
-def row(result: Result, results: Sequence[Result]) -> list[str]:
-    """The cells of a line."""
-    about = CASES[result.case.way].about
-    seconds = result.of / result.rate if result.rate else float("inf")
-    whole = result.codes >= result.of
-    passes = f"{result.passes}" if whole else f"{result.passes}/{result.codes}"
+def _row(result: Result, results: Sequence[Result]) -> list[str]:
+    rate = result.codes_per_second
+    seconds = result.image_codes / rate if rate else float("inf")
+    finished = result.codes >= result.image_codes
+    passes = f"{result.passes}" if finished else f"{result.passes}/{result.codes}"
     return [
-        about,
+        METHODS[result.case.method].title,
         result.case.precision,
-        f"{result.rate:.1f}",
-        f"{result.rate / first_of(result, results).rate:.1f}x",
+        f"{rate:.1f}",
+        f"{rate / baseline_of(result, results).codes_per_second:.1f}x",
         passes,
-        f"{'' if whole else '~'}{seconds:.{2 if seconds < 10 else 0}f} s",
-        f"{result.peak / GB:.2f} GB",
-        f"{result.share:.0%}",
+        f"{'' if finished else '~'}{seconds:.{2 if seconds < 10 else 0}f} s",
+        f"{result.peak_bytes / GB:.2f} GB",
+        f"{result.bandwidth_fraction:.0%}",
     ]
 
 
-def first_of(result: Result, results: Sequence[Result]) -> Result:
-    """What a result is held against: the first way in its precision, else in the one above."""
-    same = [r for r in results if not r.failed and r.case.precision == result.case.precision]
-    dense = [r for r in results if not r.failed and CASES[r.case.way].dense]
-    if any(CASES[r.case.way].dense for r in same) or not dense:
+def baseline_of(result: Result, results: Sequence[Result]) -> Result:
+    """The result that a speedup refers to: the first method, if possible one of transformers.
+
+    Quantized decoders are compared with transformers in the last precision that it runs.
+    """
+    finished = [each for each in results if not each.error]
+    same = [each for each in finished if each.case.precision == result.case.precision]
+    baselines = [each for each in finished if not METHODS[each.case.method].quantized]
+    if any(not METHODS[each.case.method].quantized for each in same) or not baselines:
         return same[0]
-    return dense[-1]
+    return baselines[-1]
