@@ -1,4 +1,4 @@
-"""What each precision costs: `python -m benchmarks.precision` (needs the extra `emoji`).
+"""What each precision costs: `python -m benchmarks.precision` (needs the extra `nano`).
 
 On nano: the perplexity of codes and of answers over documents of Emoji World, and how often the
 likeliest code under guidance is the one of float32, both reading the true codes so far. On noise of

@@ -40,7 +40,6 @@ ALLOWED_PHRASES = re.compile(
 )
 
 PENDING = (
-    "docs/nano",
     "src/emu3/cli/prepare.py",
     "src/emu3/cli/serve.py",
     "src/emu3/cli/training.py",

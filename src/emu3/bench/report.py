@@ -18,7 +18,7 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     """Print one row per case.
 
     *Speedup* is relative to the original recipe if it was measured, else to the first method.
-    *BW use* is the part of the machine's memory bandwidth that a pass uses at least. For an
+    *BW* is the part of the machine's memory bandwidth that a pass uses at least. For an
     image that hit the time limit, *passes* has its passes and codes so far, and *time* is
     extrapolated.
     """
@@ -29,7 +29,7 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     title = f"{size.name}: {size.description}; one guided image of {grid}"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    for name in ("dtype", "codes/s", "speedup", "passes", "time", "memory", "BW use"):
+    for name in ("dtype", "codes/s", "speedup", "passes", "time", "memory", "BW"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         if not result.error:
