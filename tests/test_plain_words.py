@@ -35,13 +35,12 @@ STANDARD_TERMS = {
 """Word without plural s, and what to write instead."""
 
 ALLOWED_PHRASES = re.compile(
-    r"model cards?|film grained|are said to|codec_context|codecs=",  # the last two are PyAV and MIME
+    r"model cards?|film grained|are said to|--remote-pictures|codec_context|codecs=",  # PyAV, MIME
     re.IGNORECASE,
 )
 
 PENDING = (
     "src/emu3/cli/prepare.py",
-    "src/emu3/cli/serve.py",
     "src/emu3/cli/training.py",
     "src/emu3/data/",
     "src/emu3/hf/",
@@ -49,10 +48,9 @@ PENDING = (
     "src/emu3/models/kv_cache.py",
     "src/emu3/outputs.py",
     "src/emu3/processing/document_format.py",
-    "src/emu3/server/",
     "src/emu3/training/",
 )
-"""Paths that are not converted yet, except the studio."""
+"""Paths that are not converted yet."""
 
 
 def scanned_files() -> Iterator[Path]:
@@ -60,7 +58,7 @@ def scanned_files() -> Iterator[Path]:
     for folder, pattern in (("src", "*.py"), ("docs", "*.md")):
         for path in sorted((ROOT / folder).rglob(pattern)):
             name = path.relative_to(ROOT).as_posix()
-            if "server/studio/" in name or not name.startswith(PENDING):
+            if not name.startswith(PENDING):
                 yield path
 
 

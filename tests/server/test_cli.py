@@ -109,6 +109,12 @@ def test_invalid_options() -> None:
         assert CliRunner().invoke(build(), ["serve", *options]).exit_code == 2
 
 
+def test_the_former_name_of_remote_images_is_accepted() -> None:
+    result = CliRunner().invoke(build(), ["serve", "--remote-pictures", "--port", "0"])
+    assert "--port" in result.output
+    assert "--remote-pictures" not in result.output
+
+
 def test_help_does_not_import_pytorch() -> None:
     show_help = (
         "from emu3.cli.app import build; build()(['serve', '--help'], standalone_mode=False)"

@@ -64,7 +64,7 @@ RemoteImages = Annotated[
     bool,
     typer.Option(help="Fetch images and videos from public URLs.", rich_help_panel=LIMITS),
 ]
-RemotePictures = Annotated[bool, typer.Option(hidden=True)]  # the former name of the option
+FormerRemoteImages = Annotated[bool, typer.Option("--remote-pictures", hidden=True)]
 MaxFrames = Annotated[int, typer.Option(min=1, help="Frames of a video.", rich_help_panel=LIMITS)]
 MaxJobs = Annotated[int, typer.Option(min=1, help="Unfinished video jobs.", rich_help_panel=LIMITS)]
 KeepVideos = Annotated[
@@ -106,7 +106,7 @@ def serve(
     timeout: Timeout = 600.0,
     drain: Drain = 600.0,
     remote_images: RemoteImages = False,
-    remote_pictures: RemotePictures = False,
+    former_remote_images: FormerRemoteImages = False,
     max_frames: MaxFrames = 512,
     max_jobs: MaxJobs = 64,
     keep_videos: KeepVideos = None,
@@ -132,7 +132,7 @@ def serve(
         max_tokens=max_tokens,
         timeout=timeout,
         drain=drain,
-        remote_images=remote_images or remote_pictures,
+        remote_images=remote_images or former_remote_images,
         max_frames=max_frames,
         max_jobs=max_jobs,
         keep_videos=keep_videos,

@@ -37,7 +37,7 @@ from emu3.server.serialization import (
 from emu3.server.settings import Settings
 
 LOG = logging.getLogger("emu3.server.video_worker")
-RETRY_SECONDS = 0.5  # until a job that the engine had no room for is submitted again
+RETRY_SECONDS = 0.5  # until a job is submitted again after the engine's queue was full
 EXPIRY_SECONDS = 60.0  # between two searches for expired videos
 
 
@@ -164,7 +164,7 @@ class VideoWorker:
                 self._on_event(job, event)
 
     def _submit(self, job: Job, request: VideoRequest) -> RequestHandle | None:
-        """Submit a job to the engine once it has room; None if the job is not wanted any more."""
+        """Submit a job once the engine's queue is not full; None if it was deleted meanwhile."""
         while True:
             with self._changed:
                 if not self._open or self.store.get(job.id) is None:
