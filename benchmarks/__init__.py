@@ -1,1 +1,1 @@
-"""What is fast, small or exact is measured here, side by side and in one run."""
+"""Benchmarks: speed, memory and exactness, beside alternatives in the same run."""

@@ -1,4 +1,4 @@
-"""Clients of many kinds for `benchmarks.soak`: what each sends, and what it must hear."""
+"""Clients for `benchmarks.soak`: the requests of each kind and the expected responses."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from PIL import Image
 from benchmarks.serve import HOST, prompt
 
 Outcome = Literal["answered", "refused", "corrected", "gone", "broken"]
-"""Answered; refused for want of room; told what was wrong; the client went; or none of these."""
+"""Answered; refused for lack of capacity (429); rejected as invalid; disconnected; or failed."""
 
 DRAW, CHAT, FILM = "/v1/images/generations", "/v1/chat/completions", "/v1/videos"
 JSON = {"Content-Type": "application/json"}
 PATIENCE = 600  # seconds
-SIP, PAUSE = 256, 0.05  # bytes that a slow client reads at a time, and its rest in between
-LOOK = 0.5  # seconds between two looks at a video
-LEAVES, REGRETS = 0.15, 0.15  # how many never come back for a video, and how many give it up
+CHUNK, PAUSE = 256, 0.05  # bytes a slow client reads at a time, and seconds between reads
+POLL = 0.5  # seconds between two polls of a video
+ABANDONED, CANCELLED = 0.15, 0.15  # proportions of videos never fetched, and cancelled
 
 
-def asks_for_a_picture(seed: int, stream: bool) -> dict[str, Any]:
-    """A body."""
-    said: dict[str, Any] = {"prompt": prompt(seed % 1000), "seed": seed, "stream": stream}
-    return said | ({"partial_images": seed % 4} if stream else {})
+def image_request(seed: int, stream: bool) -> dict[str, Any]:
+    """The body of an image request."""
+    body: dict[str, Any] = {"prompt": prompt(seed % 1000), "seed": seed, "stream": stream}
+    return body | ({"partial_images": seed % 4} if stream else {})
 
 
-def asks_a_question(seed: int, stream: bool) -> dict[str, Any]:
-    """A body with a picture in it."""
-    chance, out = random.Random(seed), io.BytesIO()
-    picture = Image.new("RGB", (64, 64), tuple(chance.randrange(256) for _ in range(3)))
-    picture.save(out, format="PNG")
+def chat_request(seed: int, stream: bool) -> dict[str, Any]:
+    """The body of a chat request with an image."""
+    rng, out = random.Random(seed), io.BytesIO()
+    image = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
+    image.save(out, format="PNG")
     url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     parts = [
         {"type": "image_url", "image_url": {"url": url}},
@@ -65,27 +65,27 @@ WRONG: tuple[tuple[str, bytes], ...] = (
 
 
 def post(port: int, path: str, body: bytes) -> http.client.HTTPResponse:
-    """The beginning of an answer; its connection is closed with it."""
+    """Send a POST request; returns the response, which owns the connection."""
     connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
     connection.request("POST", path, body, JSON | {"Connection": "close"})
     return connection.getresponse()
 
 
 def heard(port: int, method: str, path: str) -> bytes:
-    """The body of an answer to a request without one."""
+    """The body of the response to a request without a body."""
     connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
     connection.request(method, path, headers={"Connection": "close"})
     return connection.getresponse().read()
 
 
 def told(port: int, method: str, path: str) -> dict[str, Any]:
-    """What the server says in JSON."""
-    said: dict[str, Any] = json.loads(heard(port, method, path))
-    return said
+    """The response parsed as JSON."""
+    body: dict[str, Any] = json.loads(heard(port, method, path))
+    return body
 
 
 def refusal(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
-    """What an answer other than 200 says: it must say why, and 429 when to come again."""
+    """The outcome of an error response, which needs a message, and for 429 a Retry-After."""
     status, message = answer.status, json.loads(answer.read())["error"]["message"]
     if status == 429 and message and answer.headers["Retry-After"]:
         return "refused", ""
@@ -95,7 +95,7 @@ def refusal(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
 
 
 def whole(port: int, path: str, body: dict[str, Any], sip: int = 0) -> tuple[Outcome, str]:
-    """Ask and read to the end, `sip` bytes at a time for a slow client."""
+    """Send a request and read the whole response, slowly for a slow client."""
     answer = post(port, path, json.dumps(body).encode())
     if answer.status != 200:
         return refusal(answer)
@@ -107,7 +107,7 @@ def whole(port: int, path: str, body: dict[str, Any], sip: int = 0) -> tuple[Out
 
 
 def is_whole(data: bytes, stream: bool) -> bool:
-    """Whether an answer has its end."""
+    """Whether a response is complete."""
     if stream:
         return b'"image_generation.completed"' in data or data.endswith(b"data: [DONE]\n\n")
     said = json.loads(data)
@@ -115,9 +115,9 @@ def is_whole(data: bytes, stream: bool) -> bool:
 
 
 def vanish(port: int, seed: int) -> tuple[Outcome, str]:
-    """Ask, perhaps read a little, and go without a word."""
+    """Send a request, read a part of the response or none, and disconnect."""
     chance = random.Random(seed)
-    path, ask = chance.choice(((DRAW, asks_for_a_picture), (CHAT, asks_a_question)))
+    path, ask = chance.choice(((DRAW, image_request), (CHAT, chat_request)))
     body = json.dumps(ask(seed, chance.random() < 0.7)).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
     with socket.create_connection((HOST, port), timeout=PATIENCE) as connection:
@@ -133,29 +133,29 @@ def vanish(port: int, seed: int) -> tuple[Outcome, str]:
 
 
 def wrong(port: int, seed: int) -> tuple[Outcome, str]:
-    """Send what is no request; it must be told so."""
+    """Send an invalid request, which must be rejected."""
     outcome, reason = refusal(post(port, *WRONG[seed % len(WRONG)]))
     return (outcome, reason) if outcome == "corrected" else ("broken", f"{outcome} {reason}")
 
 
 def film(port: int, seed: int) -> tuple[Outcome, str]:
-    """Ask for a video of a second; leave it, give it up, or come for it and have it forgotten."""
+    """Request a video of one second; abandon it, cancel it, or fetch and delete it."""
     chance = random.Random(seed)
     body = {"prompt": prompt(seed % 1000), "seed": seed, "seconds": "1"}
     answer = post(port, FILM, json.dumps(body).encode())
     if answer.status != 200:
         return refusal(answer)
     path = f"{FILM}/{json.loads(answer.read())['id']}"
-    if (fate := chance.random()) < LEAVES:
+    if (fate := chance.random()) < ABANDONED:
         return "gone", ""
-    if fate < LEAVES + REGRETS:
+    if fate < ABANDONED + CANCELLED:
         time.sleep(4 * chance.random())
         return ("gone", "") if told(port, "DELETE", path).get("deleted") else ("broken", path)
     end = time.monotonic() + PATIENCE
     while (status := told(port, "GET", path)["status"]) in ("queued", "in_progress"):
         if time.monotonic() > end:
             return "broken", f"{path} is {status} still"
-        time.sleep(LOOK)
+        time.sleep(POLL)
     clip = heard(port, "GET", f"{path}/content")
     told(port, "DELETE", path)
     whole_clip = status == "completed" and clip[4:8] == b"ftyp"
@@ -163,7 +163,7 @@ def film(port: int, seed: int) -> tuple[Outcome, str]:
 
 
 def unfinished(port: int) -> int:
-    """Videos that are not made yet. Raises ValueError where one failed."""
+    """The number of unfinished videos; raises ValueError if one failed."""
     page, count = told(port, "GET", f"{FILM}?limit=100"), 0
     while True:
         statuses = [each["status"] for each in page["data"]]
@@ -177,7 +177,7 @@ def unfinished(port: int) -> int:
 
 @dataclass(frozen=True)
 class Kind:
-    """How often a kind of client comes, beside the others, and what it does with port and seed."""
+    """A kind of client: its relative frequency, and what it does with port and seed."""
 
     weight: float
     act: Callable[[int, int], tuple[Outcome, str]]
@@ -185,19 +185,19 @@ class Kind:
 
 
 KINDS = {
-    "picture": Kind(3, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, False))),
-    "stream": Kind(3, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, True))),
-    "question": Kind(2, lambda port, seed: whole(port, CHAT, asks_a_question(seed, False))),
-    "chat": Kind(2, lambda port, seed: whole(port, CHAT, asks_a_question(seed, True))),
+    "picture": Kind(3, lambda port, seed: whole(port, DRAW, image_request(seed, False))),
+    "stream": Kind(3, lambda port, seed: whole(port, DRAW, image_request(seed, True))),
+    "question": Kind(2, lambda port, seed: whole(port, CHAT, chat_request(seed, False))),
+    "chat": Kind(2, lambda port, seed: whole(port, CHAT, chat_request(seed, True))),
     "video": Kind(1, film),
-    "slow": Kind(1, lambda port, seed: whole(port, DRAW, asks_for_a_picture(seed, True), SIP)),
+    "slow": Kind(1, lambda port, seed: whole(port, DRAW, image_request(seed, True), CHUNK)),
     "vanish": Kind(2, vanish),
     "wrong": Kind(2, wrong, works=False),
 }
 
 
 def numbers(port: int) -> dict[str, float]:
-    """What `GET /metrics` says."""
+    """The values of `GET /metrics`."""
     lines = heard(port, "GET", "/metrics").decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}

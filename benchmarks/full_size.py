@@ -1,4 +1,4 @@
-"""Loading a checkpoint of the published size and drawing with it, beside transformers:
+"""Loading and running a checkpoint of the published size, beside transformers:
 `python -m benchmarks.full_size runs/full_size` (made by `benchmarks.full_size_checkpoint`).
 
 Every case runs in a process of its own: open (and make ready to be run), read the prompts, decode
@@ -30,11 +30,11 @@ GB = 1e9
 
 
 class Enough(Exception):
-    """So many tokens were wanted and no more."""
+    """The number of tokens is reached."""
 
 
 def memory() -> dict[str, float]:
-    """Greatest resident set, and resident memory that no file backs now, in GB."""
+    """Peak resident memory, and anonymous resident memory now, in GB."""
     said: dict[str, float] = {}
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -44,7 +44,7 @@ def memory() -> dict[str, float]:
 
 
 def bytes_read() -> float:
-    """GB that this process has asked of files so far."""
+    """GB read from files by this process."""
     for line in Path("/proc/self/io").read_text().splitlines():
         if line.startswith("rchar"):
             return int(line.split()[1]) / GB
@@ -52,7 +52,7 @@ def bytes_read() -> float:
 
 
 def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
-    """One precision, quantised while it is read."""
+    """This package in one precision; weights are quantized while they are read."""
     import torch
 
     from emu3.checkpoints.formats.registry import detect_format
@@ -102,7 +102,7 @@ def ours(folder: Path, parse_precision: str) -> dict[str, Any]:
 
 
 def theirs(folder: Path, parse_precision: str) -> dict[str, Any]:
-    """transformers' Emu3ForCausalLM, which reads BAAI's names; guidance as a doubled batch."""
+    """transformers' Emu3ForCausalLM, which reads BAAI's names; with guidance as a batch of two."""
     import torch
     from transformers import Emu3ForCausalLM
 

@@ -33,7 +33,7 @@ NOISE = 2**24  # numbers drawn; every tensor reads them from a place of its own
 
 
 def vocabulary() -> TextTokenizer:
-    """A text tokenizer of the published size whose longer tokens are made up."""
+    """A text tokenizer of the published size with made-up tokens."""
     tokens = (
         bytes(letters)
         for size in (1, 2, 3)
@@ -45,7 +45,7 @@ def vocabulary() -> TextTokenizer:
 
 
 class Noise:
-    """Rows of any tensor, from a fixed store of normal numbers."""
+    """Rows of any tensor, from a fixed pool of normal random numbers."""
 
     def __init__(self, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -68,12 +68,12 @@ class Noise:
 
 
 def specs_of(model: nn.Module) -> dict[str, TensorSpec]:
-    """What a network's files hold."""
+    """The tensors of a network."""
     return {name: TensorSpec(t.dtype, tuple(t.shape)) for name, t in model.state_dict().items()}
 
 
 def main(folder: Path) -> None:
-    """Write both folders; some minutes, and 35 GB of disk."""
+    """Write both folders, which takes minutes and 35 GB of disk."""
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).free < 36e9:
         raise SystemExit(f"{folder}: 36 GB of free disk are needed")

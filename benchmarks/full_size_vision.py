@@ -1,4 +1,4 @@
-"""The vision tokenizer at its true size (270 M parameters), beside transformers' own:
+"""The vision tokenizer at its published size (270 M parameters), beside transformers' own:
 `python -m benchmarks.full_size_vision runs/full_size`.
 
 The same weights, the same photograph, float32; every case in a process of its own, which encodes a
@@ -35,7 +35,7 @@ def photograph(side: int) -> Any:
 
 
 def timed(encode: Callable[[Any], Any], decode: Callable[[Any], Any], side: int) -> dict[str, Any]:
-    """Seconds, and the greatest resident set after each of the two."""
+    """Seconds of encoding and decoding, and peak resident memory after each."""
     import torch
 
     pixels = photograph(side)
@@ -56,7 +56,7 @@ def timed(encode: Callable[[Any], Any], decode: Callable[[Any], Any], side: int)
 
 
 def ours(folder: Path, side: int) -> dict[str, Any]:
-    """This package's."""
+    """The vision tokenizer of this package."""
     import torch
 
     from emu3.checkpoints.weights import load_vision_tokenizer

@@ -1,4 +1,4 @@
-"""How full rows are: `python -m benchmarks.packing`.
+"""Packing efficiency: `python -m benchmarks.packing`.
 
 Documents of the stages at the published size, packed into their contexts as a training packs them.
 Pictures have the areas of the stage in ratios from 1:2 to 2:1, clips 8 to 40 groups of frames of
@@ -36,12 +36,12 @@ MIXTURES: tuple[tuple[Preset, dict[str, float]], ...] = (
 
 
 def text(random: np.random.Generator, stage: Preset) -> int:
-    """Ids of a page of text."""
+    """Token ids of a page of text."""
     return int(np.clip(random.lognormal(np.log(600), 1.2), 1, 20_000)) + FRAMED
 
 
 def picture(random: np.random.Generator, stage: Preset) -> int:
-    """Ids of a picture in the stage's areas, and of what is said about it."""
+    """Token ids of an image in the areas of the preset, and of its text."""
     wide, area = 2 ** random.uniform(-1, 1), random.uniform(*stage.image_areas)
     height, width = size_in_codes(f"{round(100 * wide)}:100", int(area), FACTOR)
     said = random.integers(10, 400) if stage is INSTRUCTION else random.integers(20, 150)
@@ -49,7 +49,7 @@ def picture(random: np.random.Generator, stage: Preset) -> int:
 
 
 def clip(random: np.random.Generator, stage: Preset) -> int:
-    """Ids of a clip and its caption."""
+    """Token ids of a video and its caption."""
     return DocumentFormat.num_tokens(32, 32, int(random.integers(8, 41))) + int(
         random.integers(20, 150)
     )
@@ -59,7 +59,7 @@ KINDS = {"text": text, "picture": picture, "clip": clip}
 
 
 def pieces(stage: Preset, shares: dict[str, float], count: int) -> tuple[list[DocumentSpan], int]:
-    """So many documents as what is to be packed, and how many of them fit no row."""
+    """Documents to pack, and the number of those longer than a row."""
     random, made, left_out = np.random.default_rng(0), list[DocumentSpan](), 0
     for number in range(count):
         kind = str(random.choice(list(shares), p=list(shares.values())))
@@ -74,7 +74,7 @@ def pieces(stage: Preset, shares: dict[str, float], count: int) -> tuple[list[Do
 
 
 def main() -> None:
-    """A line of JSON for each stage."""
+    """Print a line of JSON for each preset."""
     parser = argparse.ArgumentParser(description="How full rows are.")
     parser.add_argument("--documents", type=int, default=20_000)
     count = parser.parse_args().documents

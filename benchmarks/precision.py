@@ -1,4 +1,4 @@
-"""What each precision costs: `python -m benchmarks.precision` (needs the extra `nano`).
+"""The quality of each precision: `python -m benchmarks.precision` (needs the extra `nano`).
 
 On nano: the perplexity of codes and of answers over documents of Emoji World, and how often the
 likeliest code under guidance is the one of float32, both reading the true codes so far. On noise of
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 
 
 def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
-    """Of each scene: ids that draw it, the same without a caption, ids that answer, and where."""
+    """For each scene: generation ids, the same without caption, question ids, and answer start."""
     icons, rng, prompts = Icons.load(), np.random.default_rng(7), model.checkpoint.prompts
     pairs = seen_pairs()
     found = []
@@ -65,7 +65,7 @@ def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
 def on_nano(
     model: Emu3, texts: list[tuple[Tensor, Tensor, Tensor, int]]
 ) -> tuple[float, float, Tensor]:
-    """Mean cross-entropy of codes and of answers, and the likeliest code of every place."""
+    """Mean cross-entropy of codes and of answers, and the most probable code of each position."""
     visual = model.text_tokenizer.vocabulary.visual
     codes: list[Tensor] = []
     answers: list[Tensor] = []
@@ -89,7 +89,7 @@ def on_nano(
 
 
 def full_width_folder(folder: Path) -> Tensor:
-    """One block of the published width and a head over 32,768 codes, as noise; ids to read."""
+    """One block of the published width and a head over 32,768 codes, at random; ids to read."""
     text = byte_tokenizer(32_768)
     config = DecoderConfig(num_hidden_layers=1, **text.vocabulary.config_keys())
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def logits(folder: Path, to: Precision, ids: Tensor) -> Tensor:
-    """Of a decoder loaded in that precision."""
+    """The figures of a decoder loaded in a precision."""
     model = load_decoder(folder, to, CPU)
     return model(ids)
 

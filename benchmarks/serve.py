@@ -44,20 +44,20 @@ WRAPPED = {1: 4, 16: 16}
 
 @dataclass(frozen=True)
 class Answered:
-    """Seconds from a request to its first event, and to its end."""
+    """Seconds from a request to its first event and to its last."""
 
     first: float
     whole: float
 
 
 def prompt(number: int) -> str:
-    """A prompt of Emoji World; the same number is the same prompt in every case."""
+    """A prompt of Emoji World by number."""
     thing, style = OBJECTS[37 * number % len(OBJECTS)], STYLES[number % len(STYLES)]
     return f"{with_article(thing)}, {style} style"
 
 
 def ask(port: int, number: int) -> Answered:
-    """One request, read to its end."""
+    """One request, read to the last event."""
     body = {"prompt": prompt(number), "seed": number, "stream": True, "partial_images": 1}
     connection = http.client.HTTPConnection(HOST, port, timeout=600)
     start, first = time.perf_counter(), 0.0
@@ -73,7 +73,7 @@ def ask(port: int, number: int) -> Answered:
 
 
 def load(port: int, clients: int, requests: int) -> dict[str, Any]:
-    """So many clients, sending so many requests together."""
+    """The latencies of several clients that share a number of requests."""
     numbers, answered, lock = iter(range(requests)), list[Answered](), threading.Lock()
 
     def client() -> None:
@@ -108,7 +108,7 @@ def load(port: int, clients: int, requests: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Running:
-    """A server's port and process."""
+    """The port and process id of a server."""
 
     port: int
     process: int
@@ -116,7 +116,7 @@ class Running:
 
 @contextmanager
 def server(*command: str) -> Iterator[Running]:
-    """A server process on a free port, ready; stopped at the end."""
+    """A server process on a free port, ready for requests; stopped at the end."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = int(free.getsockname()[1])
@@ -140,7 +140,7 @@ def server(*command: str) -> Iterator[Running]:
 
 
 def wrap(port: int) -> None:
-    """The plain wrapper, until it is told to stop."""
+    """Run the plain FastAPI wrapper until SIGTERM."""
     import uvicorn
     from fastapi import FastAPI
     from fastapi.responses import PlainTextResponse

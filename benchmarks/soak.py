@@ -1,4 +1,4 @@
-"""The server under more than it can do: `python -m benchmarks.soak --minutes 10`.
+"""The server under overload: `python -m benchmarks.soak --minutes 10`.
 
 A server process of its own on the loopback, with nano. First its capacity is measured, with as
 many clients as it has slots; then comes twice as much, in an open loop: a request is sent when its
@@ -49,7 +49,7 @@ GAUGES = (
 
 @dataclass
 class Counts:
-    """What became of all requests."""
+    """The outcomes of all requests."""
 
     outcomes: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
     unsent: int = 0
@@ -57,7 +57,7 @@ class Counts:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, kind: str, act: Callable[[], tuple[Outcome, str]]) -> None:
-        """Be one client, and write down what became of it."""
+        """Run one client and record its outcome."""
         try:
             outcome, reason = act()
         except Exception as error:  # whatever it was, it is no answer
@@ -68,25 +68,25 @@ class Counts:
                 self.broken.append(f"{kind}: {reason[:200]}")
 
     def of(self, outcome: Outcome) -> int:
-        """All that ended so."""
+        """The number of requests with an outcome."""
         return sum(n for (_, each), n in self.outcomes.items() if each == outcome)
 
 
 @dataclass
 class Memory:
-    """The server's resident memory, in MiB, by seconds since the start."""
+    """The resident memory of the server in MiB by seconds since the start."""
 
     process: int
     told: list[tuple[float, float]] = field(default_factory=list)
 
     def look(self, at: float) -> None:
-        """Write down what it is now."""
+        """Record the current value."""
         for line in Path(f"/proc/{self.process}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmRSS:"):
                 self.told.append((at, int(line.split()[1]) / 1024))
 
     def growth(self, whole: float) -> float:
-        """The most in the last quarter, over the most in the second, less one."""
+        """The maximum of the last quarter relative to that of the second quarter, minus one."""
         quarters = [
             [mib for at, mib in self.told if low * whole <= at < high * whole]
             for low, high in ((WARM, 0.5), (0.75, 1.01))
@@ -96,7 +96,7 @@ class Memory:
 
 
 def drive(port: int, rate: float, seconds: float, memory: Memory) -> Counts:
-    """Send requests at random times, `rate` a second on average, and wait for all of them."""
+    """Send requests at random times, `rate` per second on average, and wait for all."""
     chance, counts, clients = random.Random(0), Counts(), list[threading.Thread]()
     names, weights = list(KINDS), [kind.weight for kind in KINDS.values()]
     start, due, looked = time.monotonic(), 0.0, -1.0
@@ -125,12 +125,12 @@ def drive(port: int, rate: float, seconds: float, memory: Memory) -> Counts:
 
 
 def capacity(port: int) -> float:
-    """Pictures a second, with as many clients as there are slots."""
+    """Images per second with as many clients as slots."""
     return float(load(port, SLOTS, 3 * SLOTS)["pictures_per_minute"]) / 60
 
 
 def settled(port: int) -> tuple[dict[str, float], int]:
-    """The server's numbers and its unfinished videos once nobody is at work, or after a minute."""
+    """Metrics and unfinished videos once the server is idle, or after a minute."""
     for _ in range(120):
         told, videos = numbers(port), unfinished(port)
         if not videos and not any(told[name] for name in GAUGES):
@@ -146,11 +146,11 @@ def promises(
     videos: int,
     growth: float,
 ) -> dict[str, bool]:
-    """Each promise, and whether it was kept; `videos` are unfinished at the end."""
+    """Each condition and whether it holds; `videos` are unfinished at the end."""
     new = {name: value - before.get(name, 0.0) for name, value in after.items()}
 
     def outcomes(outcome: str) -> float:
-        """Engine requests that ended so."""
+        """Engine requests by outcome."""
         return sum(
             n
             for name, n in new.items()
@@ -158,7 +158,7 @@ def promises(
         )
 
     def statuses(first: str) -> float:
-        """HTTP answers whose status begins so."""
+        """HTTP responses whose status starts with this digit."""
         return sum(n for name, n in new.items() if "_http_requests_total" in name and first in name)
 
     done = outcomes("completed")
@@ -180,7 +180,7 @@ def promises(
 
 
 def soak(minutes: float, folder: Path) -> dict[str, Any]:
-    """One run in an empty folder; its figures."""
+    """One run in an empty folder; returns its figures."""
     jobs = folder / "jobs"
     bounds = ("--slots", str(SLOTS), "--queue", str(QUEUE), "--jobs", str(jobs))
     command = ("emu3", "serve", "--quiet", *bounds, "--port")

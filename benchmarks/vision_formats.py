@@ -1,4 +1,4 @@
-"""How the vision tokenizer may be run: `python -m benchmarks.vision_formats`.
+"""Memory formats and precisions of the vision tokenizer: `python -m benchmarks.vision_formats`.
 
 Memory formats, bfloat16 and `torch.compile` at the published size (270 M parameters, random
 weights), one picture; then what bfloat16 does to the codes of nano's own tokenizer, which is
@@ -29,7 +29,7 @@ Ready = Callable[[VisionTokenizer], VisionTokenizer]
 
 
 def channels_last(model: VisionTokenizer) -> VisionTokenizer:
-    """Convolutions whose channels lie side by side."""
+    """Convolutions in channels-last format."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -37,7 +37,7 @@ def channels_last(model: VisionTokenizer) -> VisionTokenizer:
 
 
 def compiled(model: VisionTokenizer) -> VisionTokenizer:
-    """The two spatial networks through `torch.compile`."""
+    """Both spatial networks with `torch.compile`."""
     model.encoder.compile()
     model.decoder.compile()
     return model
@@ -54,7 +54,7 @@ FORMATS: dict[str, Ready] = {
 
 @torch.inference_mode()
 def timed(name: str, model: VisionTokenizer, pixels: Tensor, codes: Tensor) -> dict[str, object]:
-    """Seconds of one encoding and one decoding, the second of two each."""
+    """Seconds of one encoding and one decoding, each after a warm-up."""
     pixels = pixels.to(model.dtype)
     if "channels" in name:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ def timed(name: str, model: VisionTokenizer, pixels: Tensor, codes: Tensor) -> d
 
 @torch.inference_mode()
 def codes_of_nano() -> dict[str, object]:
-    """How many codes of a trained tokenizer move in bfloat16, and how near they were to moving."""
+    """The codes of a trained tokenizer that change in bfloat16, and their margins."""
     model = emu3.Emu3.from_pretrained("nano").checkpoint.vision_processor.vision
     half = copy.deepcopy(model).to(torch.bfloat16)
     rng, icons, pairs = np.random.default_rng(0), Icons.load(), seen_pairs()
@@ -102,7 +102,7 @@ def codes_of_nano() -> dict[str, object]:
 
 
 def main(side: int, formats: list[str]) -> None:
-    """A line of JSON each."""
+    """Print a line of JSON for each."""
     about = {"cores": os.cpu_count(), "cpu": torch.backends.cpu.get_cpu_capability()}
     print(json.dumps({**about, "torch": torch.__version__, "side": side}), flush=True)
     print(json.dumps(codes_of_nano()), flush=True)

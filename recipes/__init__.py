@@ -1,1 +1,5 @@
-"""Recipes: one file, one run. Each states everything and can be killed and started again."""
+"""Recipes: complete training runs, each stated in one readable module and resumable.
+
+`recipes.nano` is the demo model from data set to evaluation. `vision_tokenizer` trains on your own
+images; `lora_style`, `instruct` and `dpo` are examples of fine-tuning.
+"""

@@ -25,10 +25,11 @@ GENERATION_DEFAULTS = GenerationDefaults(
     temperature=0.2,
     license="Apache-2.0",
     description=(
-        "nano draws and names 400 objects in three icon styles, and moves them. Trained from "
-        "scratch by recipes/ on pictures and clips composed of Noto Emoji (Apache-2.0), Fluent "
-        "Emoji (MIT), Twemoji, EmojiOne and Streamline Emojis (CC BY 4.0); names also on pictures "
-        "of OpenMoji and the first EmojiOne (CC BY-SA 4.0); see NOTICE and docs/nano.md."
+        "nano generates and names 400 objects in three icon styles, and moves them. Trained from "
+        "scratch by recipes/nano on images and videos composed of Noto Emoji (Apache-2.0), Fluent "
+        "Emoji (MIT), Twemoji, EmojiOne and Streamline Emojis (CC BY 4.0), and for recognition "
+        "only on images of OpenMoji and the first EmojiOne (CC BY-SA 4.0); see NOTICE and "
+        "docs/nano.md."
     ),
 )
 

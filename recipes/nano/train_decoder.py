@@ -72,12 +72,10 @@ SAMPLES = 16  # images of each kind on the contact sheet of a checkpoint
 
 FRAME_TOKENS = 73  # eight rows of eight codes and EOL, and EOF
 INSERTED_AT = 2  # the index of the block whose attention starts on the previous frame
-SAMPLE = VideoMix(
-    captioned=48, questions=4
-)  # documents that the inserted block is initialised from
+SAMPLE = VideoMix(captioned=48, questions=4)  # what the inserted block is initialised from
 
 CURRICULUM = {80: 0, 150: 1, 200: 2, 270: 4, 500: 8}
-"""Last step (exclusive) to the number of directions in which objects move until then.
+"""Step to the number of directions in which objects move until then.
 
 Trained on all motions at once, a decoder learns neither to copy the previous frame nor how far an
 object has moved, since each is of no use without the other.
@@ -93,7 +91,7 @@ class Phase:
     run: DecoderTrainingConfig
     images: ImageMix
     videos: VideoMix | None = None
-    extra_objects: int = 0  # documents per step that draw one of the additional objects
+    extra_objects: int = 0  # documents per step that generate an additional object
     image_weight: float = 1.0  # of the loss; videos have more tokens, most of them predictable
     curriculum: Mapping[int, int] = field(default_factory=dict)
     augmented: float = 1.0  # proportion of the usual number of augmented images per object
