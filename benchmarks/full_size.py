@@ -1,10 +1,10 @@
 """Loading and running a checkpoint of the published size, beside transformers:
 `python -m benchmarks.full_size runs/full_size` (made by `benchmarks.full_size_checkpoint`).
 
-Every case runs in a process of its own: open (and make ready to be run), read the prompts, decode
-TOKENS ids of a guided 720x720 picture with the cache for the whole of it, and end. Peak memory is
-the process's greatest resident set; for transformers that counts the pages of its memory maps,
-which the system could take back, so its anonymous memory is printed too.
+Every case runs in a process of its own: load the checkpoint (and optimize it for inference), read
+the prompts, decode TOKENS ids of a guided 720x720 image with a KV cache for the whole of it, and
+exit. Peak memory is the peak resident set of the process. For transformers that includes the pages
+of its memory maps, which the system could reclaim, so anonymous memory is printed too.
 """
 
 from __future__ import annotations

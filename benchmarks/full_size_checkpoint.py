@@ -1,8 +1,8 @@
 """A checkpoint of Emu3-Gen's size with random weights: `python -m benchmarks.full_size_checkpoint`.
 
-BAAI's layout to the file: seven float32 shards with an index (34 GB), configs, two vocabulary files
-of the published sizes, and the vision tokenizer (270 M parameters) in a folder beside it. The
-numbers are noise, so pictures are too; times, bytes and memory are those of the real thing.
+The files are those of BAAI: seven float32 shards with an index (34 GB), configurations, two
+vocabulary files of the published sizes, and the vision tokenizer (270 M parameters) in a folder
+beside it. The images are noise; times, bytes and memory are those of the published model.
 """
 
 from __future__ import annotations

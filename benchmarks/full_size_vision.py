@@ -1,8 +1,8 @@
 """The vision tokenizer at its published size (270 M parameters), beside transformers' own:
 `python -m benchmarks.full_size_vision runs/full_size`.
 
-The same weights, the same photograph, float32; every case in a process of its own, which encodes a
-picture once, decodes its codes once, and says how long each took and the greatest resident set.
+The same weights and the same photograph, float32. Every case runs in a process of its own, encodes
+the image once, decodes its codes once, and prints the seconds and the peak resident set.
 """
 
 from __future__ import annotations

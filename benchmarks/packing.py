@@ -1,10 +1,10 @@
 """Packing efficiency: `python -m benchmarks.packing`.
 
-Documents of the stages at the published size, packed into their contexts as a training packs them.
-Pictures have the areas of the stage in ratios from 1:2 to 2:1, clips 8 to 40 groups of frames of
-256 by 256 pixels, captions 20 to 150 ids, answers 10 to 400; texts are 1 to 20,000 ids long, half
-of them under 600. BAAI disclosed no mixture: these shares and lengths are ours. `alone` is a row
-for every document, or for every piece of a text that is too long.
+Documents of the presets at the published size, packed into rows of their context length as in
+training. Images have the areas of the preset in ratios from 1:2 to 2:1, videos 8 to 40 frames of
+codes of 256x256 pixels, captions 20 to 150 ids, answers 10 to 400; texts are 1 to 20,000 ids long,
+half of them below 600. BAAI disclosed no mixture: these proportions and lengths are ours. `alone`
+is one row per document, or per piece of a text that is too long.
 """
 
 from __future__ import annotations

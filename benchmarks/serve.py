@@ -1,15 +1,15 @@
 """The server under load: `python -m benchmarks.serve`.
 
-One run on one machine, nano, guided pictures of 8x8 codes, every request a stream with one partial
-picture, sent to a server process of its own on the loopback:
+One run on one machine with nano: guided images of 8x8 codes, every request a stream with one
+partial image, sent to a server process on the loopback interface:
 
-* `emu3 serve` with 1, 4, 16 and 64 clients, each sending its next request when it has its picture;
-  one client is the same requests one after another;
-* `wrapper`: a plain FastAPI application around transformers' Emu3 with the same weights, drawing by
-  the original recipe under a lock, 1 and 16 clients. It answers with the ids it drew and is spared
-  decoding them to pixels, which is in its favour; it has no partial pictures.
+* `emu3 serve` with 1, 4, 16 and 64 clients, each of which sends its next request when it has its
+  image; one client is sequential requests;
+* `wrapper`: a plain FastAPI application around transformers' Emu3 with the same weights, generating
+  by the original recipe under a lock, 1 and 16 clients. It returns ids without decoding them to
+  pixels, which is in its favour, and has no partial images.
 
-Clients are threads of this process and share the machine with the server. `--json FILE` keeps the
+Clients are threads of this process and share the machine with the server. `--json FILE` writes the
 figures. Needs the extras `serve` and `reference`.
 """
 

@@ -1,18 +1,18 @@
 """The server under overload: `python -m benchmarks.soak --minutes 10`.
 
-A server process of its own on the loopback, with nano. First its capacity is measured, with as
-many clients as it has slots; then comes twice as much, in an open loop: a request is sent when its
-time has come, whether or not others were answered. Clients are of many kinds:
+A server process on the loopback interface with nano. First its capacity is measured with as many
+clients as it has slots. Then requests arrive at twice that rate in an open loop: a request is sent
+at its time whether or not others were answered. The clients are of several kinds:
 
-* pictures, whole and as streams with partial ones; questions with a picture, in a stream or not;
-* videos of a second: waited for, fetched and deleted, or given up, or never come back for;
-* clients that vanish halfway, and slow ones that read a few bytes a second;
-* bodies that are no JSON, half a body, fields nobody knows, pictures that are none.
+* images, whole and as streams with partial ones; questions with an image, with and without a stream;
+* videos of one second: fetched and deleted, cancelled, or never fetched;
+* clients that disconnect, and slow ones that read a few bytes per second;
+* bodies that are no JSON, incomplete bodies, unknown fields, invalid images.
 
-At the end every promise is counted: each request accepted was answered or its client had gone, each
-refused one was told why, nothing answered 5xx, the engine holds nothing and no video waits, and the
-server's memory was flat. Exits with 1 if one is broken. `--json FILE` keeps the figures. Needs the
-extras `serve` and `video`.
+At the end these conditions are checked: every accepted request was answered or its client had
+disconnected, every rejected one has an error message, there is no response 5xx, the engine holds no
+request and no video waits, and the server's memory did not grow. Exits with 1 if one does not hold.
+`--json FILE` writes the figures. Needs the extras `serve` and `video`.
 """
 
 from __future__ import annotations

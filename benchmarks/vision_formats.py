@@ -1,9 +1,8 @@
 """Memory formats and precisions of the vision tokenizer: `python -m benchmarks.vision_formats`.
 
 Memory formats, bfloat16 and `torch.compile` at the published size (270 M parameters, random
-weights), one picture; then what bfloat16 does to the codes of nano's own tokenizer, which is
-trained, on scenes of Emoji World. This is the measurement behind "the vision tokenizer is float32
-always, as it is": see docs/speed.md.
+weights) on one image; then the effect of bfloat16 on the codes of nano's trained tokenizer, on
+scenes of Emoji World. This is why the vision tokenizer always runs in float32.
 """
 
 from __future__ import annotations
