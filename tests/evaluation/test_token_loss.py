@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,12 @@ def test_documents_longer_than_context_are_refused(dataset: TokenDataset) -> Non
     decoder = tiny_decoder(max_position_embeddings=4)
     with pytest.raises(InputError, match="context of 4 tokens"):
         evaluate_token_loss(decoder, dataset)
+
+
+def test_empty_data_set_is_refused(checkpoint: Checkpoint, dataset: TokenDataset) -> None:
+    empty = replace(dataset, shards=[], roles=[], firsts=[0])
+    with pytest.raises(InputError, match="no documents"):
+        evaluate_token_loss(checkpoint.decoder, empty)
 
 
 def test_report_is_a_table_and_json(checkpoint: Checkpoint, dataset: TokenDataset) -> None:

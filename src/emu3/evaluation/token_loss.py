@@ -77,10 +77,13 @@ def evaluate_token_loss(
     """Measure the first `limit` documents of a data set (all of them by default).
 
     Every document is read from its start with teacher forcing, and no document attends to another.
-    Raises InputError on a limit below 1, and if no document fits into the context.
+    Raises InputError on a limit below 1, on a data set without documents, and if no document fits
+    into the context.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit} must be at least 1")
+    if not len(dataset):
+        raise InputError(f"{dataset.folder}: the data set has no documents")
     context = decoder.config.max_position_embeddings
     lengths = dataset.lengths[:limit].tolist()
     fitting = [number for number, length in enumerate(lengths) if length <= context]
