@@ -115,7 +115,7 @@ def ours(
         start = time.perf_counter()
         with profiled(asked.profile and number == asked.steps - 1):
             means = accumulate_gradients(
-                model, documents, slice(0, 0), 1, bf16=True, multiple=asked.context
+                model, documents, slice(0, 0), 1, bf16=True, pad_to_multiple_of=asked.context
             )
             torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
             optimizer.step(LEARNING_RATE)

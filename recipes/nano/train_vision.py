@@ -31,8 +31,9 @@ from emu3.errors import InputError
 from emu3.models.vq.tokenizer import VisionTokenizer
 from emu3.training.checkpointing import load_state, save_state
 from emu3.training.mixed_precision import has_fast_bf16
+from emu3.training.trainer import TrainingConfig
 from emu3.training.vq.codebook import reassign_duplicates
-from emu3.training.vq.decoder_finetuning import VQDecoderTrainingConfig, finetune_vq_decoder
+from emu3.training.vq.decoder_finetuning import finetune_vq_decoder
 from emu3.training.vq.trainer import VQTrainingConfig, train_vq
 from recipes.nano.emoji_world import Icons, Scene, held_out_pairs, random_scene, seen_pairs
 from recipes.nano.model import VISION_CONFIG
@@ -48,7 +49,7 @@ class VisionRecipe:
 
     config: VisionConfig
     joint: VQTrainingConfig
-    decoder: VQDecoderTrainingConfig
+    decoder: TrainingConfig
     duplicate_radius: float  # distance in the latent space below which two entries are duplicates
     duplicate_scenes: int = 2000  # whose latents duplicates are moved to
 
@@ -70,7 +71,7 @@ RECIPE = VisionRecipe(
         save_every=200,
         seed=0,
     ),
-    VQDecoderTrainingConfig(
+    TrainingConfig(
         steps=1200,
         learning_rate=1e-3,
         warmup_steps=20,

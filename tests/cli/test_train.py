@@ -1,4 +1,4 @@
-"""`emu3 train`: from samples to a model that opens, alone and under torchrun."""
+"""`emu3 train`: from samples to a model that loads, on one process and under torchrun."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = ("--steps", 4, "--rows", 2, "--context", 256, "--no-bf16", "--report-eve
 
 @pytest.fixture
 def data(here: Path, photo: Path, tiny: Path, emu3: Emu3Command) -> Path:
-    """Prepared texts, pictures to draw and pictures to look at."""
+    """Prepared texts, and images with captions and with questions."""
     image = str(photo)
     lines = [{"text": "words " * 9}, {"image": image, "text": "a glow"}]
     lines += [{"image": image, "turns": TURNS}] * 2
@@ -55,7 +55,7 @@ def test_from_samples_to_a_model(
 ) -> None:
     assert not kept_memory
     command = ("train", "nano-pretrain", "data", "-o", "run", "--from", tiny, *SMALL)
-    for _ in range(2):  # the second time there is nothing left to do
+    for _ in range(2):  # the second run has no steps left
         done = emu3(*command, "--device", "cpu")
         assert done.exit_code == 0, done.output
         assert done.stdout.splitlines()[-1] == "run/model"
@@ -64,14 +64,18 @@ def test_from_samples_to_a_model(
     drawing = ("a glow", "-o", "glow.png", "--model", "run/model/transformers", "--device", "cpu")
     assert emu3("image", *drawing).exit_code == 0
     card = (here / "run" / "model" / "README.md").read_text()
-    for said in ("# run: pre-training", "| steps | 4 | ours |", "| starts from | tiny | ours |"):
-        assert said in card, said
+    for expected in (
+        "# run: pre-training on text and images",
+        "| steps | 4 | ours |",
+        "| starts from | tiny | ours |",
+    ):
+        assert expected in card, expected
     assert str(here) not in card
     assert str(tiny) not in card
 
 
 @pytest.mark.slow
-def test_weights_of_data_new_weights_and_an_adapter(
+def test_mixture_weights_fresh_weights_and_lora(
     data: Path, tiny: Path, here: Path, emu3: Emu3Command
 ) -> None:
     pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
@@ -80,53 +84,61 @@ def test_weights_of_data_new_weights_and_an_adapter(
     numbers = (*SMALL, "--learning-rate", 0.01, "--recompute", "--compile", "--device", "cpu")
     done = emu3("train", "nano-instruct", *sources, "-o", "run", *more, *numbers)
     assert done.exit_code == 0, done.output
-    request = json.loads((here / "run" / "request.json").read_text())
-    assert [request["data"][number]["weight"] for number in ("1", "2")] == [3.0, 1.0]
-    assert request["stage"]["learning_rate"] == 0.01
-    assert request["stage"]["warmup_steps"] == 0
-    assert request["stage"]["starts_from"] == ""
-    assert (request["lora"]["rank"], request["lora"]["alpha"]) == (2, 4.0)
+    manifest = json.loads((here / "run" / "manifest.json").read_text())
+    assert [manifest["data"][number]["weight"] for number in ("1", "2")] == [3.0, 1.0]
+    assert manifest["preset"]["learning_rate"] == 0.01
+    assert manifest["preset"]["warmup_steps"] == 0
+    assert manifest["preset"]["starts_from"] == ""
+    assert (manifest["lora"]["rank"], manifest["lora"]["alpha"]) == (2, 4.0)
     assert "| optimizer | adamw | ours |" in (here / "run" / "model" / "README.md").read_text()
 
 
-BAD: dict[str, tuple[tuple[object, ...], str]] = {
-    "no such stage": (("dream", "data"), "give one of pretrain-1"),
+INVALID: dict[str, tuple[tuple[object, ...], str]] = {
+    "unknown preset": (("dream", "data"), "choose from pretrain-1"),
     "no data": (("nano-quality", "gone"), "create a data set with `emu3 prepare`"),
-    "a weight that is none": (("nano-quality", "data:much"), "'much' is no weight"),
-    "a weight of nothing": (("nano-quality", "data:0", *SMALL), "positive number"),
-    "no room": (("quality", "data"), "positions for 512"),
-    "no folder above": (("nano-quality", "data", "-o", "gone/run", *SMALL), "create it first"),
-    "a folder in use": (("nano-quality", "data", "-o", "data", *SMALL), "holds other files"),
+    "invalid mixture weight": (("nano-quality", "data:much"), "'much' is no weight"),
+    "mixture weight of zero": (("nano-quality", "data:0", *SMALL), "positive number"),
+    "context above the positions": (("quality", "data"), "positions for 512"),
+    "missing parent folder": (
+        ("nano-quality", "data", "-o", "gone/run", *SMALL),
+        "create it first",
+    ),
+    "folder with other files": (
+        ("nano-quality", "data", "-o", "data", *SMALL),
+        "holds other files",
+    ),
     "no model": (("nano-quality", "data", "--from", "nothing"), "no such model"),
     "another vocabulary": (("nano-quality", "data", "--from", "nano"), "another vocabulary"),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_done(case: str, data: Path, tiny: Path, refused: Refused) -> None:
-    arguments, says = BAD[case]
-    assert says in refused("train", "-o", "run", "--from", tiny, "--device", "cpu", *arguments)
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_arguments_are_refused(case: str, data: Path, tiny: Path, refused: Refused) -> None:
+    arguments, message = INVALID[case]
+    assert message in refused("train", "-o", "run", "--from", tiny, "--device", "cpu", *arguments)
 
 
-def test_another_request_is_refused(data: Path, tiny: Path, emu3: Emu3Command) -> None:
+def test_other_settings_in_the_same_folder_are_refused(
+    data: Path, tiny: Path, emu3: Emu3Command
+) -> None:
     command = ("train", "nano-quality", "data", "-o", "run", "--from", tiny, "--device", "cpu")
     assert emu3(*command, *SMALL).exit_code == 0
     done = emu3(*command, *SMALL, "--seed", 2)
     assert done.exit_code == 2
-    assert "seed: it has 0, now 2" in done.stderr
+    assert "seed: 0 in the run, 2 given" in done.stderr
 
 
-def test_help_names_every_stage(emu3: Emu3Command) -> None:
-    said = emu3("train", "--help").stdout
-    assert all(name in said for name in PRESETS_BY_NAME)
+def test_help_names_every_preset(emu3: Emu3Command) -> None:
+    output = emu3("train", "--help").stdout
+    assert all(name in output for name in PRESETS_BY_NAME)
 
 
-def trained(
+def start_training(
     here: Path, tiny: Path, run: str, launch: Sequence[str], more: Sequence[str]
 ) -> subprocess.Popen[str]:
-    numbers = (*SMALL, *more, "--save-every", 2)  # alone, nothing is parallel
-    stage = ("train", "nano-pretrain", "data", "-o", run, "--from", tiny, *numbers)
-    command = [sys.executable, *launch, "-m", "emu3", *map(str, stage)]
+    numbers = (*SMALL, *more, "--save-every", 2)
+    arguments = ("train", "nano-pretrain", "data", "-o", run, "--from", tiny, *numbers)
+    command = [sys.executable, *launch, "-m", "emu3", *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=here,
@@ -142,11 +154,11 @@ def trained(
     "more",
     ["--optimizer adamw", "--optimizer muon", "--lora 4 --vocab-parallel", "--vocab-parallel"],
 )
-def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path, more: str) -> None:
-    """Loss, gradient norm and counts of every step, then the finished weights, to rounding."""
+def test_two_processes_equal_one(data: Path, tiny: Path, here: Path, more: str) -> None:
+    """Loss, gradient norm and learning rate of every step, then the final weights, up to rounding."""
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     for run, launch in (("one", ()), ("two", two)):
-        process = trained(here, tiny, run, launch, more.split())
+        process = start_training(here, tiny, run, launch, more.split())
         stdout, stderr = process.communicate(timeout=110)
         assert process.returncode == 0, stderr[-3000:]
         assert stdout.splitlines()[-1] == f"{run}/model"
@@ -156,9 +168,9 @@ def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path, m
     )
     assert [report["step"] for report in one] == [1, 2, 3, 4]
     for mine, theirs in zip(one, other, strict=True):
-        for name in ("loss", "grad", "rate"):
+        for name in ("loss", "grad_norm", "learning_rate"):
             assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
-    assert (here / "two" / "latest").read_text() == "step-4"
+    assert (here / "two" / "step-4").is_dir()
     wanted, got = weights(here / "one"), weights(here / "two")
     assert set(wanted) == set(got)
     for name, weight in wanted.items():
@@ -167,7 +179,7 @@ def test_two_processes_train_what_one_does(data: Path, tiny: Path, here: Path, m
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_where_to_go_on(
+def test_ctrl_c_saves_and_prints_how_to_resume(
     data: Path, tiny: Path, here: Path, emu3: Emu3Command
 ) -> None:
     command = ("train", "nano-quality", "data", "-o", "run", "--from", str(tiny), "--rows", "1")
@@ -179,7 +191,7 @@ def test_ctrl_c_saves_and_says_where_to_go_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=restore_ctrl_c,
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["step"] == 1
@@ -187,12 +199,12 @@ def test_ctrl_c_saves_and_says_where_to_go_on(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     (line,) = stderr.splitlines()
-    assert line.startswith("interrupted; asked to stop at step")
-    assert line.endswith("the same command goes on from there")
-    assert (here / "run" / "state.pt").exists()
+    assert line.startswith("interrupted; stopped after step")
+    assert line.endswith("run the same command to resume")
+    assert list((here / "run").glob("step-*"))
     assert not (here / "run" / "model").exists()
 
 
-def heed_ctrl_c() -> None:
-    """A shell's background job ignores Ctrl-C, and so would its children."""
+def restore_ctrl_c() -> None:
+    """Background jobs of a shell ignore Ctrl-C, and their children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

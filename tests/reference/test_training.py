@@ -43,7 +43,7 @@ def test_loss_and_every_gradient_are_theirs() -> None:
     documents = [
         TrainingSequence(ids, modality_loss_weights(ids, V.visual, 0.0, 1.0)) for ids in rows
     ]
-    loss = accumulate_gradients(ours.train(), documents, V.visual, micro_batch=2)["loss"]
+    loss = accumulate_gradients(ours.train(), documents, V.visual, micro_batch_size=2)["loss"]
 
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=V.pad)
     visual = (ids >= V.visual.start) & (ids < V.visual.stop)

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process; in one of its own, for there is no way back."""
+"""Freed memory stays with the process. In a process of its own: the setting is permanent."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def faults():
 faults()
 given_back = faults()
 assert keep_freed_memory()
-print(given_back, min(faults() for _ in range(4)))  # the first ones take the memory
+print(given_back, min(faults() for _ in range(4)))  # the first ones allocate the memory
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's switches")
-def test_pages_are_cleared_once() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_freed_pages_are_reused() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )

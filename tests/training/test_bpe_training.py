@@ -1,4 +1,4 @@
-"""Learning a text vocabulary: what is written for tiktoken says what the library learned."""
+"""BPE training: the tiktoken vocabulary encodes like the tokenizers library."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def captions(count: int) -> list[str]:
 
 
 @pytest.fixture
-def learned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The library's own tokenizers, as `train_text` makes them."""
-    made: list[Any] = []
+def created(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The library's tokenizers that `train_bpe` creates."""
+    tokenizers_made: list[Any] = []
     original = tokenizers.Tokenizer
 
-    def remember(model: Any) -> Any:
-        made.append(original(model))
-        return made[-1]
+    def record(model: Any) -> Any:
+        tokenizers_made.append(original(model))
+        return tokenizers_made[-1]
 
-    monkeypatch.setattr(tokenizers, "Tokenizer", remember)
-    return made
+    monkeypatch.setattr(tokenizers, "Tokenizer", record)
+    return tokenizers_made
 
 
-def test_our_ids_are_those_of_the_library(learned: list[Any]) -> None:
-    """On captions seen and unseen, and on text that is nothing like them."""
+def test_token_ids_equal_the_library(created: list[Any]) -> None:
+    """On training captions, other captions and unrelated text."""
     known = captions(1000)
     ours = train_bpe(known[:500], 600, 8)
-    (theirs,) = learned
+    (theirs,) = created
     texts = [
         *known,
         *ODD,
@@ -70,7 +70,7 @@ def test_our_ids_are_those_of_the_library(learned: list[Any]) -> None:
         assert ours.decode(ids) == text
 
 
-def test_every_byte_has_a_rank_and_codes_follow() -> None:
+def test_all_bytes_have_ranks_and_special_tokens_follow() -> None:
     tokenizer = train_bpe(captions(50), 300, 8)
     assert {bytes([byte]) for byte in range(256)} <= set(tokenizer.ranks)
     assert sorted(tokenizer.ranks.values()) == list(range(300))
@@ -78,13 +78,13 @@ def test_every_byte_has_a_rank_and_codes_follow() -> None:
     assert tokenizer.vocabulary.codebook_size == 8
 
 
-def test_the_same_texts_teach_the_same() -> None:
+def test_training_is_deterministic() -> None:
     first, second = (train_bpe(captions(100), 400, 8) for _ in range(2))
     assert first.ranks == second.ranks
     assert first.specials == second.specials
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtraError, match=r"emu3\[train\]"):
         train_bpe(["a"], 300, 8)

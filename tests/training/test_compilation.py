@@ -1,4 +1,4 @@
-"""Compiled blocks learn what the written ones learn."""
+"""Compiled blocks give the losses and gradients of eager mode."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.training.test_lm_loss import VISUAL, documents
 def gradients(
     model: Transformer, batch: list[TrainingSequence], multiple: int = 1
 ) -> list[torch.Tensor]:
-    """Of a step, the loss before them."""
+    """The loss of a step, then its gradients."""
     model.zero_grad()
-    loss = accumulate_gradients(model, batch, VISUAL, 2, multiple=multiple)["loss"]
+    loss = accumulate_gradients(model, batch, VISUAL, 2, pad_to_multiple_of=multiple)["loss"]
     found = [parameter.grad for parameter in model.parameters()]
     return [torch.tensor(loss), *(each.clone() for each in found if each is not None)]
 
 
 def packed(lengths: list[tuple[int, ...]]) -> list[TrainingSequence]:
-    """Rows that are packed from documents of these lengths."""
+    """Sequences packed from documents of these lengths."""
     rows = documents([sum(parts) for parts in lengths])
     return [
         TrainingSequence(row.token_ids, row.loss_weights, parts)
@@ -33,35 +33,35 @@ def packed(lengths: list[tuple[int, ...]]) -> list[TrainingSequence]:
 
 
 BATCHES = {
-    "alone": documents([5, 17, 9, 16]),
+    "unpacked": documents([5, 17, 9, 16]),
     "packed": packed([(5, 9, 3), (17,), (4, 12), (1, 1, 15)]),
 }
 
 
-@pytest.mark.parametrize("recompute", [False, True], ids=["", "recomputed"])
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_compiled_is_written(batch: list[TrainingSequence], recompute: bool) -> None:
-    """The same loss and gradients, in rows of one length that are compiled once."""
+def test_compiled_equals_eager(batch: list[TrainingSequence], checkpointed: bool) -> None:
+    """With sequences padded to one length, which is compiled once."""
     model = tiny_decoder()
     expected = gradients(model, batch)
     compile_blocks(model)
-    if recompute:
+    if checkpointed:
         apply_activation_checkpointing(model)
     for found, wanted in zip(gradients(model, batch, 3 * PAD_MULTIPLE), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
 
-def test_other_parts_are_not_compiled_anew() -> None:
+def test_other_document_lengths_do_not_recompile() -> None:
     model = tiny_decoder()
     compile_blocks(model)
     gradients(model, packed([(5, 9, 3)]), 24)
     with torch._dynamo.config.patch(error_on_recompile=True):
         gradients(model, packed([(2, 2, 2, 7)]), 24)
         with pytest.raises(Exception, match=r"[Rr]ecompil"):
-            gradients(model, packed([(20, 8)]), 24)  # a longer row, to see that the test can fail
+            gradients(model, packed([(20, 8)]), 24)  # a longer sequence does recompile
 
 
-def test_what_has_a_cache_runs_as_written() -> None:
+def test_passes_with_a_cache_are_eager() -> None:
     model, ids = tiny_decoder(), torch.arange(6)[None]
     expected = model(ids, model.new_cache(1, 6))
     compile_blocks(model)

@@ -1,4 +1,4 @@
-"""Packed rows teach what their documents teach alone."""
+"""Packed sequences give the loss and gradients of their documents unpacked."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def gradients(
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 5])
-def test_packed_is_alone(micro_batch: int) -> None:
+def test_packed_equals_unpacked(micro_batch: int) -> None:
     model = tiny_decoder()
-    alone = documents([5, 1, 9, 3, 2, 7])
-    rows = packed([alone[:3], alone[3:5], alone[5:]])
-    expected = accumulate_gradients(model, alone, VISUAL, 6)
-    found = accumulate_gradients(model, rows, VISUAL, micro_batch)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    wanted = gradients(model, alone, 6)
+    unpacked = documents([5, 1, 9, 3, 2, 7])
+    rows = packed([unpacked[:3], unpacked[3:5], unpacked[5:]])
+    expected = accumulate_gradients(model, unpacked, VISUAL, 6)
+    actual = accumulate_gradients(model, rows, VISUAL, micro_batch)
+    assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    wanted = gradients(model, unpacked, 6)
     for ours, theirs in zip(gradients(model, rows, micro_batch), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_part_by_part_is_the_mask() -> None:
+def test_document_lengths_equal_the_attention_mask() -> None:
     model = tiny_decoder()
     config, lengths = model.config, [(4, 1, 6), (11,), (2, 9)]
     ids = torch.randint(config.vocab_size, (3, 11))
@@ -80,7 +80,7 @@ def test_part_by_part_is_the_mask() -> None:
     )
 
 
-def test_nobody_foresees_the_first_id_of_the_next_document() -> None:
+def test_first_token_of_a_document_has_no_loss() -> None:
     model = tiny_decoder()
     first, second = documents([4, 5])
     (row,) = packed([[first, second]])
@@ -90,7 +90,7 @@ def test_nobody_foresees_the_first_id_of_the_next_document() -> None:
     assert values[0] == pytest.approx(values[1])
 
 
-@pytest.mark.parametrize("parts", [(3, 3), (8,), (7, 0), (9, -2)])
-def test_parts_must_fill_the_row(parts: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="do not fill a row of 7"):
-        TrainingSequence(torch.zeros(7, dtype=torch.long), torch.ones(7), parts)
+@pytest.mark.parametrize("lengths", [(3, 3), (8,), (7, 0), (9, -2)])
+def test_document_lengths_must_add_up(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="do not add up to 7"):
+        TrainingSequence(torch.zeros(7, dtype=torch.long), torch.ones(7), lengths)

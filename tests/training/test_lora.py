@@ -1,4 +1,4 @@
-"""LoRA on the decoder: nothing changes at first, only the adapter learns, merged = adapted."""
+"""LoRA: an untrained adapter changes nothing, only it is trained, merging is exact."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from emu3.errors import InputError, MissingExtraError
 from emu3.inference.optimize import optimize_for_inference
 from emu3.models.transformer import Transformer
 from emu3.testing import byte_tokenizer, tiny_decoder
-from emu3.training.lora import EMBEDDING, LINEAR, LoraConfig, add_adapter, has_adapter, load_adapter
+from emu3.training.lora import (
+    EMBEDDING,
+    LINEAR_LAYERS,
+    LoraConfig,
+    add_adapter,
+    has_adapter,
+    load_adapter,
+)
 
 pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
 
 VISUAL = byte_tokenizer().vocabulary.visual
-EVERYWHERE = LoraConfig(rank=3, target_modules=(*LINEAR, EMBEDDING))
+ALL_LAYERS = LoraConfig(rank=3, target_modules=(*LINEAR_LAYERS, EMBEDDING))
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def logits(model: Transformer, ids: Tensor) -> Tensor:
     return model.eval()(ids)
 
 
-def learn(model: Transformer, ids: Tensor, steps: int = 5) -> None:
+def train(model: Transformer, ids: Tensor, steps: int = 5) -> None:
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(steps):
         out = model(ids[:, :-1]).flatten(0, 1)
@@ -42,27 +49,27 @@ def learn(model: Transformer, ids: Tensor, steps: int = 5) -> None:
 
 
 @pytest.mark.parametrize(
-    "lora", [LoraConfig(), LoraConfig(target_modules=("q_proj", "v_proj")), EVERYWHERE]
+    "lora", [LoraConfig(), LoraConfig(target_modules=("q_proj", "v_proj")), ALL_LAYERS]
 )
-def test_a_fresh_adapter_changes_nothing(ids: Tensor, lora: LoraConfig) -> None:
+def test_untrained_adapter_changes_nothing(ids: Tensor, lora: LoraConfig) -> None:
     model = tiny_decoder()
     before = logits(model, ids)
     adapted = add_adapter(model, lora)
     assert adapted.model is model
     assert torch.equal(logits(model, ids), before)
-    learns = [name for name, p in model.named_parameters() if p.requires_grad]
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     tables = 1 if EMBEDDING in lora.target_modules else 0
     linear = len([name for name in lora.target_modules if name != EMBEDDING])
-    assert len(learns) == 2 * (linear * 2 + tables)  # A and B of each, in two layers
-    assert all("lora_" in name for name in learns)
+    assert len(trainable) == 2 * (linear * 2 + tables)  # A and B of each, in two layers
+    assert all("lora_" in name for name in trainable)
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(), EVERYWHERE])
-def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: LoraConfig) -> None:
+@pytest.mark.parametrize("lora", [LoraConfig(), ALL_LAYERS])
+def test_only_the_adapter_is_trained_and_merging_is_exact(ids: Tensor, lora: LoraConfig) -> None:
     model = tiny_decoder()
     plain = {name: p.clone() for name, p in model.state_dict().items()}
     adapted = add_adapter(model, lora)
-    learn(model, ids)
+    train(model, ids)
     for name, weight in model.state_dict().items():
         if "lora_" not in name:
             assert torch.equal(weight, plain[name.replace(".base_layer", "")])
@@ -76,11 +83,11 @@ def test_only_the_adapter_learns_and_merged_is_adapted(ids: Tensor, lora: LoraCo
     torch.testing.assert_close(logits(merged, ids), after, atol=1e-4, rtol=1e-4)
 
 
-def test_a_cache_and_some_rows_of_the_head_see_the_adapter(ids: Tensor) -> None:
-    """The passes that drawing makes: one id at a time, codes only."""
+def test_adapter_applies_with_a_cache_and_a_slice_of_the_head(ids: Tensor) -> None:
+    """The passes of image generation: one token at a time, logits of visual tokens only."""
     model = tiny_decoder()
     add_adapter(model, LoraConfig())
-    learn(model, ids)
+    train(model, ids)
     whole, cache = logits(model, ids), model.new_cache(2, 12)
     with torch.no_grad():
         for at in range(12):
@@ -88,11 +95,11 @@ def test_a_cache_and_some_rows_of_the_head_see_the_adapter(ids: Tensor) -> None:
             torch.testing.assert_close(step[:, 0], whole[:, at, VISUAL], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(), EVERYWHERE])
-def test_saved_and_loaded_it_is_the_same(ids: Tensor, tmp_path: Path, lora: LoraConfig) -> None:
+@pytest.mark.parametrize("lora", [LoraConfig(), ALL_LAYERS])
+def test_save_and_load(ids: Tensor, tmp_path: Path, lora: LoraConfig) -> None:
     model = tiny_decoder()
     adapted = add_adapter(model, lora)
-    learn(model, ids)
+    train(model, ids)
     adapted.save(tmp_path / "adapter")
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= files
@@ -107,28 +114,28 @@ def test_saved_and_loaded_it_is_the_same(ids: Tensor, tmp_path: Path, lora: Lora
     }
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_invalid_input_is_refused(tmp_path: Path) -> None:
     adapted = add_adapter(tiny_decoder(), LoraConfig())
     adapted.save(tmp_path / "adapter")
     with pytest.raises(InputError, match="merge it first"):
         add_adapter(adapted.model, LoraConfig())
     with pytest.raises(InputError, match="lm_head"):
         LoraConfig(target_modules=("lm_head",))
-    with pytest.raises(InputError, match="layers"):
+    with pytest.raises(InputError, match="target_modules"):
         LoraConfig(target_modules=("attention",))
     with pytest.raises(InputError, match="rank"):
         LoraConfig(rank=0)
     with pytest.raises(InputError, match="adapter_config"):
         load_adapter(tiny_decoder(), tmp_path)
-    with pytest.raises(InputError, match="no adapter for this model"):
+    with pytest.raises(InputError, match="does not match the model"):
         load_adapter(tiny_decoder(hidden_size=64), tmp_path / "adapter")
     model = tiny_decoder()
     optimize_for_inference(model, VISUAL)
-    with pytest.raises(InputError, match="open_checkpoint"):
+    with pytest.raises(InputError, match="load_checkpoint"):
         add_adapter(model, LoraConfig())
 
 
-def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"emu3\[train\]"):
         add_adapter(tiny_decoder(), LoraConfig())

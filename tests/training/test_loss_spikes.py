@@ -1,4 +1,4 @@
-"""Which batches are bad: no numbers, jumps, and nothing else."""
+"""Detection of non-finite losses and of loss spikes."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ import pytest
 from emu3.training.loss_spikes import MAX_CONSECUTIVE, MIN_HISTORY, WINDOW, LossSpikeDetector
 
 
-def seen(watch: LossSpikeDetector, *losses: float) -> LossSpikeDetector:
+def with_losses(detector: LossSpikeDetector, *losses: float) -> LossSpikeDetector:
     for loss in losses:
-        assert watch.fault(loss, 1.0) is None
-    return watch
+        assert detector.check(loss, 1.0) is None
+    return detector
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_no_number_is_bad_from_the_first_step(bad: float) -> None:
-    assert "loss" in (LossSpikeDetector().fault(bad, 1.0) or "")
-    assert "norm" in (LossSpikeDetector().fault(1.0, bad) or "")
+def test_non_finite_values_are_detected_from_the_first_step(bad: float) -> None:
+    assert "loss" in (LossSpikeDetector().check(bad, 1.0) or "")
+    assert "norm" in (LossSpikeDetector().check(1.0, bad) or "")
 
 
-def test_a_jump_is_measured_against_the_median() -> None:
-    watch = seen(LossSpikeDetector(spike=3.0), *[2.0] * (MIN_HISTORY - 1), 5.0)
-    assert watch.fault(5.9, 1.0) is None
-    assert watch.fault(6.1, 1.0) == "the loss jumped to 6.1, more than 3 times the 2"
+def test_spike_is_measured_against_the_median() -> None:
+    detector = with_losses(LossSpikeDetector(factor=3.0), *[2.0] * (MIN_HISTORY - 1), 5.0)
+    assert detector.check(5.9, 1.0) is None
+    assert detector.check(6.1, 1.0) == "the loss is 6.1, more than 3 times the median 2"
 
 
-def test_a_few_losses_say_nothing_yet() -> None:
-    seen(LossSpikeDetector(spike=3.0), *[2.0] * (MIN_HISTORY - 1), 50.0)
+def test_no_spike_before_min_history() -> None:
+    with_losses(LossSpikeDetector(factor=3.0), *[2.0] * (MIN_HISTORY - 1), 50.0)
 
 
-def test_without_a_threshold_there_are_no_jumps() -> None:
-    seen(LossSpikeDetector(), *[2.0] * WINDOW, 1e6)
+def test_no_spike_with_an_infinite_factor() -> None:
+    with_losses(LossSpikeDetector(), *[2.0] * WINDOW, 1e6)
 
 
-def test_the_median_looks_back_a_window() -> None:
-    watch = seen(LossSpikeDetector(spike=3.0), *[9.0] * WINDOW, *[1.0] * WINDOW)
-    assert len(watch.losses) == WINDOW
-    assert watch.fault(9.0, 1.0) is not None
+def test_median_is_over_the_window() -> None:
+    detector = with_losses(LossSpikeDetector(factor=3.0), *[9.0] * WINDOW, *[1.0] * WINDOW)
+    assert len(detector.history) == WINDOW
+    assert detector.check(9.0, 1.0) is not None
 
 
-def test_a_bad_loss_does_not_move_the_median() -> None:
-    watch = seen(LossSpikeDetector(spike=3.0), *[1.0] * MIN_HISTORY)
-    before = list(watch.losses)
-    assert watch.fault(9.0, 1.0)
-    assert watch.fault(math.nan, 1.0)
-    assert watch.losses == before
+def test_bad_losses_are_not_added_to_the_history() -> None:
+    detector = with_losses(LossSpikeDetector(factor=3.0), *[1.0] * MIN_HISTORY)
+    before = list(detector.history)
+    assert detector.check(9.0, 1.0)
+    assert detector.check(math.nan, 1.0)
+    assert detector.history == before
 
 
-def test_too_many_bad_batches_in_a_row_are_hopeless_and_a_good_one_forgives() -> None:
-    watch = LossSpikeDetector()
+def test_must_stop_after_too_many_bad_batches_in_a_row() -> None:
+    detector = LossSpikeDetector()
     for _ in range(MAX_CONSECUTIVE):
-        watch.fault(math.nan, 1.0)
-    assert not watch.hopeless
-    watch.fault(math.nan, 1.0)
-    assert watch.hopeless
-    seen(watch, 1.0)
-    assert not watch.hopeless
+        detector.check(math.nan, 1.0)
+    assert not detector.must_stop
+    detector.check(math.nan, 1.0)
+    assert detector.must_stop
+    with_losses(detector, 1.0)
+    assert not detector.must_stop
 
 
-def test_it_remembers_across_a_checkpoint() -> None:
-    watch, other = (
-        seen(LossSpikeDetector(spike=3.0), *[1.0] * MIN_HISTORY),
-        LossSpikeDetector(spike=3.0),
+def test_state_round_trip() -> None:
+    detector, other = (
+        with_losses(LossSpikeDetector(factor=3.0), *[1.0] * MIN_HISTORY),
+        LossSpikeDetector(factor=3.0),
     )
-    watch.fault(math.nan, 1.0)
-    other.load_state_dict(watch.state_dict())
-    assert other == watch
-    assert other.fault(9.0, 1.0) is not None
+    detector.check(math.nan, 1.0)
+    other.load_state_dict(detector.state_dict())
+    assert other == detector
+    assert other.check(9.0, 1.0) is not None

@@ -1,4 +1,4 @@
-"""Products in bfloat16: near the float32 gradients, on float32 weights, attention in float32."""
+"""Mixed precision: gradients close to float32, attention in float32."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def documents() -> list[TrainingSequence]:
 
 def gradients(*, bf16: bool) -> tuple[dict[str, float], Tensor]:
     model = tiny_decoder(attention_dropout=0.0).requires_grad_(True).train()
-    means = accumulate_gradients(model, documents(), slice(400, 531), micro_batch=2, bf16=bf16)
+    means = accumulate_gradients(model, documents(), slice(400, 531), micro_batch_size=2, bf16=bf16)
     return means, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_gradients_are_nearly_those_of_float32() -> None:
+def test_bf16_gradients_are_close_to_float32() -> None:
     (exact, want), (near, got) = gradients(bf16=False), gradients(bf16=True)
     assert got.dtype == torch.float32
     assert not torch.equal(got, want)
@@ -36,7 +36,7 @@ def test_gradients_are_nearly_those_of_float32() -> None:
     assert near["loss"] == pytest.approx(exact["loss"], rel=0.01)
 
 
-def test_attention_stays_wide() -> None:
+def test_attention_runs_in_float32() -> None:
     q = torch.randn(1, 2, 5, 8)
     with autocast(CPU, bf16=True):
         out = F.scaled_dot_product_attention(q.bfloat16(), q, q, is_causal=True)
@@ -44,14 +44,14 @@ def test_attention_stays_wide() -> None:
     assert (out.dtype, narrow.dtype) == (torch.float32, torch.bfloat16)
 
 
-def test_float32_is_left_alone() -> None:
+def test_without_bf16_everything_is_float32() -> None:
     q = torch.randn(3, 3)
     with autocast(CPU, bf16=False):
         assert torch.equal(q @ q, torch.mm(q, q))
         assert (q @ q).dtype == torch.float32
 
 
-def test_only_a_cpu_is_asked_whether_it_has_units_for_bfloat16() -> None:
+def test_fast_bf16_depends_on_the_cpu() -> None:
     assert has_fast_bf16("cuda")
     units = torch.backends.cpu.get_cpu_capability()
     if units in ("DEFAULT", "AVX2", "AVX512"):  # x86

@@ -1,4 +1,4 @@
-"""Muon: what is applied is nearly orthonormal, and who moves which weight."""
+"""Muon and the assignment of parameters to optimizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emu3.training.optimizers import Muon, OptimizerContainer, build_muon_and_ad
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16), (64, 17)])
 def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
-    """Of matrices of any scale, and the same for tall and wide."""
+    """For any scale, and for tall and wide matrices."""
     for scale in (1e-4, 1.0, 1e4):
         matrix = torch.randn(shape) * scale
         result = orthogonalize(matrix)
@@ -24,19 +24,19 @@ def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(orthogonalize(matrix.T), result.T)
 
 
-def test_directions_stay() -> None:
-    """Only the singular values change: U S V' becomes about U V'."""
+def test_singular_vectors_stay() -> None:
+    """U S V' becomes about U V'."""
     u, _, v = torch.linalg.svd(torch.randn(20, 12), full_matrices=False)
     matrix = u @ torch.diag(torch.linspace(1, 3, 12)) @ v
     back = u.T @ orthogonalize(matrix) @ v.T
     assert (back - torch.diag(back.diagonal())).abs().max() < 1e-3
 
 
-def test_nothing_stays_nothing() -> None:
+def test_zero_stays_zero() -> None:
     assert torch.equal(orthogonalize(torch.zeros(4, 6)), torch.zeros(4, 6))
 
 
-def moved(start: torch.Tensor, gradients: list[torch.Tensor], decay: float = 0.0) -> torch.Tensor:
+def updated(start: torch.Tensor, gradients: list[torch.Tensor], decay: float = 0.0) -> torch.Tensor:
     parameter = nn.Parameter(start.clone())
     optimizer = Muon([parameter], lr=0.1, weight_decay=decay)
     for gradient in gradients:
@@ -45,29 +45,29 @@ def moved(start: torch.Tensor, gradients: list[torch.Tensor], decay: float = 0.0
     return parameter.detach()
 
 
-def test_a_convolution_moves_like_its_matrix() -> None:
+def test_convolution_is_updated_like_its_matrix() -> None:
     start = torch.randn(24, 4, 3, 3)
     gradients = [torch.randn_like(start) for _ in range(3)]
-    as_matrix = moved(start.flatten(1), gradients)
-    torch.testing.assert_close(moved(start, gradients).flatten(1), as_matrix)
+    as_matrix = updated(start.flatten(1), gradients)
+    torch.testing.assert_close(updated(start, gradients).flatten(1), as_matrix)
     last = start.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(moved(last, gradients).flatten(1), as_matrix)
+    torch.testing.assert_close(updated(last, gradients).flatten(1), as_matrix)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 96)])
-def test_a_step_has_the_size_of_one_of_adamw(shape: tuple[int, int]) -> None:
+def test_update_has_the_rms_of_adamw(shape: tuple[int, int]) -> None:
     start = torch.zeros(shape)
-    step = moved(start, [torch.randn(shape) * 1e-3]) / 0.1
+    step = updated(start, [torch.randn(shape) * 1e-3]) / 0.1
     assert 0.15 < step.square().mean().sqrt() < 0.25
     assert step.abs().max() < 2
 
 
-def test_decay_shrinks_and_momentum_remembers() -> None:
+def test_weight_decay_and_momentum() -> None:
     start = torch.randn(20, 20)
-    still = [torch.zeros(20, 20)]
-    torch.testing.assert_close(moved(start, still, decay=0.5), start * (1 - 0.1 * 0.5))
-    pushed = moved(start, [torch.randn(20, 20)])
-    assert not torch.equal(moved(start, [torch.randn(20, 20), *still]), pushed)
+    zero_gradient = [torch.zeros(20, 20)]
+    torch.testing.assert_close(updated(start, zero_gradient, decay=0.5), start * (1 - 0.1 * 0.5))
+    with_gradient = updated(start, [torch.randn(20, 20)])
+    assert not torch.equal(updated(start, [torch.randn(20, 20), *zero_gradient]), with_gradient)
 
 
 class Model(nn.Module):
@@ -87,8 +87,8 @@ def optimizer_of(model: nn.Module) -> OptimizerContainer:
     )
 
 
-def test_each_weight_has_its_optimizer() -> None:
-    """Hidden matrices and convolutions: Muon. Tables, vectors and what is too narrow: AdamW."""
+def test_assignment_of_parameters() -> None:
+    """Muon: hidden matrices and convolutions. AdamW: embeddings, vectors and small matrices."""
     model = Model()
     muon, adamw = optimizer_of(model).optimizers
     names = {id(p): name for name, p in model.named_parameters()}
@@ -100,7 +100,7 @@ def test_each_weight_has_its_optimizer() -> None:
     assert by_adamw == set(names.values()) - by_muon - {"frozen.weight"}
 
 
-def push(model: nn.Module, optimizer: OptimizerContainer, seed: int) -> None:
+def step(model: nn.Module, optimizer: OptimizerContainer, seed: int) -> None:
     torch.manual_seed(seed)
     for parameter in optimizer.parameters:
         parameter.grad = torch.randn_like(parameter)
@@ -108,14 +108,14 @@ def push(model: nn.Module, optimizer: OptimizerContainer, seed: int) -> None:
     assert all(parameter.grad is None for parameter in optimizer.parameters)
 
 
-def test_a_resumed_optimizer_goes_on_the_same() -> None:
+def test_optimizer_state_round_trip() -> None:
     one, other = Model(), Model()
     first, second = optimizer_of(one), optimizer_of(other)
-    push(one, first, 1)
+    step(one, first, 1)
     other.load_state_dict(one.state_dict())
     for mine, theirs in zip(second.optimizers, first.optimizers, strict=True):
         mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
-    push(one, first, 2)
-    push(other, second, 2)
+    step(one, first, 2)
+    step(other, second, 2)
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)

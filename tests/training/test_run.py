@@ -1,4 +1,4 @@
-"""A stage from prepared data to a finished checkpoint: resumed = never killed, 2 = 1, it opens."""
+"""Running a preset from prepared data to a finished checkpoint, and exact resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from emu3.data.tokenization import SampleTokenizer, TokenizedDocument
 from emu3.errors import InputError
 from emu3.models.transformer import Transformer
 from emu3.testing import tiny_checkpoint
-from emu3.training import run as staged
+from emu3.training import run
 from emu3.training.batches import BatchLoader, drop_captions
 from emu3.training.decoder import DecoderTrainingConfig
 from emu3.training.distributed import DistributedContext
@@ -51,19 +51,19 @@ from emu3.training.run import (
     meta_checkpoint,
     run_preset,
 )
-from tests.training.toy import logged, same_run, started
+from tests.training.toy_run import flatten, logged, same_checkpoint, saved_state, start_process
 
 TINY = tiny_checkpoint()  # not to be trained
 VISUAL = TINY.text_tokenizer.vocabulary.visual
 CPU = DeviceConfig(torch.device("cpu"), None)
-SETTINGS = RunOptions(bf16=False, report_every=1, save_every=2, seed=3)
+OPTIONS = RunOptions(bf16=False, report_every=1, save_every=2, seed=3)
 SMALL: dict[str, Any] = {"steps": 5, "batch_size": 2, "context_length": 320, "warmup_steps": 1}
-STAGE = NANO_PRETRAINING.override(**SMALL, optimizer="adamw", dropout=0.1, caption_dropout=0.3)
+PRESET = NANO_PRETRAINING.override(**SMALL, optimizer="adamw", dropout=0.1, caption_dropout=0.3)
 TURNS = [("What?", "A fox."), ("Big?", "No.")]
 
 
-def encoded(kind: str, number: int) -> TokenizedDocument:
-    """A text, a picture to draw or one to look at, as the data room writes them."""
+def encode_document(kind: str, number: int) -> TokenizedDocument:
+    """A document of text, for image generation or for image understanding, as `emu3 prepare` does."""
     writer = SampleTokenizer(TINY.prompts, TINY.vision_processor)
     codes = torch.from_numpy(np.random.default_rng(number).integers(0, 64, (2, 3)))
     if kind == "text":
@@ -75,11 +75,11 @@ def encoded(kind: str, number: int) -> TokenizedDocument:
     return TokenizedDocument(ids, writer._roles(ids, CONTEXT).masked_fill_(said, ANSWER))
 
 
-def stored(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
-    """A store of documents of these kinds."""
+def dataset(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
+    """A data set of documents of these kinds."""
     facts = SampleTokenizer(TINY.prompts, TINY.vision_processor).fingerprint()
     request = {"model": facts, "sources": list(kinds)}
-    documents = [encoded(kind, number) for number in range(each) for kind in kinds]
+    documents = [encode_document(kind, number) for number in range(each) for kind in kinds]
     folder.mkdir()
     write_shard(folder / shard_file_name(0, 0), request_digest(request), documents, [])
     roles = torch.cat([document.roles for document in documents]).long()
@@ -98,13 +98,16 @@ def stored(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[WeightedDataset]:
     folder = tmp_path_factory.mktemp("data")
-    return [(stored(folder / "drawn", "draw", "text"), 2.0), (stored(folder / "asked", "look"), 1)]
+    return [
+        (dataset(folder / "drawn", "draw", "text"), 2.0),
+        (dataset(folder / "asked", "look"), 1),
+    ]
 
 
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory: pytest.TempPathFactory, data: list[WeightedDataset]) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run_preset(STAGE, tiny_checkpoint(), data, folder, SETTINGS)
+    run_preset(PRESET, tiny_checkpoint(), data, folder, OPTIONS)
     return folder
 
 
@@ -112,12 +115,12 @@ def weights_of(run: Path, layout: str = "baai") -> dict[str, torch.Tensor]:
     return load_checkpoint(run / "model" / layout, None, CPU).decoder.state_dict()
 
 
-def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, weight in before.items() if not torch.equal(weight, after[name])}
 
 
-def dying(after: int) -> Callable[[PackedLoader], RowPlan]:
-    """A draw of a row that kills its process after so many."""
+def kill_after(after: int) -> Callable[[PackedLoader], RowPlan]:
+    """A `next_row` that kills its process after some rows."""
     left, draw = iter(range(after)), PackedLoader.next_row
 
     def until(self: PackedLoader) -> RowPlan:
@@ -128,46 +131,46 @@ def dying(after: int) -> Callable[[PackedLoader], RowPlan]:
     return until
 
 
-def test_a_compiled_run_has_rows_of_one_length(
+def test_compiled_run_pads_to_the_context(
     tmp_path: Path, data: list[WeightedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = list[tuple[Transformer, DecoderTrainingConfig]]()
 
-    def note(model: Transformer, run: DecoderTrainingConfig, *_: Any, **__: Any) -> None:
-        trained.append((model, run))
+    def record(model: Transformer, config: DecoderTrainingConfig, *_: Any, **__: Any) -> None:
+        trained.append((model, config))
 
-    monkeypatch.setattr(staged, "train_decoder", note)
+    monkeypatch.setattr(run, "train_decoder", record)
     for compiled in (False, True):
-        settings = replace(SETTINGS, compile=compiled)
-        run_preset(STAGE, tiny_checkpoint(), data, tmp_path / str(compiled), settings)
-    for (model, run), compiled in zip(trained, (False, True), strict=True):
-        assert run.pad_to_multiple_of == (STAGE.context_length if compiled else 1)
+        options = replace(OPTIONS, compile=compiled)
+        run_preset(PRESET, tiny_checkpoint(), data, tmp_path / str(compiled), options)
+    for (model, config), compiled in zip(trained, (False, True), strict=True):
+        assert config.pad_to_multiple_of == (PRESET.context_length if compiled else 1)
         assert all(("forward" in vars(block)) == compiled for block in model.model.layers)
 
 
 @pytest.mark.parametrize("kills", [[3], [4], [5, 3]])
-def test_killed_and_resumed_is_never_killed(
+def test_killed_and_resumed_equals_never_killed(
     tmp_path: Path, never_killed: Path, data: list[WeightedDataset], kills: list[int]
 ) -> None:
-    """By SIGKILL: before the first checkpoint, right behind it, and twice."""
+    """By SIGKILL: before the first checkpoint, right after it, and twice."""
 
     def doomed(after: int) -> None:
-        PackedLoader.next_row = dying(after)  # type: ignore[method-assign]
-        run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+        PackedLoader.next_row = kill_after(after)  # type: ignore[method-assign]
+        run_preset(PRESET, tiny_checkpoint(), data, tmp_path / "run", OPTIONS)
 
     for after in kills:
-        process = started(doomed, after)
+        process = start_process(doomed, after)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-    run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
-    assert same_run(tmp_path / "run", never_killed)
+    run_preset(PRESET, tiny_checkpoint(), data, tmp_path / "run", OPTIONS)
+    assert same_checkpoint(tmp_path / "run", never_killed)
     for layout in ("baai", "transformers"):
-        assert not moved(weights_of(never_killed, layout), weights_of(tmp_path / "run", layout))
+        assert not changed(weights_of(never_killed, layout), weights_of(tmp_path / "run", layout))
 
 
-def test_the_position_of_the_loader_is_what_decides(data: list[WeightedDataset]) -> None:
-    """The rows of a step are those of the run, however often it was begun again."""
-    whole, halved = (rows(data) for _ in range(2))
+def test_batches_depend_on_the_position_only(data: list[WeightedDataset]) -> None:
+    """The batch of a step is the same however often the run was resumed."""
+    whole, halved = (batch_loader(data) for _ in range(2))
     expected = [list(whole(np.random.default_rng(0))) for _ in range(6)]
     for step, wanted in enumerate(expected):
         got = list(halved(np.random.default_rng(step)))
@@ -175,17 +178,17 @@ def test_the_position_of_the_loader_is_what_decides(data: list[WeightedDataset])
             assert torch.equal(one.token_ids, other.token_ids)
             assert torch.equal(one.loss_weights, other.loss_weights)
         state = halved.state_dict()
-        halved = rows(data)
+        halved = batch_loader(data)
         halved.load_state_dict(state)
 
 
-def rows(data: Sequence[WeightedDataset], stage: Preset = STAGE) -> BatchLoader:
+def batch_loader(data: Sequence[WeightedDataset], preset: Preset = PRESET) -> BatchLoader:
     stores, shares = zip(*data, strict=True)
-    loader = PackedLoader(stores, shares, stage.context_length, seed=3)
-    return BatchLoader(loader, stage, TINY.text_tokenizer.vocabulary.sov, seed=3)
+    loader = PackedLoader(stores, shares, preset.context_length, seed=3)
+    return BatchLoader(loader, preset, TINY.text_tokenizer.vocabulary.sov, seed=3)
 
 
-def test_a_process_reads_its_own_rows_alone(
+def test_each_rank_reads_its_own_rows_only(
     data: list[WeightedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[RowPlan] = []
@@ -193,22 +196,22 @@ def test_a_process_reads_its_own_rows_alone(
     monkeypatch.setattr(
         PackedLoader, "read_row", lambda self, row: read.append(row) or whole(self, row)
     )
-    stage = STAGE.override(batch_size=5)
-    both = [rows(data, stage)(np.random.default_rng(0)) for _ in range(2)]
+    preset = PRESET.override(batch_size=5)
+    both = [batch_loader(data, preset)(np.random.default_rng(0)) for _ in range(2)]
     assert not read
     shares = [
         DistributedContext(rank, 2, torch.device("cpu")).shard(both[rank]) for rank in range(2)
     ]
     assert [len(share) for share in shares] == [3, 2]
     assert len(read) == 5
-    alone = list(rows(data, stage)(np.random.default_rng(0)))
+    alone = list(batch_loader(data, preset)(np.random.default_rng(0)))
     for rank, share in enumerate(shares):
         for mine, wanted in zip(share, alone[rank::2], strict=True):
             assert torch.equal(mine.token_ids, wanted.token_ids)
 
 
-def test_a_dropped_caption_is_an_empty_one() -> None:
-    parts = [encoded(kind, 1) for kind in ("draw", "text", "look")]
+def test_dropped_caption_equals_an_empty_one() -> None:
+    parts = [encode_document(kind, 1) for kind in ("draw", "text", "look")]
     pack = concat_documents([(part.ids, part.roles) for part in parts])
     rng, sov = np.random.default_rng(0), TINY.text_tokenizer.vocabulary.sov
     got = drop_captions(pack, 1.0, sov, rng)
@@ -222,13 +225,13 @@ def test_a_dropped_caption_is_an_empty_one() -> None:
     assert drop_captions(pack, 0.0, sov, rng).lengths == pack.lengths
 
 
-def test_the_finished_model_opens_draws_and_says_how_it_came_to_be(never_killed: Path) -> None:
+def test_finished_model_loads_generates_and_has_a_card(never_killed: Path) -> None:
     model = Emu3.from_pretrained(never_killed / "model" / "baai", device="cpu")
     (picture,) = model.image("noise", seed=0).images
     assert picture.size == (16, 16)
     one, other = weights_of(never_killed), weights_of(never_killed, "transformers")
-    assert not moved(one, other)
-    assert len(moved(TINY.decoder.state_dict(), one)) == len(one)  # all have learnt
+    assert not changed(one, other)
+    assert len(changed(TINY.decoder.state_dict(), one)) == len(one)  # all were trained
     card = (never_killed / "model" / "README.md").read_text()
     for said in (
         "| steps | 5 | ours |",
@@ -236,38 +239,38 @@ def test_the_finished_model_opens_draws_and_says_how_it_came_to_be(never_killed:
         "| image areas | 64 to 1,024 | ours |",
         "| loss weights | text 1, vision 0.5, answer 1, context 0 | paper |",
         "* `drawn`: 16 documents",
-        "0.6667 of all drawn",
-        "One process on",
-        "Products in float32",
-        "rows in one pass: 1; seed 3.",
-        "| ids a second, median |",
+        "share of the mixture 0.6667",
+        "1 process on",
+        "Matrix products in float32",
+        "micro-batch size 1; seed 3.",
+        "| tokens a second, median |",
     ):
         assert said in card, said
 
 
-def test_another_request_is_refused_and_a_finished_one_is_done(
+def test_other_settings_are_refused_and_a_finished_run_is_not_repeated(
     never_killed: Path, data: list[WeightedDataset], tmp_path: Path
 ) -> None:
-    before = (never_killed / "state.pt").read_bytes()
-    run_preset(STAGE, tiny_checkpoint(), data, never_killed, replace(SETTINGS, micro_batch_size=2))
-    assert (never_killed / "state.pt").read_bytes() == before
-    for stage, settings, says in (
-        (STAGE.override(steps=6), SETTINGS, "stage steps: it has 5, now 6"),
-        (STAGE, replace(SETTINGS, seed=4), "seed: it has 3, now 4"),
-        (STAGE, replace(SETTINGS, lora=LoraConfig()), "lora: it has null"),
+    before = flatten(saved_state(never_killed))
+    run_preset(PRESET, tiny_checkpoint(), data, never_killed, replace(OPTIONS, micro_batch_size=2))
+    assert flatten(saved_state(never_killed)) == before
+    for preset, options, message in (
+        (PRESET.override(steps=6), OPTIONS, "preset steps: 5 in the run, 6 given"),
+        (PRESET, replace(OPTIONS, seed=4), "seed: 3 in the run, 4 given"),
+        (PRESET, replace(OPTIONS, lora=LoraConfig()), "lora: null in the run"),
     ):
-        with pytest.raises(InputError, match=says):
-            run_preset(stage, tiny_checkpoint(), data, never_killed, settings)
-    with pytest.raises(InputError, match=r"data 1 weight: it has 2\.0, now 1\.0"):
-        run_preset(STAGE, tiny_checkpoint(), [(data[0][0], 1.0), data[1]], never_killed, SETTINGS)
+        with pytest.raises(InputError, match=message):
+            run_preset(preset, tiny_checkpoint(), data, never_killed, options)
+    with pytest.raises(InputError, match=r"data 1 weight: 2\.0 in the run, 1\.0 given"):
+        run_preset(PRESET, tiny_checkpoint(), [(data[0][0], 1.0), data[1]], never_killed, OPTIONS)
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
-        run_preset(STAGE, tiny_checkpoint(), data, tmp_path, SETTINGS)
+        run_preset(PRESET, tiny_checkpoint(), data, tmp_path, OPTIONS)
 
 
 @torch.no_grad()
-def by_hand(documents: Sequence[TrainingSequence], learnt: Callable[[int], bool]) -> float:
-    """The mean cross-entropy of some targets, each document of a row alone, token by token."""
+def by_hand(documents: Sequence[TrainingSequence], trained_on: Callable[[int], bool]) -> float:
+    """The mean cross-entropy of the targets, each document of a sequence alone, token by token."""
     model, entropies = TINY.decoder, list[float]()
     for row in documents:
         for ids, weights in zip(
@@ -276,57 +279,59 @@ def by_hand(documents: Sequence[TrainingSequence], learnt: Callable[[int], bool]
             predicted = model(ids[None])[0].log_softmax(-1)
             for at in range(1, len(ids)):
                 if weights[at] > 0:
-                    assert learnt(int(ids[at]))
+                    assert trained_on(int(ids[at]))
                     entropies.append(-predicted[at - 1, ids[at]].item())
     return sum(entropies) / len(entropies)
 
 
-def test_instruction_tuning_learns_answers_and_quality_tuning_codes(
+def test_instruction_tuning_trains_on_answers_and_quality_tuning_on_visual_tokens(
     tmp_path: Path, data: list[WeightedDataset]
 ) -> None:
     answers = {*TINY.text_tokenizer.encode(" A fox. No."), TINY.text_tokenizer.vocabulary.eos}
-    for stage, store, learnt in (
+    for preset, store, trained_on in (
         (NANO_INSTRUCTION, data[1], lambda id: id in answers),
         (
             NANO_QUALITY,
-            (stored(tmp_path / "drawn", "draw"), 1.0),
+            (dataset(tmp_path / "drawn", "draw"), 1.0),
             lambda id: VISUAL.start <= id < VISUAL.stop,
         ),
     ):
-        batch = list(rows([store], stage.override(**SMALL))(np.random.default_rng(0)))
+        batch = list(batch_loader([store], preset.override(**SMALL))(np.random.default_rng(0)))
         assert any(
             ((VISUAL.start <= row.token_ids) & (row.token_ids < VISUAL.stop)).any() for row in batch
         )
         got = lm_losses(TINY.decoder, batch, VISUAL)
-        assert got["loss"].item() == pytest.approx(by_hand(batch, learnt), rel=1e-4)
-    stage = NANO_INSTRUCTION.override(**SMALL)
-    run_preset(stage, tiny_checkpoint(), data[1:], tmp_path / "run", SETTINGS)
+        assert got["loss"].item() == pytest.approx(by_hand(batch, trained_on), rel=1e-4)
+    preset = NANO_INSTRUCTION.override(**SMALL)
+    run_preset(preset, tiny_checkpoint(), data[1:], tmp_path / "run", OPTIONS)
     reports = logged(tmp_path / "run")
-    assert [report["vision"] for report in reports] == [0.0] * stage.steps
-    assert all(report["text"] == report["loss"] > 0 for report in reports)
+    assert [report["vision_loss"] for report in reports] == [0.0] * preset.steps
+    assert all(report["text_loss"] == report["loss"] > 0 for report in reports)
 
 
-def test_an_adapter_is_trained_alone_and_merged(
+def test_only_the_adapter_is_trained_and_merged(
     tmp_path: Path, data: list[WeightedDataset]
 ) -> None:
     pytest.importorskip("peft", reason='needs pip install "emu3[train]"')
-    settings = replace(SETTINGS, lora=LoraConfig(rank=2))
-    run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", settings)
+    options = replace(OPTIONS, lora=LoraConfig(rank=2))
+    run_preset(PRESET, tiny_checkpoint(), data, tmp_path / "run", options)
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     before, after = TINY.decoder.state_dict(), weights_of(tmp_path / "run")
     assert set(before) == set(after)
-    assert moved(before, after) == {name for name in before if "_proj." in name}
-    again = run_preset(STAGE, tiny_checkpoint(), data, tmp_path / "run", settings)  # merged again
-    assert not moved(after, weights_of(again.parent))
+    assert changed(before, after) == {name for name in before if "_proj." in name}
+    again = run_preset(PRESET, tiny_checkpoint(), data, tmp_path / "run", options)  # exports again
+    assert not changed(after, weights_of(again.parent))
 
 
-def test_new_weights_take_shape_and_tokenizers(tmp_path: Path, data: list[WeightedDataset]) -> None:
+def test_init_checkpoint_has_config_and_tokenizers_of_the_model(
+    tmp_path: Path, data: list[WeightedDataset]
+) -> None:
     checkpoint = tiny_checkpoint()
     checkpoint.save(tmp_path / "tiny")
     one, other = (init_checkpoint(tmp_path / "tiny", None, seed) for seed in (1, 1))
     assert one.decoder.config == checkpoint.decoder.config
-    assert not moved(one.decoder.state_dict(), other.decoder.state_dict())
-    assert "lm_head.weight" in moved(one.decoder.state_dict(), checkpoint.decoder.state_dict())
+    assert not changed(one.decoder.state_dict(), other.decoder.state_dict())
+    assert "lm_head.weight" in changed(one.decoder.state_dict(), checkpoint.decoder.state_dict())
     pixels = torch.rand(1, 3, 16, 16)
     assert torch.equal(
         one.vision_processor.vision.encode(pixels),
@@ -334,7 +339,7 @@ def test_new_weights_take_shape_and_tokenizers(tmp_path: Path, data: list[Weight
     )
 
 
-BAD: list[tuple[dict[str, Any], str]] = [
+INVALID: list[tuple[dict[str, Any], str]] = [
     ({"context_length": 513}, "positions for 512"),
     ({"context_length": 1}, "at least 2"),
     ({"batch_size": 0}, "0 rows a step"),
@@ -344,35 +349,39 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "says"), BAD)
-def test_what_cannot_be_is_refused(
-    tmp_path: Path, data: list[WeightedDataset], values: dict[str, Any], says: str
+@pytest.mark.parametrize(("values", "message"), INVALID)
+def test_invalid_settings_are_refused(
+    tmp_path: Path, data: list[WeightedDataset], values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
-        run_preset(STAGE.override(**values), tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+    with pytest.raises(InputError, match=message):
+        run_preset(PRESET.override(**values), tiny_checkpoint(), data, tmp_path / "run", OPTIONS)
     assert not list(tmp_path.iterdir())
 
 
-def test_data_that_teaches_nothing_is_refused(tmp_path: Path, data: list[WeightedDataset]) -> None:
-    stage = NANO_INSTRUCTION.override(**SMALL)
-    with pytest.raises(InputError, match=r"drawn: nothing to learn in .* answer ids"):
-        run_preset(stage, tiny_checkpoint(), data, tmp_path / "run", SETTINGS)
+def test_data_without_trained_tokens_is_refused(
+    tmp_path: Path, data: list[WeightedDataset]
+) -> None:
+    preset = NANO_INSTRUCTION.override(**SMALL)
+    with pytest.raises(InputError, match=r"drawn: has no answer tokens"):
+        run_preset(preset, tiny_checkpoint(), data, tmp_path / "run", OPTIONS)
     with pytest.raises(InputError, match="no data"):
-        run_preset(STAGE, tiny_checkpoint(), [], tmp_path / "run", SETTINGS)
+        run_preset(PRESET, tiny_checkpoint(), [], tmp_path / "run", OPTIONS)
 
 
-def test_what_does_not_fit_is_told(tmp_path: Path, data: list[WeightedDataset]) -> None:
-    """A picture that is longer than the context is left out, never cut."""
+def test_documents_longer_than_the_context_are_reported(
+    tmp_path: Path, data: list[WeightedDataset]
+) -> None:
+    """A document with an image is left out, never split."""
     short = min(data[1][0].document_length(number) for number in range(len(data[1][0]))) - 1
-    both, said = [(stored(tmp_path / "mixed", "draw", "look"), 1.0)], list[str]()
-    stage = STAGE.override(context_length=short)
-    run_preset(stage, tiny_checkpoint(), both, tmp_path / "run", SETTINGS, say=said.append)
+    both, said = [(dataset(tmp_path / "mixed", "draw", "look"), 1.0)], list[str]()
+    preset = PRESET.override(context_length=short)
+    run_preset(preset, tiny_checkpoint(), both, tmp_path / "run", OPTIONS, on_notice=said.append)
     (line,) = said
-    assert line.startswith("left out: 8 documents")
+    assert line.startswith("8 documents left out")
     assert line in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
-def test_who_does_not_read_the_model_knows_its_shape(tmp_path: Path) -> None:
+def test_meta_checkpoint_has_config_and_tokenizers(tmp_path: Path) -> None:
     TINY.save(tmp_path / "tiny")
     shape = meta_checkpoint(tmp_path / "tiny", None)
     assert {weight.device.type for weight in shape.decoder.parameters()} == {"meta"}
@@ -380,20 +389,20 @@ def test_who_does_not_read_the_model_knows_its_shape(tmp_path: Path) -> None:
     assert shape.text_tokenizer.vocabulary == TINY.text_tokenizer.vocabulary
 
 
-def test_each_process_needs_a_row(tmp_path: Path, data: list[WeightedDataset]) -> None:
+def test_each_process_needs_a_sequence(tmp_path: Path, data: list[WeightedDataset]) -> None:
     two = DistributedContext(0, 2, torch.device("cpu"))
-    with pytest.raises(InputError, match="each needs one"):
+    with pytest.raises(InputError, match="each needs at least one"):
         run_preset(
-            STAGE.override(batch_size=1), tiny_checkpoint(), data, tmp_path / "run", SETTINGS, two
+            PRESET.override(batch_size=1), tiny_checkpoint(), data, tmp_path / "run", OPTIONS, two
         )
     assert not list(tmp_path.iterdir())
 
 
-def test_a_changed_number_is_ours() -> None:
-    for stage in PRESETS_BY_NAME.values():
-        assert stage.override(steps=stage.steps, context_length=stage.context_length) == stage
-        other = stage.override(learning_rate=stage.learning_rate / 2)
+def test_changed_fields_are_ours() -> None:
+    for preset in PRESETS_BY_NAME.values():
+        assert preset.override(steps=preset.steps, context_length=preset.context_length) == preset
+        other = preset.override(learning_rate=preset.learning_rate / 2)
         assert other.source("learning_rate") == "ours"
-        assert other.source("loss_weights") == stage.source("loss_weights")
+        assert other.source("loss_weights") == preset.source("loss_weights")
     with pytest.raises(InputError, match="no fields"):
-        STAGE.override(rows=2)
+        PRESET.override(rows=2)

@@ -1,4 +1,4 @@
-"""Wrong codes are read, right ones are learned."""
+"""Token noise changes inputs, not targets."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ from emu3.training.token_noise import replace_visual_tokens
 
 VISUAL = slice(270, 300)
 IDS = torch.cat([torch.arange(200, 210), torch.arange(270, 290), torch.arange(260, 264)]).repeat(40)
-POOL = torch.tensor([297, 298, 299])
+REPLACEMENTS = torch.tensor([297, 298, 299])
 
 
-def at(share: float, seed: int = 0) -> torch.Tensor:
-    return replace_visual_tokens(IDS, VISUAL, share, POOL, np.random.default_rng(seed))
+def noisy(probability: float, seed: int = 0) -> torch.Tensor:
+    return replace_visual_tokens(
+        IDS, VISUAL, probability, REPLACEMENTS, np.random.default_rng(seed)
+    )
 
 
-def test_words_and_structure_stay() -> None:
+def test_only_visual_tokens_are_replaced() -> None:
     is_visual = (IDS >= 270) & (IDS < 300)
-    assert torch.equal(at(1.0)[~is_visual], IDS[~is_visual])
-    assert set(at(1.0)[is_visual].tolist()) == set(POOL.tolist())
+    assert torch.equal(noisy(1.0)[~is_visual], IDS[~is_visual])
+    assert set(noisy(1.0)[is_visual].tolist()) == set(REPLACEMENTS.tolist())
 
 
-def test_so_many_codes_give_way() -> None:
+def test_replacement_probability_and_seed() -> None:
     is_visual = (IDS >= 270) & (IDS < 300)
     before = IDS.clone()
-    for share in (0.0, 0.25, 0.8):
-        given_way = (at(share) != IDS)[is_visual].float().mean().item()
-        assert given_way == pytest.approx(share, abs=0.05)
+    for probability in (0.0, 0.25, 0.8):
+        replaced = (noisy(probability) != IDS)[is_visual].float().mean().item()
+        assert replaced == pytest.approx(probability, abs=0.05)
     assert torch.equal(IDS, before)
-    assert torch.equal(at(0.5, seed=3), at(0.5, seed=3))
-    assert not torch.equal(at(0.5, seed=3), at(0.5, seed=4))
+    assert torch.equal(noisy(0.5, seed=3), noisy(0.5, seed=3))
+    assert not torch.equal(noisy(0.5, seed=3), noisy(0.5, seed=4))
 
 
 @torch.no_grad()
-def test_the_loss_is_that_of_the_right_ids_after_the_wrong_ones() -> None:
+def test_loss_of_clean_targets_with_noisy_inputs() -> None:
     model = tiny_decoder()
     ids, weights = torch.arange(265, 295), torch.ones(30)
-    read = replace_visual_tokens(ids, VISUAL, 0.5, POOL, np.random.default_rng(0))
+    read = replace_visual_tokens(ids, VISUAL, 0.5, REPLACEMENTS, np.random.default_rng(0))
     plain = TrainingSequence(torch.arange(100, 140), torch.ones(40))
     log_p = model(read[None, :-1])[0].log_softmax(-1)
     expected = -log_p.gather(1, ids[1:, None]).mean()
@@ -54,6 +56,6 @@ def test_the_loss_is_that_of_the_right_ids_after_the_wrong_ones() -> None:
     torch.testing.assert_close(together, (29 * expected + 39 * alone) / 68)
 
 
-def test_what_is_read_is_as_long_as_what_is_learned() -> None:
-    with pytest.raises(InputError, match="6 ids read do not stand for 7"):
+def test_input_ids_must_have_the_length_of_the_targets() -> None:
+    with pytest.raises(InputError, match="6 input ids for 7 token ids"):
         TrainingSequence(torch.arange(7), torch.ones(7), input_ids=torch.arange(6))

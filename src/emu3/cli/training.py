@@ -1,4 +1,4 @@
-"""`emu3 train`: a stage of the paper, from prepared data to a finished checkpoint."""
+"""`emu3 train`: run a training preset, from prepared data to a finished checkpoint."""
 
 from __future__ import annotations
 
@@ -27,97 +27,121 @@ emu3 train nano-instruct data more:0.5 -o answers --from nano --lora 8
 
 torchrun --nproc-per-node 8 -m emu3 train quality data -o better --from BAAI/Emu3-Stage1
 
-DATA is a folder that `emu3 prepare` wrote, with a weight if there are several.
-Stopped, the same command goes on. The model is in FOLDER/model.
+DATA is a folder written by `emu3 prepare`; several may have mixture weights.
+Run the same command again to resume a run. The trained model is in OUTPUT/model.
 """
 
-STAGES = (
-    "pretrain-1, pretrain-2, quality, understand or instruct; at nano's size nano-pretrain, "
+PRESETS_HELP = (
+    "pretrain-1, pretrain-2, quality, understand or instruct; at the size of nano: nano-pretrain, "
     "nano-quality or nano-instruct."
 )
-OURS = "the stage's"
-Steps = Annotated[int | None, typer.Option(help="In all.", show_default=OURS, min=1)]
-Rows = Annotated[int | None, typer.Option(help="In a step.", show_default=OURS, min=1)]
-Context = Annotated[int | None, typer.Option(help="Ids in a row.", show_default=OURS, min=2)]
-Every = Annotated[int, typer.Option(help="Steps.", min=1)]
-Rank = Annotated[
-    int | None, typer.Option(metavar="RANK", help="Train an adapter, then merge it.", min=1)
+PRESET_DEFAULT = "the preset's"
+Steps = Annotated[
+    int | None, typer.Option(help="Training steps.", show_default=PRESET_DEFAULT, min=1)
 ]
-Optimizer = Annotated[str | None, typer.Option(help="adamw or muon.", show_default=OURS)]
+Rows = Annotated[
+    int | None,
+    typer.Option(help="Batch size, in packed sequences.", show_default=PRESET_DEFAULT, min=1),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(help="Tokens in a packed sequence.", show_default=PRESET_DEFAULT, min=2),
+]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Peak learning rate.", show_default=PRESET_DEFAULT)
+]
+Optimizer = Annotated[str | None, typer.Option(help="adamw or muon.", show_default=PRESET_DEFAULT)]
+MicroBatch = Annotated[int, typer.Option(help="Sequences in one forward pass.", min=1)]
+Lora = Annotated[
+    int | None,
+    typer.Option(metavar="RANK", help="Train a LoRA adapter and merge it at the end.", min=1),
+]
 Bf16 = Annotated[
-    bool | None, typer.Option(help="Products in bfloat16.", show_default="where they are fast")
+    bool | None,
+    typer.Option(help="Matrix products in bfloat16.", show_default="where it is fast"),
 ]
 VocabParallel = Annotated[
-    bool, typer.Option("--vocab-parallel", help="Under torchrun, never gather the head.")
+    bool,
+    typer.Option("--vocab-parallel", help="Under torchrun: keep the output head sharded."),
 ]
-Compiled = Annotated[
-    bool, typer.Option("--compile", help="torch.compile for blocks; rows padded to the context.")
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="torch.compile; sequences are padded to the context."),
 ]
-Recompute = Annotated[bool, typer.Option("--recompute", help="Less memory, one more pass forward.")]
+Recompute = Annotated[
+    bool,
+    typer.Option("--recompute", help="Activation checkpointing: less memory, more computation."),
+]
+Seed = Annotated[int, typer.Option(help="Of data order, new weights and dropout.", min=0)]
 
 
 def train(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help=STAGES)],
-    data: Annotated[list[str], typer.Argument(metavar="DATA[:WEIGHT]...", help="Prepared data.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the run.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help=PRESETS_HELP)],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA[:WEIGHT]...", help="Folders of prepared data.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     start: Annotated[
-        str, typer.Option("--from", metavar="MODEL", help="nano, a folder, or a hub id.")
+        str,
+        typer.Option(
+            "--from", metavar="MODEL", help="Model to start from: nano, a folder or a hub id."
+        ),
     ],
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Its shape and tokenizers, with new weights.")
+        bool, typer.Option("--fresh", help="Random weights; only config and tokenizers of MODEL.")
     ] = False,
     vision: Vision = None,
     device: Device = None,
     steps: Steps = None,
     rows: Rows = None,
     context: Context = None,
-    learning_rate: Annotated[float | None, typer.Option(show_default=OURS)] = None,
+    learning_rate: LearningRate = None,
     optimizer: Optimizer = None,
-    micro_batch: Annotated[int, typer.Option(help="Rows in one pass.", min=1)] = 1,
-    lora: Rank = None,
+    micro_batch: MicroBatch = 1,
+    lora: Lora = None,
     bf16: Bf16 = None,
     recompute: Recompute = False,
-    compiled: Compiled = False,
+    compile: Compile = False,
     vocab_parallel: VocabParallel = False,
-    seed: Annotated[int, typer.Option(help="Of rows, new weights and dropout.", min=0)] = 0,
-    report_every: Every = 10,
-    save_every: Every = 100,
+    seed: Seed = 0,
+    report_every: Annotated[int, typer.Option(help="Steps to a line of metrics.", min=1)] = 10,
+    save_every: Annotated[int, typer.Option(help="Steps to a checkpoint.", min=1)] = 100,
 ) -> None:
-    """Train a model through one stage, on one process or under torchrun."""
-    chosen = _stage(stage, steps, rows, context, learning_rate, optimizer)
+    """Train a model with a preset, on one process or under torchrun."""
+    chosen = _preset(preset, steps, rows, context, learning_rate, optimizer)
     from emu3.training.allocator import keep_freed_memory
     from emu3.training.lora import LoraConfig
     from emu3.training.mixed_precision import has_fast_bf16
     from emu3.training.run import RunOptions, run_preset
 
-    world = _world(device)
-    if world.device.type == "cpu":
+    distributed = _distributed(device)
+    if distributed.device.type == "cpu":
         keep_freed_memory()
-    settings = RunOptions(
+    options = RunOptions(
         seed=seed,
-        bf16=has_fast_bf16(world.device) if bf16 is None else bf16,
+        bf16=has_fast_bf16(distributed.device) if bf16 is None else bf16,
         lora=None if lora is None else LoraConfig(rank=lora, alpha=2.0 * lora),
         micro_batch_size=micro_batch,
         activation_checkpointing=recompute,
-        compile=compiled,
+        compile=compile,
         vocab_parallel=vocab_parallel,
         report_every=report_every,
         save_every=save_every,
     )
-    checkpoint = _opened(start, vision, seed if fresh else None, world)
-    chosen = chosen.override(starts_from="" if fresh else _known_as(start))
-    stores = [_weighted(each, checkpoint.text_tokenizer) for each in data]
+    checkpoint = _checkpoint(start, vision, seed if fresh else None, distributed)
+    chosen = chosen.override(starts_from="" if fresh else _public_name(start))
+    datasets = [_weighted_dataset(each, checkpoint.text_tokenizer) for each in data]
     try:
-        finished = run_preset(chosen, checkpoint, stores, output, settings, world, _say)
+        model = run_preset(chosen, checkpoint, datasets, output, options, distributed, _print_note)
     except KeyboardInterrupt as interrupt:
-        told = str(interrupt) or "the same command goes on from the last checkpoint"
-        raise KeyboardInterrupt(told) from None
-    if world.is_main:
-        typer.echo(finished)
-    world.shutdown()
+        message = str(interrupt) or "run the same command to resume from the last checkpoint"
+        raise KeyboardInterrupt(message) from None
+    if distributed.is_main:
+        typer.echo(model)
+    distributed.shutdown()
 
 
-def _stage(
+def _preset(
     name: str,
     steps: int | None,
     rows: int | None,
@@ -125,40 +149,40 @@ def _stage(
     learning_rate: float | None,
     optimizer: str | None,
 ) -> Preset:
-    """A stage by name, with the numbers that were given; fewer steps warm up for fewer."""
+    """A preset by name with the given overrides; at most a tenth of given steps are warm-up."""
     from emu3.training.presets import PRESETS_BY_NAME
 
     if name not in PRESETS_BY_NAME:
-        raise InputError(f"no such stage: {name!r}; give one of {', '.join(PRESETS_BY_NAME)}")
-    stage = PRESETS_BY_NAME[name]
-    given = {
+        raise InputError(f"no such preset: {name!r}; choose from {', '.join(PRESETS_BY_NAME)}")
+    preset = PRESETS_BY_NAME[name]
+    overrides = {
         "steps": steps,
         "batch_size": rows,
         "context_length": context,
         "learning_rate": learning_rate,
         "optimizer": optimizer,
-        "warmup_steps": None if steps is None else min(stage.warmup_steps, steps // 10),
+        "warmup_steps": None if steps is None else min(preset.warmup_steps, steps // 10),
     }
-    return stage.override(**{name: value for name, value in given.items() if value is not None})
+    return preset.override(**{key: value for key, value in overrides.items() if value is not None})
 
 
-def _world(device: str | None) -> DistributedContext:
+def _distributed(device: str | None) -> DistributedContext:
     from emu3.checkpoints.loading import DeviceConfig
     from emu3.training.distributed import DistributedContext
 
     if "RANK" not in os.environ:
         return DistributedContext.single_process(DeviceConfig.resolve(device, None).device)
     if device is not None:
-        raise InputError("--device: under torchrun each process has its own; leave it out")
+        raise InputError("--device cannot be used under torchrun, which assigns the devices")
     return DistributedContext.from_environment()
 
 
-def _opened(
-    model: str, vision: str | None, fresh: int | None, world: DistributedContext
+def _checkpoint(
+    model: str, vision: str | None, seed: int | None, distributed: DistributedContext
 ) -> Checkpoint:
-    """The model to start from, in float32 on the CPU; with a seed, its shape with new weights.
+    """The model to start from, in float32 on the CPU; with a seed, with random weights.
 
-    Only the first process reads them.
+    Only rank 0 reads the weights.
     """
     import torch
 
@@ -166,31 +190,31 @@ def _opened(
     from emu3.models.precision import FP32
     from emu3.training.run import init_checkpoint, meta_checkpoint
 
-    if not world.is_main:
+    if not distributed.is_main:
         return meta_checkpoint(model, vision)
-    if fresh is not None:
-        return init_checkpoint(model, vision, fresh)
+    if seed is not None:
+        return init_checkpoint(model, vision, seed)
     return load_checkpoint(model, vision, DeviceConfig(torch.device("cpu"), FP32))
 
 
-def _known_as(model: str) -> str:
-    """How a model card calls what a run started from: a hub id, or a folder without its path."""
+def _public_name(model: str) -> str:
+    """Name of the starting model in the model card: a hub id, or the last part of a folder."""
     return Path(model).absolute().name if Path(model).is_dir() else model
 
 
-def _weighted(said: str, text: TextTokenizer) -> WeightedDataset:
-    """`DIR` or `DIR:WEIGHT` as a store and its weight."""
+def _weighted_dataset(argument: str, tokenizer: TextTokenizer) -> WeightedDataset:
+    """Parse `DIR` or `DIR:WEIGHT`; the weight is 1 by default."""
     from emu3.data.dataset import TokenDataset
 
-    folder, colon, weight = said.rpartition(":")
-    if not colon or Path(said).is_dir():
-        return TokenDataset.open(Path(said), text), 1.0
+    folder, colon, weight = argument.rpartition(":")
+    if not colon or Path(argument).is_dir():
+        return TokenDataset.open(Path(argument), tokenizer), 1.0
     try:
         share = float(weight)
     except ValueError:
-        raise InputError(f"{said}: {weight!r} is no weight; write DIR or DIR:0.5") from None
-    return TokenDataset.open(Path(folder), text), share
+        raise InputError(f"{argument}: {weight!r} is no weight; write DIR or DIR:0.5") from None
+    return TokenDataset.open(Path(folder), tokenizer), share
 
 
-def _say(line: str) -> None:
+def _print_note(line: str) -> None:
     typer.echo(f"note: {line}", err=True)

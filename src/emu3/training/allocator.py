@@ -1,9 +1,9 @@
-"""Memory that a training step frees and takes again: kept by the process, on a CPU under glibc.
+"""Memory allocator setting for training on a CPU with glibc: keep freed memory in the process.
 
-glibc gives large blocks back to the system as soon as they are freed. A step frees and takes the
-same gigabytes again and again, and each time the system has to clear every page of them. Measured
-(`python -m benchmarks.train --case compiled`, two cores, huge pages for everybody): 97 ids a
-second, and 77 before this was there, for 0.8 GB more at most. Source: mallopt(3).
+glibc returns large blocks to the operating system when they are freed. A training step frees and
+allocates the same gigabytes again and again, and each time the system clears every page. Measured
+(`python -m benchmarks.train --case compiled`, two cores, transparent huge pages): 97 tokens a second
+with this setting and 77 without, for at most 0.8 GB more memory. Source: mallopt(3).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """For the rest of the process: never give memory back. False where the allocator has no such
-    switch; nothing is changed then.
+    """Stop returning freed memory to the system, for the rest of the process.
+
+    Returns False, without effect, where the allocator has no such setting.
     """
     if sys.platform != "linux":
         return False

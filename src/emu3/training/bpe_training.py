@@ -1,4 +1,4 @@
-"""Training a small byte-level BPE in the tiktoken format of the published checkpoints."""
+"""Training of a byte-level BPE text tokenizer, in the tiktoken format of BAAI's checkpoints."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from emu3.processing.tokenizer import PATTERN, TextTokenizer
 from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
 
 
-def train_bpe(texts: Iterable[str], ranks: int, codebook_size: int) -> TextTokenizer:
-    """Learn `ranks` byte pairs from texts (256 bytes included); codes for a codebook follow.
+def train_bpe(texts: Iterable[str], num_ranks: int, codebook_size: int) -> TextTokenizer:
+    """Learn a vocabulary of `num_ranks` byte pairs (with the 256 bytes), followed by special tokens.
 
-    Deterministic. Raises MissingExtraError without the `tokenizers` library.
+    The special tokens include one for each code of the codebook. Deterministic. Raises
+    MissingExtraError without the `tokenizers` library.
     """
     try:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -27,19 +28,19 @@ def train_bpe(texts: Iterable[str], ranks: int, codebook_size: int) -> TextToken
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=ranks, initial_alphabet=sorted(alphabet), show_progress=False
+        vocab_size=num_ranks, initial_alphabet=sorted(alphabet), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    byte_of = _byte_of_letter()
+    byte_of = _byte_of_character()
     learned = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    tokens = {bytes(byte_of[letter] for letter in token): rank for token, rank in learned}
+    tokens = {bytes(byte_of[character] for character in token): rank for token, rank in learned}
     specials = (SOT, SOV, EOV, *(visual_token(code) for code in range(codebook_size)))
     return TextTokenizer(tokens, specials)
 
 
-def _byte_of_letter() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, inverted: printable bytes stand for themselves."""
+def _byte_of_character() -> dict[str, int]:
+    """Inverse of GPT-2's mapping of bytes to printable characters."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    stand_ins = {chr(256 + index): byte for index, byte in enumerate(others)}
-    return {chr(byte): byte for byte in printable} | stand_ins
+    mapped = {chr(256 + index): byte for index, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | mapped

@@ -1,70 +1,63 @@
-"""Checkpoints: everything needed to go on exactly, written whole or not at all.
+"""Training checkpoints: everything that is needed to resume a run exactly.
 
-On one process a checkpoint is the file `state.pt`. On several, each writes its own pieces of the
-weights into the folder `step-N`, and the file `latest` names the folder that is whole. Both kinds
-know weights and optimizer state by the names of parameters, so a run may go on on any number of
-processes. One checkpoint is kept; it goes once its successor is in place.
+A checkpoint is the folder `step-N` in the folder of the run, written by
+`torch.distributed.checkpoint` (DCP) on one process or many:
 
-Sources: `torch.distributed.checkpoint` and its `state_dict` module.
+    step-N/.metadata, *.distcp   weights and optimizer state, by parameter name
+    step-N/extras.pt             position in the data and other state that is the same on all ranks
+
+The folder is written as `step-N.tmp` and renamed when it is complete, so a killed run leaves the
+previous checkpoint intact. One checkpoint is kept. DCP reshards on loading, so a run may continue
+on another number of processes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load as load_pieces
-from torch.distributed.checkpoint.state_dict_saver import save as save_pieces
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.distributed.checkpoint.stateful import Stateful
 
 from emu3.files import atomic_write
 from emu3.training.distributed import DistributedContext
 from emu3.training.errors import TrainingError
 from emu3.training.optimizers import OptimizerContainer
 
-WHOLE, LATEST, EXTRAS = "state.pt", "latest", "extras.pt"
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Anything with a state of plain values and tensors that is part of a checkpoint."""
-
-    def state_dict(self) -> Any:
-        """The state."""
-
-    def load_state_dict(self, state: Any, /) -> Any:
-        """Go on from a state."""
+EXTRAS = "extras.pt"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a state whole or not at all; a kill during the write keeps the one before.
+    """Write a state with `torch.save`, atomically.
 
-    Raises TrainingError where the disk is full or the file cannot be written.
+    Raises TrainingError if it cannot be written; a file that was there before is kept then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:
-        reason = _from_disk(error)
+        reason = _file_system_error(error)
         if reason is None:
             raise
         raise _not_saved(path, reason) from error
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """The state at `path`, on the CPU, or None where a run starts fresh."""
+    """Read a state from `save_state` onto the CPU; None if there is no such file."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -73,133 +66,128 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class CheckpointManager:
-    """The checkpoints of one run in `folder`: weights, optimizer, and whatever else is kept.
+    """Saves and loads the checkpoints of one run in `folder`.
 
-    With more than one process in `world`, every process must call `save` and `load`, and the
-    folder must be one that all of them see.
+    `extras` are further objects with a state of plain values, such as the position in the data.
+    With several processes every rank must call `save` and `load`, and all must see the same folder.
     """
 
     folder: Path
     model: nn.Module
     optimizer: OptimizerContainer
     extras: Mapping[str, Stateful] = field(default_factory=dict)
-    world: DistributedContext = field(default_factory=DistributedContext.single_process)
+    distributed: DistributedContext = field(default_factory=DistributedContext.single_process)
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of a run that has done `step` steps.
+        """Write the checkpoint after `step` steps and remove the previous one.
 
-        Raises TrainingError where it cannot be written; the one before is untouched then.
+        Raises TrainingError if it cannot be written; the previous checkpoint is kept then.
         """
-        extras = {name: each.state_dict() for name, each in self.extras.items()}
-        if self.world.size > 1:
-            self._save_shards(step, {"step": step, **extras})
-        else:
-            save_state(self.folder / WHOLE, {"step": step, **self._state(), **extras})
-            self._remove_all_but(WHOLE)
+        target = self.folder / f"step-{step}"
+        temporary = target.with_name(f"{target.name}.tmp")
+        try:
+            with _ignore_single_process_warning():
+                dcp_save(
+                    self._state(), checkpoint_id=temporary, no_dist=self.distributed.world_size == 1
+                )
+        except CheckpointException as error:  # raised on all ranks, whichever failed
+            cause = next(iter(error.failures.values()))[0]
+            raise _not_saved(target, _file_system_error(cause) or str(cause)) from error
+        reason = self._finish(temporary, target) if self.distributed.is_main else None
+        if self.distributed.any(reason is not None):
+            raise _not_saved(target, reason or "rank 0 could not write")
 
     def load(self) -> int:
-        """Go on from the newest checkpoint: how many steps it has done, 0 where there is none.
+        """Load the newest checkpoint; returns its number of steps, 0 if there is none.
 
-        Raises TrainingError where a checkpoint is not one of this model and optimizer.
+        Raises TrainingError on a checkpoint of another model or optimizer.
         """
-        if self.world.is_main:
-            self._remove_unfinished()
-        self.world.barrier()
-        whole, shards = load_state(self.folder / WHOLE), self._latest()
+        if self.distributed.is_main:
+            for unfinished in self.folder.glob("step-*.tmp"):
+                shutil.rmtree(unfinished)
+        self.distributed.barrier()
+        newest = latest_checkpoint(self.folder)
+        if newest is None:
+            return 0
         try:
-            if shards is not None and (whole is None or whole["step"] < _step_of(shards)):
-                return self._load_shards(shards)
-            return 0 if whole is None else self._take(whole, whole=self.world.size > 1)
+            self._load(newest)
         except (
             KeyError,
             RuntimeError,
             TypeError,
             ValueError,
-            CheckpointException,  # a BaseException of theirs
+            CheckpointException,  # derives from BaseException
         ) as error:
             raise TrainingError(
-                f"{self.folder}: its checkpoint does not fit this run ({error}); "
-                "name a new folder, or go back to the numbers that the run began with"
+                f"{newest}: the checkpoint does not match this run ({error}); use another folder, "
+                "or the model and settings that the run was started with"
             ) from error
+        return step_of(newest)
 
-    def _state(self) -> dict[str, Any]:
-        """Weights and optimizer state by the names of parameters; on several processes, pieces."""
-        model, optimizer = get_state_dict(self.model, self.optimizer.optimizers)
-        return {"model": model, "optimizer": optimizer}
-
-    def _take(self, state: dict[str, Any], whole: bool) -> int:
-        """Load a state; `whole` says that it must be cut into pieces first."""
+    def _load(self, checkpoint: Path) -> None:
+        saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        state = self._state()
+        names = {name.removeprefix("model.") for name in saved if name.startswith("model.")}
+        if different := names ^ state["model"].keys():
+            raise ValueError(f"different weights: {', '.join(sorted(different)[:3])}")
+        # A parameter that has had no gradient yet has no optimizer state in the checkpoint.
+        optimizer = state["optimizer"]["state"]
+        for name in list(optimizer):
+            if not any(key.startswith(f"optimizer.state.{name}.") for key in saved):
+                del optimizer[name]
+        with _ignore_single_process_warning():
+            dcp_load(state, checkpoint_id=checkpoint, no_dist=self.distributed.world_size == 1)
         set_state_dict(
             self.model,
             self.optimizer.optimizers,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
-            options=StateDictOptions(full_state_dict=whole),
         )
+        extras = load_state(checkpoint / EXTRAS) or {}
         for name, each in self.extras.items():
-            each.load_state_dict(state[name])
-        return int(state["step"])
+            each.load_state_dict(extras[name])
 
-    def _latest(self) -> Path | None:
-        """The folder of pieces that is whole."""
-        pointer = self.folder / LATEST
-        return self.folder / pointer.read_text("utf-8").strip() if pointer.exists() else None
+    def _state(self) -> dict[str, Any]:
+        """Weights and optimizer state by parameter name; sharded tensors if there are many ranks."""
+        model, optimizer = get_state_dict(self.model, self.optimizer.optimizers)
+        return {"model": model, "optimizer": optimizer}
 
-    def _load_shards(self, shards: Path) -> int:
-        state = self._state()
-        load_pieces(state, checkpoint_id=shards, no_dist=self.world.size == 1)
-        return self._take({**state, **(load_state(shards / EXTRAS) or {})}, whole=False)
-
-    def _save_shards(self, step: int, extras: dict[str, Any]) -> None:
-        target = self.folder / f"step-{step}"
-        temporary = target.with_name(f"{target.name}.tmp")
-        self.world.barrier()  # nobody still reads what is replaced below
+    def _finish(self, temporary: Path, target: Path) -> str | None:
+        """Add the extras, rename the folder and remove older ones; returns what failed, if any."""
         try:
-            save_pieces(self._state(), checkpoint_id=temporary)
-        except CheckpointException as error:  # on all processes, whichever it happened to
-            raise _not_saved(target, str(next(iter(error.failures.values()))[0])) from error
-        reason = self._finish(temporary, target, extras) if self.world.is_main else None
-        if self.world.any(reason is not None):
-            raise _not_saved(target, reason or "the first process could not write")
-
-    def _finish(self, temporary: Path, target: Path, extras: dict[str, Any]) -> str | None:
-        """Add what is in no piece and put the folder in its place; what went wrong, if anything."""
-        try:
-            save_state(temporary / EXTRAS, extras)
-            if target.exists():  # a kill came between the two lines below
-                shutil.rmtree(target)
+            save_state(
+                temporary / EXTRAS, {name: each.state_dict() for name, each in self.extras.items()}
+            )
             os.replace(temporary, target)
-            with atomic_write(self.folder / LATEST) as pointer:
-                pointer.write_text(target.name, encoding="utf-8")
         except (OSError, TrainingError) as error:
             return str(error)
-        self._remove_all_but(target.name)
+        for old in self.folder.glob("step-*"):
+            if old != target:
+                shutil.rmtree(old)
         return None
 
-    def _remove_all_but(self, kept: str) -> None:
-        """Remove the checkpoints before, of either kind."""
-        if kept == WHOLE:
-            (self.folder / LATEST).unlink(missing_ok=True)
-        else:
-            (self.folder / WHOLE).unlink(missing_ok=True)
-        for old in self.folder.glob("step-*"):
-            if old.name != kept and old.is_dir():
-                shutil.rmtree(old)
 
-    def _remove_unfinished(self) -> None:
-        """Remove what a kill left half written."""
-        for half in self.folder.glob(".state.*.part.pt"):
-            half.unlink(missing_ok=True)
-        for half in self.folder.glob("step-*.tmp"):
-            shutil.rmtree(half)
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The folder of a run's newest complete checkpoint; None if there is none."""
+    complete = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return max(complete, key=step_of, default=None)
 
 
-def _step_of(shards: Path) -> int:
-    return int(shards.name.removeprefix("step-"))
+def step_of(checkpoint: Path) -> int:
+    """The number of steps after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
-def _from_disk(error: BaseException | None) -> str | None:
-    """What the file system said. PyTorch's writer hides it behind an error of its own."""
+@contextmanager
+def _ignore_single_process_warning() -> Iterator[None]:
+    """DCP warns on every call with `no_dist`, even though that is what the argument is for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def _file_system_error(error: BaseException | None) -> str | None:
+    """The message of the OSError behind an error; PyTorch's writers wrap it in their own."""
     while error is not None:
         if isinstance(error, OSError):
             return error.strerror or str(error)
@@ -209,6 +197,6 @@ def _from_disk(error: BaseException | None) -> str | None:
 
 def _not_saved(path: Path, reason: str) -> TrainingError:
     return TrainingError(
-        f"{path}: not saved ({reason}); the checkpoint before it is untouched: "
-        "make room, and the same command goes on from there"
+        f"{path}: not saved ({reason}); the previous checkpoint is intact: free disk space, then "
+        "run the same command to resume from it"
     )

@@ -1,9 +1,9 @@
-"""A decoder's blocks compiled for training, put on from outside: fewer trips to memory.
+"""`torch.compile` for the blocks of a decoder, applied from outside.
 
-Measured on two cores with units for bfloat16 (nano, 48 documents of 100 ids, forward and backward):
-81 documents a second instead of 59 to 72. Each length of rows is compiled by itself, in ten seconds
-or so, which is why rows are padded. Attention over rows that are packed from several documents is
-left as it is written, for these differ from row to row.
+Measured on two cores with bfloat16 units (nano, 48 documents of 100 tokens, forward and backward):
+81 documents a second instead of 59 to 72. Each sequence length is compiled separately, which takes
+about ten seconds; that is why sequences are padded to a multiple. Attention over several documents
+packed into a sequence is not compiled, because its mask differs from sequence to sequence.
 """
 
 from __future__ import annotations
@@ -21,42 +21,43 @@ from emu3.models.kv_cache import KVStore
 from emu3.models.transformer import Block, Transformer
 
 PAD_MULTIPLE = 8
-"""Ids that rows of one document each are well padded to a multiple of."""
+"""A good multiple to pad sequences of one short document to."""
 
-SHORT = 256
-"""Ids of a row up to which attention on a CPU is faster as plain products than in blocks.
+MATH_ATTENTION_MAX_LENGTH = 256
+"""Sequence length up to which unfused attention is the faster one on a CPU.
 
-Measured with AVX-512 alone, rows of 100: 1.05 to 1.27 s for 48 documents instead of 1.33 to 1.49.
+Measured with AVX-512, sequences of 100 tokens: 1.05 to 1.27 s for 48 documents instead of 1.33 to
+1.49.
 """
 
-_LENGTHS = 64  # ways of one block that are kept before it runs as it is written
+_RECOMPILE_LIMIT = 64  # compiled versions of a block before it falls back to eager mode
 
 Forward = Callable[[Tensor, RotaryTables, KVStore | None, AttentionBias], Tensor]
 
 
 def compile_blocks(model: Transformer) -> None:
-    """From here on compile what runs without a cache; in its place, and before `shard_model`.
+    """Compile the blocks of a decoder for training, in place; call it before `shard_model`.
 
-    With a cache, blocks run as they are written: what grows must not be compiled. Rounding differs
-    from theirs, and so does the randomness of dropout.
+    Passes with a KV cache stay in eager mode, because the cache grows. Rounding and the random
+    numbers of dropout differ from eager mode.
     """
-    torch._dynamo.config.recompile_limit = _LENGTHS
+    torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
     for block in model.model.layers:
         assert isinstance(block, Block)
         compiled = torch.compile(block.forward, dynamic=False)
-        block.forward = partial(_chosen, block.forward, compiled)  # type: ignore[method-assign]
+        block.forward = partial(_forward, block.forward, compiled)  # type: ignore[method-assign]
 
 
-def _chosen(
-    written: Forward,
+def _forward(
+    eager: Forward,
     compiled: Forward,
     x: Tensor,
-    by: RotaryTables,
+    rotary: RotaryTables,
     cache: KVStore | None,
     bias: AttentionBias,
 ) -> Tensor:
     if cache is not None:
-        return written(x, by, cache, bias)
-    plain = x.device.type == "cpu" and x.shape[1] <= SHORT
-    with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-        return compiled(x, by, cache, bias)
+        return eager(x, rotary, cache, bias)
+    use_math = x.device.type == "cpu" and x.shape[1] <= MATH_ATTENTION_MAX_LENGTH
+    with sdpa_kernel(SDPBackend.MATH) if use_math else nullcontext():
+        return compiled(x, rotary, cache, bias)

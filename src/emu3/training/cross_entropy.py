@@ -1,8 +1,9 @@
-"""Cross-entropy against a large vocabulary, some tokens at a time.
+"""Cross-entropy over a large vocabulary, in chunks of tokens.
 
-Logits of 5,120 tokens over 184,622 entries are 3.8 GB in float32, and softmax and its gradient
-want as much again. Here a slice of tokens meets the head, gives its loss and its gradients at once,
-and is forgotten before the next one comes; what stays is as large as hidden states and head.
+Logits of 5,120 tokens over 184,622 entries are 3.8 GB in float32, and softmax and gradient need as
+much again. Here a chunk of tokens is multiplied with the output head, its loss and gradients are
+computed at once, and its logits are freed before the next chunk. What remains has the size of the
+hidden states and the head.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOGITS_PER_CHUNK = 2**26  # logits of one slice: 256 MiB in float32
+LOGITS_PER_CHUNK = 2**26  # 256 MiB in float32
 
 
 class FullVocabulary:
-    """Where the head's rows are: all of them here. `vocab_parallel.py` has some elsewhere."""
+    """All rows of the output head are on this rank. `VocabularyShard` has a part of them."""
 
     def log_softmax(self, logits: Tensor) -> Tensor:
-        """Logits [n, rows here] to log-probabilities among all rows, same shape."""
+        """Logits [n, local rows] to log-probabilities over the whole vocabulary, same shape."""
         return logits.log_softmax(-1)
 
-    def find(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets [n] to their column here [n, 1], and whether it is theirs [n, 1]."""
+    def local_columns(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets [n] to their local column [n, 1], and whether they are on this rank [n, 1]."""
         return targets[:, None], torch.ones_like(targets, dtype=torch.bool)[:, None]
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes of what each one knows."""
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks."""
         return values
 
 
@@ -36,7 +37,7 @@ FULL_VOCABULARY = FullVocabulary()
 
 
 def tokens_per_chunk(rows: int) -> int:
-    """How many tokens meet a head of so many rows together."""
+    """Number of tokens in a chunk for an output head of `rows` rows."""
     return max(16, LOGITS_PER_CHUNK // rows)
 
 
@@ -45,22 +46,32 @@ def weighted_cross_entropy(
     head: Tensor,
     targets: Tensor,
     weights: Tensor,
-    at_once: int | None = None,
+    chunk_size: int | None = None,
     vocabulary: FullVocabulary = FULL_VOCABULARY,
 ) -> tuple[Tensor, Tensor]:
-    """The weighted sum of cross-entropies, and each of them without its history [N].
+    """Weighted sum of cross-entropies.
 
-    hidden [N, d], head [V, d], targets [N] int64, weights [N] float32; `at_once` tokens meet the
-    head together. The sum is float32 and has gradients for hidden and head.
+    Args:
+        hidden: hidden states [N, d].
+        head: output head [V, d].
+        targets: token ids [N], int64.
+        weights: loss weights [N], float32.
+        chunk_size: tokens in a chunk; by default so that its logits take 256 MiB.
+        vocabulary: which rows of the head are on this rank.
+
+    Returns:
+        The sum (float32, with gradients for `hidden` and `head`) and each cross-entropy [N]
+        (float32, without gradients).
     """
-    at_once = at_once or tokens_per_chunk(len(head))
-    inputs = hidden, head, targets, weights, at_once, vocabulary
-    total, entropies = _WeightedEntropy.apply(*inputs)
+    chunk_size = chunk_size or tokens_per_chunk(len(head))
+    total, entropies = _WeightedCrossEntropy.apply(
+        hidden, head, targets, weights, chunk_size, vocabulary
+    )
     return total, entropies
 
 
-class _WeightedEntropy(torch.autograd.Function):
-    """Makes the gradients on the way forward; the way back only scales them."""
+class _WeightedCrossEntropy(torch.autograd.Function):
+    """Computes the gradients in the forward pass; the backward pass scales them."""
 
     @staticmethod
     def forward(
@@ -69,40 +80,41 @@ class _WeightedEntropy(torch.autograd.Function):
         head: Tensor,
         targets: Tensor,
         weights: Tensor,
-        at_once: int,
+        chunk_size: int,
         vocabulary: FullVocabulary,
     ) -> tuple[Tensor, Tensor]:
-        """Slice by slice; autocast, where it is on, decides the precision of products."""
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]
-        to_hidden = torch.empty_like(hidden) if wants_hidden else None
-        to_head = torch.zeros_like(head) if wants_head else None
+        """Chunk by chunk; autocast, if on, decides the precision of the products."""
+        needs_hidden, needs_head = ctx.needs_input_grad[:2]
+        hidden_grad = torch.empty_like(hidden) if needs_hidden else None
+        head_grad = torch.zeros_like(head) if needs_head else None
         entropies = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(hidden), at_once):
-            part = slice(start, start + at_once)
-            logits = F.linear(hidden[part], head)
-            log_p = vocabulary.log_softmax(logits.float())
-            chosen, here = vocabulary.find(targets[part])
-            entropies[part] = vocabulary.total(-(log_p.gather(1, chosen) * here)[:, 0])
-            if to_hidden is None and to_head is None:
+        for start in range(0, len(hidden), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = F.linear(hidden[chunk], head)
+            log_probs = vocabulary.log_softmax(logits.float())
+            columns, is_local = vocabulary.local_columns(targets[chunk])
+            entropies[chunk] = vocabulary.sum(-(log_probs.gather(1, columns) * is_local)[:, 0])
+            if hidden_grad is None and head_grad is None:
                 continue
-            slope = log_p.exp_().scatter_add_(1, chosen, -here.to(log_p.dtype))
-            slope = slope.to(logits.dtype)  # once: under autocast every product would do it
-            by = weights[part, None]  # on what is narrow, not on all logits
-            if to_hidden is not None:
-                to_hidden[part] = (slope @ head) * by
-            if to_head is not None:
-                to_head += slope.T @ (hidden[part] * by).to(logits.dtype)
-        ctx.gradients = to_hidden, to_head
+            # Gradient of the logits: softmax minus one-hot, cast once for both products below.
+            logits_grad = log_probs.exp_().scatter_add_(1, columns, -is_local.to(log_probs.dtype))
+            logits_grad = logits_grad.to(logits.dtype)
+            weight = weights[chunk, None]  # applied to [n, d], which is smaller than [n, V]
+            if hidden_grad is not None:
+                hidden_grad[chunk] = (logits_grad @ head) * weight
+            if head_grad is not None:
+                head_grad += logits_grad.T @ (hidden[chunk] * weight).to(logits.dtype)
+        ctx.gradients = hidden_grad, head_grad
         ctx.mark_non_differentiable(entropies)
         return (entropies * weights).sum(), entropies
 
     @staticmethod
-    def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what is there already, in its place: once, as PyTorch's own graphs allow."""
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients in place; possible once, like any graph that is not retained."""
         if ctx.gradients is None:
-            raise RuntimeError("the gradients of this loss were taken already; compute it again")
-        (to_hidden, to_head), ctx.gradients = ctx.gradients, None
-        for gradient in (to_hidden, to_head):
+            raise RuntimeError("backward was already called on this loss; compute it again")
+        (hidden_grad, head_grad), ctx.gradients = ctx.gradients, None
+        for gradient in (hidden_grad, head_grad):
             if gradient is not None:
-                gradient.mul_(by)
-        return to_hidden, to_head, None, None, None, None
+                gradient.mul_(scale)
+        return hidden_grad, head_grad, None, None, None, None

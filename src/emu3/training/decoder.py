@@ -1,4 +1,4 @@
-"""Training the decoder: next-token prediction on documents, and nothing else."""
+"""Training of the decoder: next-token prediction on batches of training sequences."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.stateful import Stateful
 
 from emu3.config import DecoderConfig
 from emu3.errors import InputError
 from emu3.models.transformer import Transformer, init_weights
-from emu3.training.checkpointing import Stateful
 from emu3.training.distributed import DistributedContext
 from emu3.training.flops import flops_per_token
 from emu3.training.lm_loss import TrainingSequence, accumulate_gradients
@@ -26,42 +26,40 @@ from emu3.training.optimizers import (
 )
 from emu3.training.trainer import StepResult, TrainingConfig, TrainingTask, train
 
-ADAMW_ONLY = ("embed_tokens", "lm_head")  # tables of the vocabulary: AdamW moves them
+ADAMW_ONLY = ("embed_tokens", "lm_head")  # not hidden matrices: Muon does not apply
 
 BatchFn = Callable[[np.random.Generator], Sequence[TrainingSequence]]
-"""Randomness to the documents of one step, the same ones on every process.
+"""Draws the batch of one step, the same on every rank.
 
-Each takes its slice of them, so a sequence may wait until an item is asked for and read it then.
-What has `state_dict` and `load_state_dict` has its position in the checkpoint.
+Each rank takes a slice of it, so a sequence may read its items when they are indexed. An object
+with `state_dict` and `load_state_dict` has its position saved in checkpoints.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderTrainingConfig(TrainingConfig):
-    """Everything a run states."""
+    """Settings of a decoder training run. Raises InputError on values outside their range."""
 
-    micro_batch_size: int  # documents in one pass; gradients add up over a step's passes
-    weight_decay: float  # of hidden matrices (Muon), or of all matrices (AdamW)
+    micro_batch_size: int  # sequences in one forward pass; gradients are accumulated
+    weight_decay: float  # of hidden matrices with Muon, of all matrices with AdamW
     optimizer: Literal["muon", "adamw"] = "muon"  # muon: AdamW for embeddings, head and norms
     betas: tuple[float, float] = BETAS  # of "adamw"
     eps: float = EPS  # of "adamw"
-    pad_to_multiple_of: int = 1  # of ids, that the rows of a pass are padded to
-    loss_spike_factor: float = (
-        4.0  # next-token losses fall from log(vocabulary) and do not come back
-    )
+    pad_to_multiple_of: int = 1  # of the sequence length in a pass
+    loss_spike_factor: float = 4.0  # a healthy next-token loss only falls from log(vocabulary)
 
     def __post_init__(self) -> None:
-        """Refuse what no run could mean."""
+        """Check the ranges."""
         super().__post_init__()
         for name in ("micro_batch_size", "pad_to_multiple_of"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}; it must be at least 1")
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.optimizer not in ("muon", "adamw"):
-            raise InputError(f"optimizer = {self.optimizer!r}; it must be 'muon' or 'adamw'")
+            raise InputError(f"optimizer is {self.optimizer!r}; it must be 'muon' or 'adamw'")
 
 
 def init_decoder(config: DecoderConfig, seed: int) -> Transformer:
-    """A decoder of this shape with random weights that belong to the seed."""
+    """A decoder with random weights, determined by the seed."""
     torch.manual_seed(seed)
     model = Transformer(config)
     init_weights(model)
@@ -70,64 +68,93 @@ def init_decoder(config: DecoderConfig, seed: int) -> Transformer:
 
 def train_decoder(
     model: Transformer,
-    run: DecoderTrainingConfig,
-    documents: BatchFn,
+    config: DecoderTrainingConfig,
+    batches: BatchFn,
     visual: slice,
     folder: Path,
     *,
     on_save: Callable[[Transformer, int], None] = lambda model, step: None,
-    world: DistributedContext | None = None,
+    distributed: DistributedContext | None = None,
 ) -> Transformer:
-    """Train what of the model requires a gradient, from where it is or from `folder`'s checkpoint.
+    """Train the parameters that require a gradient, from `folder`'s checkpoint if there is one.
 
-    `visual` are the ids of codes. In a `world` of several processes each learns from its share of
-    a step's documents. `on_save(model, step)` is called with the model in eval mode after every
-    regular checkpoint, on every process. Returns the model in eval mode.
-    Raises InputError on a run that cannot be; TrainingError and Stopped as `loop.train` does.
+    Args:
+        model: the decoder, changed in place; sharded by `shard_model` if there are many ranks.
+        config: the settings.
+        batches: draws the batch of a step.
+        visual: range of the token ids of visual codes.
+        folder: folder of the run.
+        on_save: called with the model in eval mode and the number of steps after every regular
+            checkpoint, on every rank.
+        distributed: the ranks that share each batch; a single process by default.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        InputError: if nothing is trainable.
+        TrainingError, TrainingInterrupted: as `trainer.train`.
     """
-    world = world or DistributedContext.single_process(model.device)
-    optimizer = _optimizer(model, run)
+    distributed = distributed or DistributedContext.single_process(model.device)
+    optimizer = _build_optimizer(model, config)
 
-    def gradients(rng: np.random.Generator, step: int) -> StepResult:
+    def forward_backward(rng: np.random.Generator, step: int) -> StepResult:
         model.train()
-        batch = documents(rng)
-        if world.size > 1:  # each process its own dropout
-            torch.manual_seed(torch.initial_seed() + (world.rank << 32))
-        mine = world.shard(batch)
-        means = accumulate_gradients(
-            model, mine, visual, run.micro_batch_size, run.bf16, world, run.pad_to_multiple_of
+        batch = batches(rng)
+        if distributed.world_size > 1:  # different dropout masks on each rank
+            torch.manual_seed(torch.initial_seed() + (distributed.rank << 32))
+        local = distributed.shard(batch)
+        losses = accumulate_gradients(
+            model,
+            local,
+            visual,
+            config.micro_batch_size,
+            config.bf16,
+            distributed,
+            config.pad_to_multiple_of,
         )
-        return _learned(means, mine, model.config, world)
+        return _step_result(losses, local, model.config, distributed)
 
-    kept: dict[str, Stateful] = {"documents": documents} if isinstance(documents, Stateful) else {}
-    job = TrainingTask(model, optimizer, gradients, kept, lambda step: on_save(model.eval(), step))
-    train(job, run, folder, world)
+    extras: dict[str, Stateful] = {"batches": batches} if isinstance(batches, Stateful) else {}
+    task = TrainingTask(
+        model, optimizer, forward_backward, extras, lambda step: on_save(model.eval(), step)
+    )
+    train(task, config, folder, distributed)
     return model.eval()
 
 
-def _optimizer(model: Transformer, run: DecoderTrainingConfig) -> OptimizerContainer:
-    """What moves the weights of a run."""
+def _build_optimizer(model: Transformer, config: DecoderTrainingConfig) -> OptimizerContainer:
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError("no weight of the model requires a gradient; there is nothing to train")
-    if run.optimizer == "adamw":
-        return build_adamw(model.parameters(), run.weight_decay, run.betas, run.eps)
-    named = model.named_parameters()
+        raise InputError("no parameter of the model requires a gradient; nothing to train")
+    if config.optimizer == "adamw":
+        return build_adamw(model.parameters(), config.weight_decay, config.betas, config.eps)
     return build_muon_and_adamw(
-        named, weight_decay=run.weight_decay, adamw_only=ADAMW_ONLY, bf16=run.bf16
+        model.named_parameters(),
+        weight_decay=config.weight_decay,
+        adamw_only=ADAMW_ONLY,
+        bf16=config.bf16,
     )
 
 
-def _learned(
-    means: dict[str, float],
-    mine: Sequence[TrainingSequence],
+def _step_result(
+    losses: dict[str, float],
+    local: Sequence[TrainingSequence],
     config: DecoderConfig,
-    world: DistributedContext,
+    distributed: DistributedContext,
 ) -> StepResult:
-    """What the loop is told of a batch, of which a process has read no more than its share."""
-    lengths = [length for each in mine for length in each.lengths]
+    """Counts over all ranks, and a description of this rank's part of the batch."""
+    lengths = [length for each in local for length in each.lengths]
     flops = sum(length * flops_per_token(config, length) for length in lengths)
-    whose = f"process {world.rank}: " if world.size > 1 else ""
-    words = f"{whose}{len(lengths)} documents of {min(lengths)} to {max(lengths)} ids"
-    first = f"the first begins {mine[0].token_ids[:8].tolist()}"
-    rows, ids = (int(world.sum(count)) for count in (len(mine), sum(lengths)))
-    return StepResult(means, rows, ids, world.sum(flops), f"{words}, {first}")
+    description = (
+        f"{len(lengths)} documents of {min(lengths)} to {max(lengths)} tokens, "
+        f"first token ids {local[0].token_ids[:8].tolist()}"
+    )
+    if distributed.world_size > 1:
+        description = f"rank {distributed.rank}: {description}"
+    return StepResult(
+        losses,
+        samples=int(distributed.sum(len(local))),
+        tokens=int(distributed.sum(sum(lengths))),
+        flops=distributed.sum(flops),
+        description=description,
+    )

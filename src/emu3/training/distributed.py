@@ -1,10 +1,10 @@
-"""Many processes, one model: who is in the world, and how a decoder is cut into pieces for it.
+"""Distributed training: process group, FSDP2 sharding and activation checkpointing.
 
-Everything here is put on from outside: the decoder's arithmetic and the names of its parameters
-stay as they are. Every process holds a piece of each matrix and learns from its share of a step's
-documents; a block's matrices are gathered when the block is reached and let go again behind it.
+All of it is applied to a decoder from outside: its arithmetic and its parameter names do not
+change. Every rank holds a shard of each matrix and trains on its part of a batch. FSDP2 gathers the
+matrices of a block before the block runs and frees them afterwards.
 
-Source: PyTorch's own FSDP2 (`torch.distributed.fsdp.fully_shard`), under `torchrun`.
+Source: `torch.distributed.fsdp.fully_shard`, started by `torchrun`.
 """
 
 from __future__ import annotations
@@ -34,122 +34,123 @@ from emu3.models.transformer import Block, Transformer
 
 T = TypeVar("T")
 
-_GOODBYE = 0.2  # s
+_SHUTDOWN_DELAY = 0.2  # s
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes of a run, and which of them this is. Alone, nothing is sent anywhere."""
+    """Rank, world size, device and device mesh of this process.
+
+    `mesh` is None on a single process, where every collective below returns its argument.
+    """
 
     rank: int
-    size: int
+    world_size: int
     device: torch.device
     mesh: DeviceMesh | None = None
 
     @classmethod
     def single_process(cls, device: str | torch.device = "cpu") -> DistributedContext:
-        """One process."""
+        """The context of a run without `torchrun`."""
         return cls(0, 1, torch.device(device))
 
     @classmethod
     def from_environment(cls) -> DistributedContext:
-        """As `torchrun` started it: NCCL where there is a GPU for each process, else gloo.
+        """The context of a process started by `torchrun`: NCCL with GPUs, gloo without.
 
-        Alone where it did not. A second call joins what the first one made.
+        Without `torchrun` it is a single process. A second call reuses the process group.
         """
         cuda = torch.cuda.is_available()
         if "RANK" not in os.environ:
             return cls.single_process("cuda" if cuda else "cpu")
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         device = torch.device("cpu")
         if cuda:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
-        return cls(rank, size, device, init_device_mesh(device.type, (size,)))
+            dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world_size)
+        return cls(rank, world_size, device, init_device_mesh(device.type, (world_size,)))
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that speaks for all."""
+        """Whether this is rank 0, which writes logs and models."""
         return self.rank == 0
 
     def shard(self, items: Sequence[T]) -> list[T]:
-        """This process's part of what all of them have: every `size`-th."""
-        return list(items[self.rank :: self.size])
+        """This rank's part of a sequence that all ranks have: every `world_size`-th item."""
+        return list(items[self.rank :: self.world_size])
 
     def sum(self, value: float) -> float:
-        """The sum of a number over all processes; on each of them the same."""
-        if self.size == 1:
-            return value
-        whole = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(whole)
-        return float(whole)
+        """The sum of a number over all ranks."""
+        return self._all_reduce(value, dist.ReduceOp.SUM)
 
     def max(self, value: float) -> float:
-        """The largest of a number over all processes."""
-        if self.size == 1:
-            return value
-        whole = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(whole, dist.ReduceOp.MAX)
-        return float(whole)
+        """The largest value of a number over all ranks."""
+        return self._all_reduce(value, dist.ReduceOp.MAX)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any process."""
+        """Whether a flag is set on any rank."""
         return self.sum(float(flag)) > 0
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all ranks."""
         self.sum(0.0)
 
     def shutdown(self) -> None:
-        """Say goodbye to the others: the last thing that a process does. Alone it is nothing.
+        """Destroy the process group; the last call of a process.
 
-        gloo's threads live for as long as anything holds the group, and FSDP does. One that lets
-        go of a tensor while the interpreter is ending aborts the process ("terminate called
-        without an active exception"), so they get a moment to be done with the last ones.
+        gloo's threads live as long as anything references the group, and FSDP does. A thread that
+        frees a tensor while the interpreter exits aborts the process ("terminate called without an
+        active exception"), so the threads get a moment to finish.
         """
-        if self.size > 1:
+        if self.world_size > 1:
             self.barrier()
-            time.sleep(_GOODBYE)
+            time.sleep(_SHUTDOWN_DELAY)
             dist.destroy_process_group()
+
+    def _all_reduce(self, value: float, op: Any) -> float:
+        if self.world_size == 1:
+            return value
+        reduced = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(reduced, op)
+        return float(reduced)
 
 
 def shard_model(
     model: Transformer,
-    world: DistributedContext,
+    distributed: DistributedContext,
     *,
     bf16: bool = False,
-    recompute: bool = False,
+    activation_checkpointing: bool = False,
     vocab_parallel: bool = False,
 ) -> Transformer:
-    """Cut a decoder into pieces, one for each process; changes it in its place.
+    """Shard a decoder with FSDP2, in place; on a single process only activation checkpointing.
 
-    All processes must hold the same weights. With `bf16` matrices are gathered and multiplied in
-    bfloat16, while weights, sums of gradients and the optimizer stay float32. `recompute` keeps
-    only what enters a block and computes the rest again for the gradients. With `vocab_parallel`
-    the head is never gathered: the loss brings all tokens to every process's rows of it, and
-    nothing else may ask it for logits.
+    All ranks must hold the same weights. `bf16` gathers and multiplies matrices in bfloat16;
+    weights, gradient sums and optimizer state stay float32. `vocab_parallel` never gathers the
+    output head: the loss sends all tokens to each rank's rows of it (`vocab_parallel.py`), and
+    `compute_logits` must not be called.
     """
-    if recompute:
+    if activation_checkpointing:
         apply_activation_checkpointing(model)
-    if world.mesh is None:
+    if distributed.mesh is None:
         return model
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32
     )
     for block in model.model.layers:
-        fully_shard(block, mesh=world.mesh, mp_policy=policy)
-    apart = {_keep_rows(model, world.mesh)} if vocab_parallel else None
-    fully_shard(model, mesh=world.mesh, mp_policy=policy, ignored_params=apart)
-    # The parts of a forward that training calls; without these only `forward` would gather.
-    for method in ("forward_hidden", "compute_logits"):
-        register_fsdp_forward_method(model, method)
+        fully_shard(block, mesh=distributed.mesh, mp_policy=policy)
+    ignored = {_shard_head(model, distributed.mesh)} if vocab_parallel else None
+    fully_shard(model, mesh=distributed.mesh, mp_policy=policy, ignored_params=ignored)
+    # Training calls these methods; by default FSDP gathers weights for `forward` only.
+    for method in (model.forward_hidden, model.compute_logits):
+        register_fsdp_forward_method(model, method.__name__)
     return model
 
 
-def _keep_rows(model: Transformer, mesh: DeviceMesh) -> nn.Parameter:
-    """Give each process its rows of the head, for good."""
+def _shard_head(model: Transformer, mesh: DeviceMesh) -> nn.Parameter:
+    """Give each rank its rows of the output head, outside FSDP."""
     weight = model.lm_head.weight
     rows = distribute_tensor(weight.detach(), mesh, [Shard(0)], src_data_rank=None)
     model.lm_head.weight = nn.Parameter(rows, requires_grad=weight.requires_grad)
@@ -157,28 +158,28 @@ def _keep_rows(model: Transformer, mesh: DeviceMesh) -> nn.Parameter:
 
 
 def apply_activation_checkpointing(model: Transformer) -> None:
-    """Keep only the input of each block while training."""
+    """Keep only each block's input for the backward pass, and recompute the rest, in place."""
     for block in model.model.layers:
         assert isinstance(block, Block)
-        block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_checkpointed, block.forward)  # type: ignore[method-assign]
 
 
-def _recomputed(forward: Any, *inputs: Any) -> Tensor:
-    # PyTorch brings back autocast and random numbers, but not what else changes the arithmetic of
-    # a pass: attention in float32 (`emu3.training.mixed_precision`) is such a mode.
+def _checkpointed(forward: Any, *inputs: Any) -> Tensor:
+    # PyTorch restores autocast and random state for the recomputation, but not function modes such
+    # as `Float32Attention`, which change the arithmetic of a pass.
     modes = _get_current_function_mode_stack()
     out: Tensor = checkpoint(
         forward,
         *inputs,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _within(modes)),
+        context_fn=lambda: (nullcontext(), _restore_modes(modes)),
     )
     return out
 
 
 @contextmanager
-def _within(modes: Sequence[TorchFunctionMode]) -> Iterator[None]:
-    """As the first pass was."""
+def _restore_modes(modes: Sequence[TorchFunctionMode]) -> Iterator[None]:
+    """Run with the function modes of the first pass."""
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)

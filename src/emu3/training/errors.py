@@ -1,4 +1,4 @@
-"""How a run ends before its last step: something is wrong, or somebody asked."""
+"""Exceptions that end a training run before its last step."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from emu3.errors import InputError
 
 
 class TrainingError(InputError):
-    """A run cannot go on. The message names the step, and says what is saved and what to do."""
+    """A run cannot continue. The message names the step, what is saved and what to do."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """SIGTERM or Ctrl-C: the step was finished and saved. The message says where to go on.
+    """SIGTERM or Ctrl-C: the current step was finished and saved. The message says how to resume.
 
-    A KeyboardInterrupt, so that nothing takes it for a fault of the run: the command line says
-    what it says and exits as it does after any Ctrl-C.
+    A KeyboardInterrupt, so that the command line reports it and exits as after any Ctrl-C.
     """

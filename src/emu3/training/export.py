@@ -1,8 +1,8 @@
-"""What a finished stage hands on: the model in two layouts, and a card that says how it came to be.
+"""Export of a trained model: two checkpoint formats and a model card.
 
-README.md        data, stage, compute and figures
-baai/            BAAI's layout, the vision tokenizer inside
-transformers/    the same weights as transformers names them
+README.md        model card: data, preset, hardware, metrics
+baai/            BAAI's format, with the vision tokenizer
+transformers/    the same weights in transformers' format
 """
 
 from __future__ import annotations
@@ -23,38 +23,46 @@ from emu3.training.presets import LossWeights, Preset
 CARD = "README.md"
 BAAI_FOLDER, TRANSFORMERS_FOLDER = "baai", "transformers"
 
-LAST = ("loss", "text", "vision", "preference", "next_token", "margin", "right")
-"""Numbers of a run's last report that a card repeats."""
+FINAL_METRICS = (
+    "loss",
+    "text_loss",
+    "vision_loss",
+    "preference_loss",
+    "next_token_loss",
+    "margin",
+    "accuracy",
+)
+"""Metrics whose last value the card lists."""
 
-TYPICAL = {
-    "per_second": "documents a second",
-    "ids_per_second": "ids a second",
-    "ceiling_share": "share of the machine's FLOP/s",
+MEDIAN_METRICS = {
+    "samples_per_second": "samples a second",
+    "tokens_per_second": "tokens a second",
+    "mfu": "model FLOPs utilization (MFU)",
 }
-"""Numbers whose median over a run's reports a card gives."""
+"""Metrics whose median over the run the card lists."""
 
 
 @dataclass(frozen=True)
 class ModelCardData:
-    """What a card says that the weights do not."""
+    """Content of the model card that the checkpoint does not have."""
 
-    data: str  # what it was trained on, licences included
-    hardware: str  # what it was trained on, in words: "2 cores of a Xeon"
+    data: str  # training data and its licences
+    hardware: str  # e.g. "2 cores of a Xeon"
     preset: Preset
     metrics_log: Path | None = None  # the run's log.jsonl
-    evaluation: Mapping[str, object] = field(default_factory=dict)  # measured afterwards, by name
+    evaluation: Mapping[str, object] = field(default_factory=dict)  # results by name
 
 
-def export_model(checkpoint: Checkpoint, provenance: ModelCardData, folder: Path) -> None:
-    """Write both layouts and the card to `folder`, all of it or nothing; what was there goes.
+def export_model(checkpoint: Checkpoint, card_data: ModelCardData, folder: Path) -> None:
+    """Write both formats and the card to `folder`, atomically; an existing folder is replaced.
 
-    Raises InputError on an adapter that is not merged, on a journal that cannot be read, and as
+    Raises InputError on an adapter that is not merged, on a metrics log that cannot be read, and as
     `Checkpoint.save`.
     """
     if has_adapter(checkpoint.decoder):
-        raise InputError("the model has an adapter in it; merge it before it is exported")
+        raise InputError("the model has a LoRA adapter; merge it before exporting")
     check_writable(folder.parent / f"{folder.name}.json")
-    card = model_card(checkpoint, provenance)
+    card = model_card(checkpoint, card_data)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         checkpoint.save(temporary / BAAI_FOLDER)
@@ -64,65 +72,65 @@ def export_model(checkpoint: Checkpoint, provenance: ModelCardData, folder: Path
         (temporary / CARD).write_text(card, encoding="utf-8")
 
 
-def model_card(checkpoint: Checkpoint, provenance: ModelCardData) -> str:
-    """The card in Markdown, its head in the YAML that the Hugging Face hub reads."""
-    card, decoder = checkpoint.defaults, checkpoint.decoder
-    head = ["---", f"license: {card.license.lower()}", "tags:", "- emu3", "---"]
-    count = sum(weight.numel() for weight in decoder.parameters())
+def model_card(checkpoint: Checkpoint, card_data: ModelCardData) -> str:
+    """The card in Markdown, with the YAML header of the Hugging Face hub."""
+    defaults, preset = checkpoint.defaults, card_data.preset
+    header = ["---", f"license: {defaults.license.lower()}", "tags:", "- emu3", "---"]
+    count = sum(weight.numel() for weight in checkpoint.decoder.parameters())
     parts = [
-        "\n".join(head),
-        f"# {checkpoint.name}: {provenance.preset.name}",
-        card.description,
+        "\n".join(header),
+        f"# {checkpoint.name}: {preset.name}",
+        defaults.description,
         f"{count:,} parameters in {checkpoint.precision}, and a vision tokenizer. "
-        f"`{BAAI_FOLDER}/` is BAAI's layout, `{TRANSFORMERS_FOLDER}/` is that of transformers.",
-        f"## Data\n\n{provenance.data}",
-        f"## Stage\n\n{_table(('setting', 'value', 'from'), _settings(provenance.preset))}",
-        f"## Compute\n\n{provenance.hardware}",
+        f"`{BAAI_FOLDER}/` has BAAI's format, `{TRANSFORMERS_FOLDER}/` that of transformers.",
+        f"## Data\n\n{card_data.data}",
+        f"## Training\n\n{_table(('setting', 'value', 'source'), _settings(preset))}",
+        f"## Hardware\n\n{card_data.hardware}",
     ]
-    reports = read_metrics_log(provenance.metrics_log) if provenance.metrics_log else []
-    if reports:
-        parts.append(_table(("measured in training", "value"), _measured(reports)))
-    if provenance.evaluation:
-        rows = [(name, _said(value)) for name, value in provenance.evaluation.items()]
-        parts.append(f"## Figures\n\n{_table(('figure', 'value'), rows)}")
+    if card_data.metrics_log:
+        reports = read_metrics_log(card_data.metrics_log)
+        parts.append(_table(("training metric", "value"), _metrics(reports)))
+    if card_data.evaluation:
+        rows = [(name, _format(value)) for name, value in card_data.evaluation.items()]
+        parts.append(f"## Evaluation\n\n{_table(('metric', 'value'), rows)}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def read_metrics_log(path: Path) -> list[dict[str, float]]:
-    """The reports of a run, oldest first; raises InputError where the file holds none."""
+    """The lines of a run's `log.jsonl`, oldest first; raises InputError if there are none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         reports = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no journal of a run ({error})") from None
+        raise InputError(f"{path}: not a metrics log ({error})") from None
     if not reports or any("step" not in report for report in reports):
-        raise InputError(f"{path}: no journal of a run; a run's folder has one as log.jsonl")
+        raise InputError(f"{path}: not a metrics log; a run writes one as log.jsonl")
     return reports
 
 
-def _settings(stage: Preset) -> Iterator[tuple[str, str, str]]:
-    """Every number of a stage with where it is from."""
-    for each in fields(stage):
+def _settings(preset: Preset) -> Iterator[tuple[str, str, str]]:
+    """Name, value and source of each field of a preset."""
+    for each in fields(preset):
         if each.name not in ("name", "from_paper", "from_script"):
-            value = getattr(stage, each.name)
-            shown = "from scratch" if value == "" else _said(value)
-            yield each.name.replace("_", " "), shown, stage.source(each.name)
+            value = getattr(preset, each.name)
+            shown = "random weights" if value == "" else _format(value)
+            yield each.name.replace("_", " "), shown, preset.source(each.name)
 
 
-def _measured(reports: list[dict[str, float]]) -> Iterator[tuple[str, str]]:
+def _metrics(reports: list[dict[str, float]]) -> Iterator[tuple[str, str]]:
     last = reports[-1]
-    yield "steps", _said(last["step"])
-    for name in LAST:
+    yield "steps", _format(last["step"])
+    for name in FINAL_METRICS:
         if name in last:
-            yield f"{name.replace('_', ' ')}, last report", _said(last[name])
-    for name, words in TYPICAL.items():
-        if known := [report[name] for report in reports if name in report]:
-            yield f"{words}, median", _said(median(known))
-    if memory := [report["memory_gb"] for report in reports if "memory_gb" in report]:
+            yield f"{name.replace('_', ' ')}, last", _format(last[name])
+    for name, title in MEDIAN_METRICS.items():
+        if values := [report[name] for report in reports if name in report]:
+            yield f"{title}, median", _format(median(values))
+    if memory := [report["peak_memory_gb"] for report in reports if "peak_memory_gb" in report]:
         yield "peak memory", f"{max(memory):.2f} GB"
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -130,7 +138,7 @@ def _said(value: object) -> str:
     if isinstance(value, LossWeights):
         return ", ".join(f"{each.name} {getattr(value, each.name):g}" for each in fields(value))
     if isinstance(value, tuple):
-        return " to ".join(_said(each) for each in dict.fromkeys(value))
+        return " to ".join(_format(each) for each in dict.fromkeys(value))
     return str(value)
 
 

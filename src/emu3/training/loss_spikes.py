@@ -1,8 +1,7 @@
-"""Batches that would do harm: a loss or a gradient that is no number, or a sudden jump of the loss.
+"""Detection of bad batches: a loss or gradient norm that is not finite, or a spike of the loss.
 
-The check stands between the gradients and the step, so nothing of a bad batch reaches a weight.
-Leaving it out is therefore the same as going back to the last checkpoint and playing the steps
-since again without it, and costs nothing.
+The check runs after the backward pass and before the optimizer step, so a bad batch never changes a
+weight. Skipping it then has the effect of a rollback to the last checkpoint without that batch.
 """
 
 from __future__ import annotations
@@ -14,51 +13,50 @@ from typing import Any, Literal
 
 BadBatchPolicy = Literal["stop", "skip"]
 
-WINDOW = 50  # losses that the median looks back on
-MIN_HISTORY = 20  # losses before a median says anything
-MAX_CONSECUTIVE = 3  # bad batches: more of them, and it is the weights that are bad
+WINDOW = 50  # losses that the median is taken over
+MIN_HISTORY = 20  # losses before a spike can be detected
+MAX_CONSECUTIVE = 3  # bad batches in a row that may be skipped
 
 
 @dataclass
 class LossSpikeDetector:
-    """Judges each batch; what it remembers is part of a checkpoint.
+    """Checks each batch; its history is part of a checkpoint.
 
-    `spike`: a loss of more than so many times the median of the last 50 is a jump.
+    A loss above `factor` times the median of the last 50 is a spike.
     """
 
-    spike: float = math.inf
-    losses: list[float] = field(default_factory=list)
-    in_a_row: int = 0
+    factor: float = math.inf
+    history: list[float] = field(default_factory=list)
+    consecutive: int = 0
 
-    def fault(self, loss: float, norm: float) -> str | None:
-        """What is wrong with a batch of this loss and gradient norm; None where all is well.
+    def check(self, loss: float, grad_norm: float) -> str | None:
+        """What is wrong with a batch, None if nothing is; adds a good loss to the history."""
+        problem = self._problem(loss, grad_norm)
+        self.consecutive = self.consecutive + 1 if problem else 0
+        if problem is None:
+            self.history = [*self.history[1 - WINDOW :], loss]
+        return problem
 
-        A good loss is remembered, a bad one is not.
-        """
-        found = self._fault(loss, norm)
-        self.in_a_row = self.in_a_row + 1 if found else 0
-        if found is None:
-            self.losses = [*self.losses[1 - WINDOW :], loss]
-        return found
-
-    def _fault(self, loss: float, norm: float) -> str | None:
+    def _problem(self, loss: float, grad_norm: float) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        if not math.isfinite(norm):
-            return f"the gradient's norm is {norm}"
-        if len(self.losses) >= MIN_HISTORY and loss > self.spike * (usual := median(self.losses)):
-            return f"the loss jumped to {loss:.4g}, more than {self.spike:g} times the {usual:.4g}"
+        if not math.isfinite(grad_norm):
+            return f"the gradient norm is {grad_norm}"
+        if len(self.history) >= MIN_HISTORY:
+            usual = median(self.history)
+            if loss > self.factor * usual:
+                return f"the loss is {loss:.4g}, more than {self.factor:g} times the median {usual:.4g}"
         return None
 
     @property
-    def hopeless(self) -> bool:
-        """Whether so many batches in a row were bad that leaving them out is no help."""
-        return self.in_a_row > MAX_CONSECUTIVE
+    def must_stop(self) -> bool:
+        """Whether more batches in a row were bad than may be skipped: the weights have diverged."""
+        return self.consecutive > MAX_CONSECUTIVE
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers."""
-        return {"losses": list(self.losses), "in_a_row": self.in_a_row}
+        """The history, for a checkpoint."""
+        return {"history": list(self.history), "consecutive": self.consecutive}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what a checkpoint remembers."""
-        self.losses, self.in_a_row = list(state["losses"]), int(state["in_a_row"])
+        """Continue from the history in a checkpoint."""
+        self.history, self.consecutive = list(state["history"]), int(state["consecutive"])

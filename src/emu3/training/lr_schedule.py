@@ -1,4 +1,4 @@
-"""Learning rates: a rise from zero, and two ways down."""
+"""Learning-rate schedules: linear warm-up, an optional constant phase, then cosine or linear decay."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ LRSchedule = Literal["cosine", "linear"]
 
 
 def learning_rate_at(
-    shape: LRSchedule,
+    schedule: LRSchedule,
     step: int,
     steps: int,
-    warmup: int,
+    warmup_steps: int,
     peak: float,
     final: float = 0.0,
-    hold: int = 0,
+    hold_steps: int = 0,
 ) -> float:
-    """Learning rate of `step`, counted from 0: linear up to `peak` over `warmup` steps, there for
-    `hold` steps, then down to `final` by the time of `steps`, in half a cosine or in a line.
+    """Learning rate of a step, counted from 0.
+
+    It rises linearly to `peak` during `warmup_steps`, stays there for `hold_steps`, and then decays
+    to `final` at step `steps`.
     """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    top = warmup + hold
-    progress = min(1.0, max(0, step - top) / max(1, steps - top))
-    left = 1 - progress if shape == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return final + (peak - final) * left
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    start = warmup_steps + hold_steps
+    progress = min(1.0, max(0, step - start) / max(1, steps - start))
+    factor = 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return final + (peak - final) * factor

@@ -1,7 +1,7 @@
-"""What a run tells: a JSON line a report, the same to TensorBoard and W&B, and a bar.
+"""Metrics of a run: JSON lines in `log.jsonl`, the console, TensorBoard and Weights & Biases.
 
-`log.jsonl` is the record. A resumed run first cuts off the lines of steps that a kill took back,
-so that it reads as one never killed.
+`log.jsonl` is the record. When a run resumes, the lines of steps after its checkpoint are removed
+first, so that the file reads as if the run had never stopped.
 """
 
 from __future__ import annotations
@@ -20,16 +20,23 @@ from emu3.errors import InputError
 from emu3.files import atomic_write
 
 MetricsSink = Callable[[int, dict[str, float]], None]
-"""Where the numbers of a step go besides the log."""
+"""Receives (step, metrics) in addition to the log file."""
 
 
 class MetricsLogger:
-    """Averages what it is told, and every so often writes one JSON line and prints it.
+    """Averages metrics over `every` steps, then writes one JSON line and prints it.
 
-    A line holds `step`, the means of all values, documents (and, where they are counted, ids) a
-    second, the peak memory in GB, how many batches were left out, if any, and, with a `ceiling` in
-    FLOP/s, the share of it that was used.
-    `done` are the steps of the checkpoint that the run goes on from.
+    Besides the averages a line has `step`, `samples_per_second`, `peak_memory_gb`, and where they
+    apply `tokens_per_second`, `mfu` (model FLOPs utilization) and `skipped_batches`.
+
+    Args:
+        path: the log file.
+        every: steps to a line.
+        print_line: called with each line.
+        done: steps of the checkpoint that the run resumes from; later lines are removed.
+        device: device whose peak memory is logged.
+        peak_flops: returns the FLOP/s of the hardware; 0 leaves out `mfu`.
+        sinks: further receivers of each line.
     """
 
     def __init__(
@@ -48,67 +55,69 @@ class MetricsLogger:
         path.parent.mkdir(parents=True, exist_ok=True)
         if done is not None:
             truncate_log(path, done)
-        self._start()
+        self._reset()
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
         self.sums: dict[str, float] = {}
-        self.count, self.items, self.ids, self.flops, self.left_out = 0, 0, 0, 0.0, 0
+        self.steps, self.samples, self.tokens, self.flops, self.skipped = 0, 0, 0, 0.0, 0
         self.since = time.perf_counter()
 
-    def add(
+    def log(
         self,
         step: int,
-        items: int,
-        values: Mapping[str, float],
+        samples: int,
+        metrics: Mapping[str, float],
         *,
-        ids: int = 0,
+        tokens: int = 0,
         flops: float = 0.0,
     ) -> None:
-        """Values of one step that handled `items` samples of so many ids, for so many FLOP."""
-        self.count += 1
-        self.items, self.ids, self.flops = self.items + items, self.ids + ids, self.flops + flops
-        for name, value in values.items():
+        """Add the metrics of one step and the number of samples, tokens and FLOP it took."""
+        self.steps += 1
+        self.samples, self.tokens = self.samples + samples, self.tokens + tokens
+        self.flops += flops
+        for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         if (step + 1) % self.every == 0:
             self._write(step + 1)
 
-    def leave_out(self, step: int, why: str) -> None:
-        """A step whose batch was left out: printed now, counted in the next line."""
-        self.print_line(why)
-        self.left_out += 1
+    def log_skipped(self, step: int, message: str) -> None:
+        """Print why the batch of a step was skipped; the next line counts it."""
+        self.print_line(message)
+        self.skipped += 1
         if (step + 1) % self.every == 0:
             self._write(step + 1)
 
     def _write(self, step: int) -> None:
         seconds = time.perf_counter() - self.since
-        line = {name: round(total / self.count, 5) for name, total in self.sums.items()}
-        line["per_second"] = round(self.items / seconds, 2)
-        if self.ids:
-            line["ids_per_second"] = round(self.ids / seconds, 1)
-        if self.flops and (ceiling := self.peak_flops()):
-            line["ceiling_share"] = round(self.flops / seconds / ceiling, 4)
-        if self.left_out:
-            line["left_out"] = self.left_out
-        line["memory_gb"] = round(peak_memory(self.device) / 1e9, 3)
+        line = {name: round(total / self.steps, 5) for name, total in self.sums.items()}
+        line["samples_per_second"] = round(self.samples / seconds, 2)
+        if self.tokens:
+            line["tokens_per_second"] = round(self.tokens / seconds, 1)
+        if self.flops and (peak := self.peak_flops()):
+            line["mfu"] = round(self.flops / seconds / peak, 4)
+        if self.skipped:
+            line["skipped_batches"] = self.skipped
+        line["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 3)
         text = json.dumps({"step": step, **line})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
         self.print_line(text)
         for sink in self.sinks:
             sink(step, line)
-        self._start()
+        self._reset()
 
 
 def truncate_log(path: Path, done: int) -> None:
-    """Remove the lines of steps after `done`, and a line that a kill left half written."""
+    """Remove the lines of steps after `done`, and a line that a kill cut short."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _upto(line, done)]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _is_up_to(line, done)]
     with atomic_write(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-def _upto(line: str, done: int) -> bool:
+def _is_up_to(line: str, done: int) -> bool:
     try:
         return bool(json.loads(line)["step"] <= done)
     except json.JSONDecodeError:
@@ -116,9 +125,9 @@ def _upto(line: str, done: int) -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of tensors on a GPU, of the whole process on a CPU, at most so far.
+    """Peak memory in bytes: allocated tensors on a GPU, resident set of the process on a CPU.
 
-    0 where the system does not say.
+    0 where the operating system does not report it.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
@@ -131,15 +140,15 @@ def peak_memory(device: torch.device) -> int:
 
 
 def tensorboard_sink(folder: Path, done: int) -> list[MetricsSink]:
-    """A writer of event files into `folder`, where the package is installed; else none."""
+    """A TensorBoard writer into `folder`; an empty list if the package is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return []
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder), purge_step=done + 1)  # what a kill took back is hidden
+    writer = SummaryWriter(str(folder), purge_step=done + 1)  # hides steps after the checkpoint
 
-    def write(step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
+    def write(step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
             writer.add_scalar(name, value, step)
         writer.flush()
 
@@ -147,20 +156,22 @@ def tensorboard_sink(folder: Path, done: int) -> list[MetricsSink]:
 
 
 def wandb_sink(project: str, folder: Path) -> list[MetricsSink]:
-    """A writer into a W&B project; none without a project's name. WANDB_MODE is theirs to read.
+    """A writer into a Weights & Biases project; an empty list for an empty project name.
 
-    Raises InputError where a project is named and the package is not installed.
+    Raises InputError if a project is given and `wandb` is not installed.
     """
     if not project:
         return []
     try:
         import wandb
     except ImportError:
-        raise InputError("wandb is not installed: pip install wandb, or name no project") from None
+        raise InputError(
+            "wandb is not installed; run pip install wandb, or leave wandb_project empty"
+        ) from None
     name = folder.name
     run: Any = wandb.init(project=project, name=name, id=name, dir=folder, resume="allow")
 
-    def write(step: int, values: dict[str, float]) -> None:
-        run.log(values, step=step)
+    def write(step: int, metrics: dict[str, float]) -> None:
+        run.log(metrics, step=step)
 
     return [write]

@@ -1,8 +1,8 @@
-"""Where preference pairs come from: pictures drawn for a request, scored by voters, two kept.
+"""Preference pairs for DPO: images are sampled for a prompt, scored, and the best and worst kept.
 
-The paper (arXiv 2409.18869, post-training) draws 8 to 10 pictures a prompt, three people vote on
-each, and the best and the worst become a pair. Here a voter is any function; the ids that were
-drawn are stored with all their scores, so another margin needs no new pictures.
+The paper (arXiv 2409.18869, post-training) samples 8 to 10 images for a prompt, has three people
+vote on each, and pairs the best with the worst. Here a scorer is any function. The sampled token ids
+are stored with all scores, so another margin needs no new images.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from emu3.progress import count_progress
 from emu3.training.dpo import PreferencePair
 
 ScoreFunction = Callable[[Image.Image, str], float]
-"""A picture and the request it was drawn for, to a score in [0, 1]."""
+"""Maps an image and its prompt to a score in [0, 1]."""
 
 
-def mean_score(*voters: ScoreFunction) -> ScoreFunction:
-    """One voter that says the mean of several."""
-    return lambda picture, request: fmean(voter(picture, request) for voter in voters)
+def mean_score(*scorers: ScoreFunction) -> ScoreFunction:
+    """A scorer that returns the mean of several."""
+    return lambda image, prompt: fmean(scorer(image, prompt) for scorer in scorers)
 
 
-def majority_vote(*voters: ScoreFunction, passing: float = 0.5) -> ScoreFunction:
-    """One voter that says 1 where more than half of several say `passing` or more, else 0."""
+def majority_vote(*scorers: ScoreFunction, threshold: float = 0.5) -> ScoreFunction:
+    """A scorer that returns 1 if more than half of several reach the threshold, else 0."""
 
-    def vote(picture: Image.Image, request: str) -> float:
-        passed = sum(voter(picture, request) >= passing for voter in voters)
-        return float(2 * passed > len(voters))
+    def vote(image: Image.Image, prompt: str) -> float:
+        passed = sum(scorer(image, prompt) >= threshold for scorer in scorers)
+        return float(2 * passed > len(scorers))
 
     return vote
 
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """What to draw: the words, and the size (h, w) in codes."""
+    """A text and the image size (h, w) in visual codes."""
 
     text: str
     size: tuple[int, int]
@@ -55,9 +55,9 @@ class ImagePrompt:
 
 @dataclass(frozen=True)
 class CandidateSampling:
-    """How pictures are drawn for a request."""
+    """How candidate images are sampled."""
 
-    images_per_prompt: int = 8  # for each request
+    images_per_prompt: int = 8
     guidance_scale: float = 3.0
     sampling: SamplingParams = SamplingParams()  # noqa: RUF009 (frozen)
     seed: int = 0
@@ -65,7 +65,7 @@ class CandidateSampling:
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """A request, the ids of its prompt and of each picture as they were drawn, and the scores."""
+    """Token ids of a prompt and of the images sampled for it, and the scores of the images."""
 
     text: str
     prompt_ids: list[int]
@@ -73,40 +73,47 @@ class ScoredCandidates:
     scores: list[float]
 
     def pair(self, margin: float) -> PreferencePair | None:
-        """The best and the worst, the first of equals; None where they are not `margin` apart."""
+        """The best and the worst image (the first of equal ones).
+
+        None if their scores differ by less than `margin`.
+        """
         best = self.scores.index(max(self.scores))
         worst = self.scores.index(min(self.scores))
         if best == worst or self.scores[best] - self.scores[worst] < margin:
             return None
-        ids = (self.prompt_ids, self.image_ids[best], self.image_ids[worst])
-        prompt, chosen, rejected = (torch.tensor(each) for each in ids)
-        return PreferencePair(prompt, chosen, rejected)
+        return PreferencePair(
+            prompt=torch.tensor(self.prompt_ids),
+            chosen=torch.tensor(self.image_ids[best]),
+            rejected=torch.tensor(self.image_ids[worst]),
+        )
 
 
 def sample_candidates(
     checkpoint: Checkpoint,
-    requests: Sequence[ImagePrompt],
-    voter: ScoreFunction,
+    prompts: Sequence[ImagePrompt],
+    scorer: ScoreFunction,
     path: Path,
-    sampler: CandidateSampling = CandidateSampling(),
+    config: CandidateSampling = CandidateSampling(),
 ) -> list[ScoredCandidates]:
-    """Draw for each request and score; one JSON line a request in `path`, which a new call resumes.
+    """Sample and score images for each prompt; writes one JSON line a prompt to `path`.
 
-    Request i is drawn with seeds of its own, so a resumed file is the file never interrupted.
-    Raises InputError where the file was made for other requests.
+    A file that an interrupted call left is completed. The seeds of a prompt depend on its index
+    only, so the result is the same as without the interruption.
+
+    Raises InputError if the file holds other prompts.
     """
     done = read_candidates(path)
-    if [one.text for one in done] != [each.text for each in requests[: len(done)]]:
-        raise InputError(f"{path}: holds other requests; name a new file")
+    if [each.text for each in done] != [each.text for each in prompts[: len(done)]]:
+        raise InputError(f"{path}: holds candidates of other prompts; use a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         path.open("a", encoding="utf-8") as file,
-        count_progress("drawing", len(requests)) as advance,
+        count_progress("sampling", len(prompts)) as advance,
     ):
         advance(len(done))
-        for index in range(len(done), len(requests)):
-            first = sampler.seed + index * sampler.images_per_prompt
-            done.append(_draw_one(checkpoint, requests[index], voter, sampler, first))
+        for index in range(len(done), len(prompts)):
+            first_seed = config.seed + index * config.images_per_prompt
+            done.append(_score_candidates(checkpoint, prompts[index], scorer, config, first_seed))
             file.write(json.dumps(asdict(done[-1])) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -115,55 +122,64 @@ def sample_candidates(
 
 
 def read_candidates(path: Path) -> list[ScoredCandidates]:
-    """All whole lines of a file; a last line cut short by a kill is cut off. Empty if no file."""
+    """All complete lines of a file; empty if there is no file.
+
+    A last line that was cut short by a kill is removed from the file. Raises InputError on a file of
+    other content.
+    """
     if not path.exists():
         return []
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        os.truncate(path, len(complete))
     try:
-        return [ScoredCandidates(**json.loads(line)) for line in whole.splitlines()]
+        return [ScoredCandidates(**json.loads(line)) for line in complete.splitlines()]
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: holds no drawn pictures ({error}); name a new file") from None
+        raise InputError(f"{path}: not a file of candidates ({error}); use a new file") from None
 
 
-def _draw_one(
+def _score_candidates(
     checkpoint: Checkpoint,
-    request: ImagePrompt,
-    voter: ScoreFunction,
-    sampler: CandidateSampling,
-    first: int,
+    prompt: ImagePrompt,
+    scorer: ScoreFunction,
+    config: CandidateSampling,
+    first_seed: int,
 ) -> ScoredCandidates:
-    """Generate images with seeds from `first` on, and score them."""
-    prompts = checkpoint.prompts
-    prompt = prompts.image(request.text + checkpoint.defaults.suffix, request.size)
-    height, width = request.size
-    factor = checkpoint.vision_processor.vision.config.spatial_factor
-    requests = [
-        ImageRequest(
-            request.text,
-            size=(width * factor, height * factor),
-            seed=first + number,
-            sampling=sampler.sampling,
-            guidance_scale=sampler.guidance_scale,
-        )
-        for number in range(sampler.images_per_prompt)
-    ]
-    results = [each for each in Engine(checkpoint).run(requests) if isinstance(each, ImageResult)]
+    templates, seeds = checkpoint.prompts, range(first_seed, first_seed + config.images_per_prompt)
+    results = _generate_images(checkpoint, prompt, seeds, config)
     eos = checkpoint.text_tokenizer.vocabulary.eos
+    body = templates.document_format.body_token_ids
     return ScoredCandidates(
-        text=request.text,
-        prompt_ids=prompt,
-        image_ids=[
-            [*prompts.document_format.body_token_ids(each.codes).tolist(), eos] for each in results
-        ],
-        scores=[_score(voter, each.image, request.text) for each in results],
+        text=prompt.text,
+        prompt_ids=templates.image(prompt.text + checkpoint.defaults.suffix, prompt.size),
+        image_ids=[[*body(result.codes).tolist(), eos] for result in results],
+        scores=[_score(scorer, result.image, prompt.text) for result in results],
     )
 
 
-def _score(voter: ScoreFunction, picture: Image.Image, request: str) -> float:
-    score = float(voter(picture, request))
+def _generate_images(
+    checkpoint: Checkpoint, prompt: ImagePrompt, seeds: Sequence[int], config: CandidateSampling
+) -> list[ImageResult]:
+    """Visual codes and pixels of an image for each seed."""
+    height, width = prompt.size
+    factor = checkpoint.vision_processor.vision.config.spatial_factor
+    requests = [
+        ImageRequest(
+            prompt.text,
+            size=(width * factor, height * factor),
+            seed=seed,
+            sampling=config.sampling,
+            guidance_scale=config.guidance_scale,
+        )
+        for seed in seeds
+    ]
+    results = Engine(checkpoint).run(requests)
+    return [result for result in results if isinstance(result, ImageResult)]
+
+
+def _score(scorer: ScoreFunction, image: Image.Image, prompt: str) -> float:
+    score = float(scorer(image, prompt))
     if not 0 <= score <= 1:
-        raise InputError(f"a voter gave {score} for {request!r}; scores lie in [0, 1]")
+        raise InputError(f"score {score} for {prompt!r}; scores must be in [0, 1]")
     return score

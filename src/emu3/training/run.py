@@ -1,14 +1,12 @@
-"""A stage from prepared data to a finished checkpoint, on one process or many.
+"""Run a preset: from prepared data to a finished checkpoint, on one process or many.
 
-A run is a folder:
+`run_preset` is what `emu3 train` calls. A run is a folder:
 
-    request.json    what was asked for; the same request goes on, another is refused
-    state.pt        the checkpoint (on several processes `step-N/` and `latest`)
-    log.jsonl       a line a report
-    adapter/        with LoRA: the adapter as PEFT has it
-    model/          at the end: BAAI's layout, that of transformers, and a model card
-
-Sources: the paper's stages (`stages.py`), and `torch.distributed.checkpoint.state_dict`.
+    manifest.json   settings that the weights depend on; a resumed run must have the same
+    step-N/         latest checkpoint, to resume from
+    log.jsonl       metrics
+    adapter/        the LoRA adapter in PEFT's format, if one was trained
+    model/          at the end: BAAI's format, transformers' format and a model card
 """
 
 from __future__ import annotations
@@ -49,257 +47,293 @@ from emu3.training.run_manifest import open_run_folder
 MODEL, ADAPTER, METRICS_LOG = "model", "adapter", "log.jsonl"
 
 WeightedDataset = tuple[TokenDataset, float]
-"""A store and its share of the documents; shares need not add up to one."""
+"""A data set and its relative share of the documents drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a stage is run, where the stage leaves it open.
+    """How a preset is run, where the preset leaves it open.
 
-    `micro_batch`, `recompute` and what follows them change no arithmetic but its rounding, and with
-    `compiled` the draws of dropout; so a run may go on with others.
+    `micro_batch_size` and the options below it change only rounding, and `compile` also the random
+    numbers of dropout; a resumed run may have others.
     """
 
     seed: int = 0
-    bf16: bool = True  # products; weights and optimizer are float32
+    bf16: bool = True  # autocast to bfloat16; weights and optimizer state are float32
     lora: LoraConfig | None = None  # train an adapter, and merge it at the end
-    micro_batch_size: int = 1  # rows in one pass
-    activation_checkpointing: bool = False  # of a block, keep only what enters it
-    compile: bool = False  # blocks by torch.compile, rows padded to the context
-    vocab_parallel: bool = False  # never gather the head: tokens go to each process's rows of it
+    micro_batch_size: int = 1  # sequences in one forward pass
+    activation_checkpointing: bool = False  # keep only the input of each block
+    compile: bool = False  # torch.compile for blocks, sequences padded to the context length
+    vocab_parallel: bool = False  # never gather the output head
     report_every: int = 10  # steps
     save_every: int = 100  # steps
 
 
 def init_checkpoint(model: str | Path, vision: str | Path | None, seed: int) -> Checkpoint:
-    """The shape and both tokenizers of a model, with new weights; raises InputError as opening."""
+    """The config and tokenizers of a model with random decoder weights.
+
+    Raises InputError as `load_checkpoint` does.
+    """
     shape = meta_checkpoint(model, vision)
     return replace(shape, decoder=init_decoder(shape.decoder.config, seed))
 
 
 def meta_checkpoint(model: str | Path, vision: str | Path | None) -> Checkpoint:
-    """A model whose decoder is a shape alone: for all processes but the first, which tells them."""
+    """A checkpoint whose decoder is on the meta device, for ranks that receive the weights."""
     folder = find_model(model, weights=False)
-    writer = SampleTokenizer.from_pretrained(model, vision, "cpu")
-    text, config = load_text_tokenizer(folder)
+    tokenizer = SampleTokenizer.from_pretrained(model, vision, "cpu")
+    text_tokenizer, config = load_text_tokenizer(folder)
     return Checkpoint(
         str(model),
         GenerationDefaults.from_folder(folder, str(model)),
-        _empty(config),
-        text,
-        writer.vision_processor,
+        _meta_decoder(config),
+        text_tokenizer,
+        tokenizer.vision_processor,
     )
 
 
 def run_preset(
-    stage: Preset,
+    preset: Preset,
     checkpoint: Checkpoint,
     data: Sequence[WeightedDataset],
     folder: Path,
-    settings: RunOptions | None = None,
-    world: DistributedContext | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    options: RunOptions | None = None,
+    distributed: DistributedContext | None = None,
+    on_notice: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train a checkpoint's decoder on stores; the folder of the finished model, `folder/model`.
+    """Train the decoder of a checkpoint; resumes if the folder holds an unfinished run.
 
-    The decoder must be in float32; the card says that it came from `stage.starts_from`. The same
-    call goes on where one was stopped. On several processes, each must make it; the weights are
-    those of the first one, which writes the model: the others may bring a `weightless` checkpoint.
-    `say` is told of documents that do not fit.
-    Raises InputError on what cannot be trained, and as `train_decoder` and `export` do.
+    With several processes every rank must call it. The weights are those of rank 0, which also
+    writes the model; the other ranks may pass a `meta_checkpoint`.
+
+    Args:
+        preset: settings of the stage. The model card says that the run started from
+            `preset.starts_from`.
+        checkpoint: the model to train, its decoder in float32.
+        data: data sets from `emu3 prepare`, with their weights in the mixture.
+        folder: folder of the run; created, its parent must exist.
+        options: how to run the preset.
+        distributed: the ranks of the run; by default a single process on the decoder's device.
+        on_notice: called with a line about documents that are longer than the context.
+
+    Returns:
+        The folder of the finished model, `folder/model`.
+
+    Raises:
+        InputError: on data or settings that cannot be trained, and on a folder that holds another
+            run or other files.
+        TrainingError, TrainingInterrupted: as `train_decoder`.
     """
-    settings = settings or RunOptions()
-    world = world or DistributedContext.single_process(checkpoint.decoder.device)
-    stage = with_data_areas(stage, data)
-    _check(stage, checkpoint, data, world)
-    vocabulary, (stores, weights) = checkpoint.text_tokenizer.vocabulary, zip(*data, strict=True)
-    loader = PackedLoader(stores, weights, stage.context_length, settings.seed)
-    rows = BatchLoader(loader, stage, vocabulary.sov, settings.seed)
-    run = stage.training_config(
-        micro_batch_size=settings.micro_batch_size,
-        pad_to_multiple_of=stage.context_length if settings.compile else 1,
-        bf16=settings.bf16,
-        report_every=min(settings.report_every, max(1, stage.steps)),  # one report at least
-        save_every=settings.save_every,
-        seed=settings.seed,
+    options = options or RunOptions()
+    distributed = distributed or DistributedContext.single_process(checkpoint.decoder.device)
+    preset = with_data_areas(preset, data)
+    _check(preset, checkpoint, data, distributed)
+    vocabulary, (datasets, weights) = checkpoint.text_tokenizer.vocabulary, zip(*data, strict=True)
+    loader = PackedLoader(datasets, weights, preset.context_length, options.seed)
+    batches = BatchLoader(loader, preset, vocabulary.sov, options.seed)
+    config = preset.training_config(
+        micro_batch_size=options.micro_batch_size,
+        pad_to_multiple_of=preset.context_length if options.compile else 1,
+        bf16=options.bf16,
+        report_every=min(options.report_every, max(1, preset.steps)),  # at least one report
+        save_every=options.save_every,
+        seed=options.seed,
     )
-    model = _ready_to_learn(checkpoint.decoder, stage, settings, world)
-    open_run_folder(folder, _request(stage, data, settings), world)  # last of what may refuse
-    if loader.num_excluded and world.is_main:
-        say(_left_out(loader))
-    train_decoder(model, run, rows, vocabulary.visual, folder, world=world)
-    finished = _gathered(model, settings.lora, folder, world)
-    if finished is not None:
-        said = ModelCardData(
-            data="\n".join(_told(data, loader)),
-            hardware=_compute(settings, world),
-            preset=stage,
-            metrics_log=folder / METRICS_LOG if (folder / METRICS_LOG).exists() else None,
+    model = _prepare_model(checkpoint.decoder, preset, options, distributed)
+    open_run_folder(folder, _manifest(preset, data, options), distributed)  # the last check
+    if loader.num_excluded and distributed.is_main:
+        on_notice(_excluded(loader))
+    train_decoder(model, config, batches, vocabulary.visual, folder, distributed=distributed)
+    trained = _gather_model(model, options.lora, folder, distributed)
+    if trained is not None:
+        log = folder / METRICS_LOG
+        card = ModelCardData(
+            data="\n".join(_describe_data(data, loader)),
+            hardware=_describe_hardware(options, distributed),
+            preset=preset,
+            metrics_log=log if log.exists() else None,
         )
-        export_model(_named(checkpoint, finished, stage, folder), said, folder / MODEL)
+        export_model(_trained_checkpoint(checkpoint, trained, preset, folder), card, folder / MODEL)
     return folder / MODEL
 
 
-def with_data_areas(stage: Preset, data: Sequence[WeightedDataset]) -> Preset:
-    """A stage with the areas of pictures that its data was prepared with, which decided them."""
-    bounds = [store.index["request"]["model"]["pixels"] for store, _ in data]
+def with_data_areas(preset: Preset, data: Sequence[WeightedDataset]) -> Preset:
+    """The preset with the image areas that its data was prepared with."""
+    bounds = [dataset.index["request"]["model"]["pixels"] for dataset, _ in data]
     if not bounds:
-        raise InputError("no data; `emu3 prepare` makes some")
-    return stage.override(
-        image_areas=(min(low for low, _ in bounds), max(high for _, high in bounds))
-    )
+        raise InputError("no data; prepare some with `emu3 prepare`")
+    smallest, largest = min(low for low, _ in bounds), max(high for _, high in bounds)
+    return preset.override(image_areas=(smallest, largest))
 
 
 def _check(
-    stage: Preset,
+    preset: Preset,
     checkpoint: Checkpoint,
     data: Sequence[WeightedDataset],
-    world: DistributedContext,
+    distributed: DistributedContext,
 ) -> None:
-    """Raise InputError on a run that could not be, or would teach nothing."""
-    most = checkpoint.decoder.config.max_position_embeddings
-    if stage.context_length > most:
+    """Raise InputError on settings that are out of range and on data with nothing to learn."""
+    limit = checkpoint.decoder.config.max_position_embeddings
+    if preset.context_length > limit:
         raise InputError(
-            f"a context of {stage.context_length} ids, and the model has positions for {most}; "
-            "ask for a smaller context"
+            f"a context of {preset.context_length} tokens; the model has positions for {limit}; "
+            "use a smaller context"
         )
-    if stage.batch_size < world.size:
+    if preset.batch_size < distributed.world_size:
         raise InputError(
-            f"{stage.batch_size} rows a step for {world.size} processes; each needs one at least"
+            f"{preset.batch_size} rows a step for {distributed.world_size} processes; each needs "
+            "at least one"
         )
-    if not (stage.learning_rate > 0 and math.isfinite(stage.learning_rate)):
-        raise InputError(f"a learning rate of {stage.learning_rate}; it must be above 0")
-    learnt = [
-        name for name, by in zip(ROLE_NAMES, stage.loss_weights.by_role, strict=True) if by > 0
-    ]
-    for store, _ in data:
-        if not any(store.id_counts[name] for name in learnt):
+    if not (preset.learning_rate > 0 and math.isfinite(preset.learning_rate)):
+        raise InputError(f"learning rate {preset.learning_rate}; it must be above 0")
+    by_role = zip(ROLE_NAMES, preset.loss_weights.by_role, strict=True)
+    trained = [name for name, weight in by_role if weight > 0]
+    for dataset, _ in data:
+        if not any(dataset.id_counts[name] for name in trained):
             raise InputError(
-                f"{store.folder}: nothing to learn in {stage.name!r}, which learns "
-                f"{' and '.join(learnt)} ids; leave it out, or prepare samples that have some"
+                f"{dataset.folder}: has no {' or '.join(trained)} tokens, which are all that "
+                f"{preset.name!r} trains on; leave it out, or prepare other samples"
             )
 
 
-def _ready_to_learn(
-    decoder: Transformer, stage: Preset, settings: RunOptions, world: DistributedContext
+def _prepare_model(
+    decoder: Transformer, preset: Preset, options: RunOptions, distributed: DistributedContext
 ) -> Transformer:
-    """The decoder with the stage's dropout, an adapter if asked for, on its device, in pieces."""
-    config = replace(decoder.config, attention_dropout=stage.dropout)
-    if world.size == 1:
-        model = _learning(_filled(config, decoder), settings).to(world.device)
-        return shard_model(model, world, recompute=settings.activation_checkpointing)
-    model = _learning(_empty(config), settings)
+    """The decoder with the preset's dropout and an adapter if wanted, on its device, sharded."""
+    config = replace(decoder.config, attention_dropout=preset.dropout)
+    if distributed.world_size == 1:
+        model = _make_trainable(_with_config(decoder, config), options).to(distributed.device)
+        return shard_model(
+            model, distributed, activation_checkpointing=options.activation_checkpointing
+        )
+    model = _make_trainable(_meta_decoder(config), options)
     shard_model(
         model,
-        world,
-        bf16=settings.bf16,
-        recompute=settings.activation_checkpointing,
-        vocab_parallel=settings.vocab_parallel,
+        distributed,
+        bf16=options.bf16,
+        activation_checkpointing=options.activation_checkpointing,
+        vocab_parallel=options.vocab_parallel,
     )
-    model.to_empty(device=world.device)
-    whole = _learning(_filled(config, decoder), settings).state_dict() if world.is_main else {}
-    told = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(model, whole, options=told)
+    model.to_empty(device=distributed.device)
+    full: dict[str, Any] = {}
+    if distributed.is_main:
+        full = _make_trainable(_with_config(decoder, config), options).state_dict()
+    set_model_state_dict(
+        model, full, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    )
     return model
 
 
-def _filled(config: DecoderConfig, decoder: Transformer) -> Transformer:
-    """The weights of a decoder, not copied, in one of another config."""
-    model = _empty(config)
+def _with_config(decoder: Transformer, config: DecoderConfig) -> Transformer:
+    """A decoder with another config that shares the weights."""
+    model = _meta_decoder(config)
     model.load_state_dict(decoder.state_dict(), assign=True)
     return model
 
 
-def _learning(model: Transformer, settings: RunOptions) -> Transformer:
-    """What is to be trained, an adapter if asked for, requires a gradient; in its place."""
+def _make_trainable(model: Transformer, options: RunOptions) -> Transformer:
+    """Require gradients, of an adapter only if there is one, and compile if wanted; in place."""
     model.requires_grad_(True)
-    _adapted(model, settings.lora, settings.seed)
-    if settings.compile:
+    _add_adapter(model, options.lora, options.seed)
+    if options.compile:
         compile_blocks(model)
     return model
 
 
-def _empty(config: DecoderConfig) -> Transformer:
-    """A decoder that has no weights yet and takes no memory."""
+def _meta_decoder(config: DecoderConfig) -> Transformer:
+    """A decoder on the meta device, which takes no memory."""
     with torch.device("meta"):
         return Transformer(config)
 
 
-def _adapted(model: Transformer, lora: LoraConfig | None, seed: int = 0) -> LoraModel | None:
+def _add_adapter(model: Transformer, lora: LoraConfig | None, seed: int = 0) -> LoraModel | None:
     torch.manual_seed(seed)
     return None if lora is None else add_adapter(model, lora)
 
 
-def _gathered(
-    model: Transformer, lora: LoraConfig | None, folder: Path, world: DistributedContext
+def _gather_model(
+    model: Transformer, lora: LoraConfig | None, folder: Path, distributed: DistributedContext
 ) -> Transformer | None:
-    """The plain decoder, whole and on the CPU, an adapter merged; on the first process alone."""
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(model, options=whole)
-    if not world.is_main:
+    """The full decoder on the CPU with the adapter merged; None on all ranks but 0."""
+    state = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    if not distributed.is_main:
         return None
-    plain = _empty(model.config)
-    adapted = _adapted(plain, lora)
-    plain.load_state_dict(state, assign=True)
-    if adapted is not None:
-        adapted.save(folder / ADAPTER)
-        plain = adapted.merge()
-    return plain.eval()
+    gathered = _meta_decoder(model.config)
+    adapter = _add_adapter(gathered, lora)
+    gathered.load_state_dict(state, assign=True)
+    if adapter is not None:
+        adapter.save(folder / ADAPTER)
+        gathered = adapter.merge()
+    return gathered.eval()
 
 
-def _named(checkpoint: Checkpoint, decoder: Transformer, stage: Preset, folder: Path) -> Checkpoint:
-    """The finished checkpoint, under the name of its run."""
-    came = f"Trained from {stage.starts_from}." if stage.starts_from else "Trained from scratch."
-    card = replace(checkpoint.defaults, description=came)
-    return replace(checkpoint, name=folder.absolute().name, defaults=card, decoder=decoder)
+def _trained_checkpoint(
+    checkpoint: Checkpoint, decoder: Transformer, preset: Preset, folder: Path
+) -> Checkpoint:
+    """The checkpoint with the trained decoder, named after the folder of the run."""
+    start = preset.starts_from
+    description = f"Trained from {start}." if start else "Trained from scratch."
+    defaults = replace(checkpoint.defaults, description=description)
+    return replace(checkpoint, name=folder.absolute().name, defaults=defaults, decoder=decoder)
 
 
-def _request(
-    stage: Preset, data: Sequence[WeightedDataset], settings: RunOptions
+def _manifest(
+    preset: Preset, data: Sequence[WeightedDataset], options: RunOptions
 ) -> dict[str, Any]:
-    """All that the weights depend on, as JSON."""
-    numbers = {field.name: getattr(stage, field.name) for field in fields(stage)}
-    for name in ("from_paper", "from_script"):  # where numbers are from changes none of them
-        del numbers[name]
+    """All settings that the weights depend on, as JSON values."""
+    numbers = {
+        field.name: getattr(preset, field.name)
+        for field in fields(preset)
+        if field.name not in ("from_paper", "from_script")
+    }
     return {
-        "stage": {**numbers, "loss_weights": asdict(stage.loss_weights)},
+        "preset": {**numbers, "loss_weights": asdict(preset.loss_weights)},
         "data": {
-            f"{number}": {"request": request_digest(store.index["request"]), "weight": weight}
-            for number, (store, weight) in enumerate(data, 1)
+            f"{number}": {"request": request_digest(dataset.index["request"]), "weight": weight}
+            for number, (dataset, weight) in enumerate(data, 1)
         },
-        "seed": settings.seed,
-        "bf16": settings.bf16,
-        "lora": None if settings.lora is None else asdict(settings.lora),
+        "seed": options.seed,
+        "bf16": options.bf16,
+        "lora": None if options.lora is None else asdict(options.lora),
     }
 
 
-def _told(data: Sequence[WeightedDataset], loader: PackedLoader) -> list[str]:
-    """The card's lines on the data."""
+def _describe_data(data: Sequence[WeightedDataset], loader: PackedLoader) -> list[str]:
+    """Lines of the model card about the data."""
     lines = []
-    for (store, _), share in zip(data, loader.mixture.shares, strict=True):
-        ids = ", ".join(f"{count:,} {name}" for name, count in store.id_counts.items())
-        name = store.folder.absolute().name
-        lines.append(f"* `{name}`: {len(store):,} documents ({ids} ids), {share:.4g} of all drawn")
+    for (dataset, _), share in zip(data, loader.mixture.shares, strict=True):
+        counts = ", ".join(f"{count:,} {name}" for name, count in dataset.id_counts.items())
+        lines.append(
+            f"* `{dataset.folder.absolute().name}`: {len(dataset):,} documents ({counts} tokens), "
+            f"share of the mixture {share:.4g}"
+        )
     if loader.num_excluded:
-        lines.append(f"* {_left_out(loader)}")
+        lines.append(f"* {_excluded(loader)}")
     return lines
 
 
-def _left_out(loader: PackedLoader) -> str:
-    many = f"{loader.num_excluded:,} documents"
-    return f"left out: {many} whose picture makes them longer than {loader.context:,} ids"
+def _excluded(loader: PackedLoader) -> str:
+    return (
+        f"{loader.num_excluded:,} documents left out: an image makes them longer than "
+        f"{loader.context:,} tokens"
+    )
 
 
-def _compute(settings: RunOptions, world: DistributedContext) -> str:
-    """The card's words on how it was trained."""
-    on_gpu = world.device.type == "cuda"
-    chip = torch.cuda.get_device_name(world.device) if on_gpu else platform.machine() + " CPU"
-    many = "One process" if world.size == 1 else f"{world.size} processes"
-    products = "bfloat16" if settings.bf16 else "float32"
-    said = f"{many} on {chip}, PyTorch {torch.__version__}. Products in {products}, all else in "
-    said += f"float32; rows in one pass: {settings.micro_batch_size}; seed {settings.seed}."
-    if (lora := settings.lora) is not None:
-        said += (
-            f" A LoRA adapter of rank {lora.rank}, alpha {lora.alpha:g}, was trained and merged."
-        )
-    return said
+def _describe_hardware(options: RunOptions, distributed: DistributedContext) -> str:
+    """A paragraph of the model card about hardware and numerics."""
+    device = distributed.device
+    on_gpu = device.type == "cuda"
+    chip = torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} CPU"
+    size = distributed.world_size
+    processes = "1 process" if size == 1 else f"{size} processes"
+    dtype = "bfloat16" if options.bf16 else "float32"
+    text = (
+        f"{processes} on {chip}, PyTorch {torch.__version__}. Matrix products in {dtype}, weights "
+        f"and optimizer state in float32; micro-batch size {options.micro_batch_size}; seed "
+        f"{options.seed}."
+    )
+    if (lora := options.lora) is not None:
+        text += f" A LoRA adapter (rank {lora.rank}, alpha {lora.alpha:g}) was trained and merged."
+    return text

@@ -1,4 +1,7 @@
-"""What a run was asked for, kept in its folder: the same request goes on, another is refused."""
+"""The manifest of a run: the settings that its weights depend on, in `manifest.json`.
+
+A run resumes only with the same settings; different ones are refused with what differs.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +16,48 @@ from emu3.errors import InputError
 from emu3.files import atomic_write
 from emu3.training.distributed import DistributedContext
 
-MANIFEST = "request.json"
+MANIFEST = "manifest.json"
 
 
-def open_run_folder(folder: Path, request: Mapping[str, Any], world: DistributedContext) -> None:
-    """Make a run's folder, or see that it is this request's; every process must call it.
+def open_run_folder(
+    folder: Path, manifest: Mapping[str, Any], distributed: DistributedContext
+) -> None:
+    """Create the folder of a run, or check that it holds a run with this manifest.
 
-    `request` is written as JSON. Raises InputError where the folder holds something else.
+    Every rank must call it. `manifest` holds values that JSON can represent.
+
+    Raises InputError if the folder holds a run with another manifest or other files.
     """
-    said: dict[str, Any] = json.loads(json.dumps(request))  # as it will be read back
+    normalized: dict[str, Any] = json.loads(json.dumps(manifest))  # as it is read back
     path = folder / MANIFEST
-    _check(folder, said)
-    world.barrier()  # nobody writes before all have looked
-    if world.is_main and not path.exists():
+    _check(folder, normalized)
+    distributed.barrier()  # no rank writes before all have checked
+    if distributed.is_main and not path.exists():
         folder.mkdir(exist_ok=True)
         with atomic_write(path) as temporary:
-            write_json(temporary, said)
+            write_json(temporary, normalized)
 
 
-def _check(folder: Path, said: dict[str, Any]) -> None:
+def _check(folder: Path, manifest: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder")
     if not folder.absolute().parent.is_dir():
         raise InputError(f"{folder.parent}: no such folder; create it first")
     if (folder / MANIFEST).exists():
-        if differs := list(differences(read_json(folder / MANIFEST), said)):
+        if differs := list(differences(read_json(folder / MANIFEST), manifest)):
             raise InputError(
-                f"{folder}: holds a run of another request ({'; '.join(differs[:3])}); name "
-                "another folder, or remove this one"
+                f"{folder}: holds a run with other settings ({'; '.join(differs[:3])}); use "
+                "another folder, or delete this one"
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise InputError(f"{folder}: holds other files; name a new folder")
+        raise InputError(f"{folder}: holds other files; use a new folder")
 
 
-def differences(old: object, new: object, at: str = "") -> Iterator[str]:
-    """Where two JSON values differ, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(key), new.get(key), f"{at} {key}".strip())
-    elif old != new:
-        yield f"{at.replace('_', ' ')}: it has {json.dumps(old)}, now {json.dumps(new)}"
+def differences(saved: object, given: object, path: str = "") -> Iterator[str]:
+    """Descriptions of where two JSON values differ."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        for key in sorted(saved.keys() | given.keys()):
+            yield from differences(saved.get(key), given.get(key), f"{path} {key}".strip())
+    elif saved != given:
+        name = path.replace("_", " ")
+        yield f"{name}: {json.dumps(saved)} in the run, {json.dumps(given)} given"

@@ -1,6 +1,6 @@
-"""Being asked to stop: the step is finished and saved first.
+"""Graceful stop on SIGTERM and Ctrl-C: the current step is finished and saved first.
 
-SIGTERM is how schedulers of clusters say that a machine is needed elsewhere.
+Cluster schedulers send SIGTERM before they take a machine away.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def catch_stop_signals() -> Iterator[Callable[[], bool]]:
-    """Give what says whether SIGTERM or Ctrl-C has come.
+    """Yield a function that returns whether SIGTERM or Ctrl-C was received.
 
-    Neither interrupts anything the first time; Ctrl-C raises KeyboardInterrupt the second time.
-    Python lets only the main thread listen; in any other one the answer is always no.
+    The first signal interrupts nothing; a second Ctrl-C raises KeyboardInterrupt. Python delivers
+    signals to the main thread only: in any other thread the function always returns False.
     """
-    asked = threading.Event()
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield received.is_set
         return
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt("stopped at once; the last checkpoint is whole")
-        asked.set()
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt("stopped at once; the last checkpoint is complete")
+        received.set()
 
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield asked.is_set
+        yield received.is_set
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

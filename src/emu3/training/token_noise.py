@@ -1,9 +1,9 @@
-"""Codes replaced in what the model reads, never in what it must say.
+"""Token noise: some visual tokens that the model reads are replaced; its targets stay unchanged.
 
-Who has read half a picture can often guess the rest from it alone, and forgets the words that asked
-for it. With some codes wrong the words count at every code: word dropout, as Bowman et al. 2016
-(arXiv 1511.06349) feed it to a language model that ignores its condition. Here other codes stand
-in, not a mask, since a code that was drawn wrong looks like any other, too.
+A model that has read half an image can often predict the rest without the prompt, and learns to
+ignore the prompt. With some input tokens wrong it has to use the prompt at every position. This is
+word dropout (Bowman et al. 2016, arXiv 1511.06349) with other visual tokens instead of a mask,
+because a wrongly sampled token looks like any other token too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from torch import Tensor
 
 
 def replace_visual_tokens(
-    ids: Tensor, visual: slice, share: float, pool: Tensor, rng: np.random.Generator
+    token_ids: Tensor,
+    visual: slice,
+    probability: float,
+    replacements: Tensor,
+    rng: np.random.Generator,
 ) -> Tensor:
-    """A copy of ids [L] in which each visual one gives way, with probability `share`, to any of
-    `pool` [N] ids by chance.
+    """A copy of token ids [L] with some visual ones replaced.
+
+    Each token id in the range `visual` is replaced with the given probability, by a random one of
+    `replacements` [N].
     """
-    is_visual = (ids >= visual.start) & (ids < visual.stop)
-    chosen = is_visual & torch.from_numpy(rng.random(len(ids)) < share)
-    others = pool[torch.from_numpy(rng.integers(len(pool), size=len(ids)))]
-    return torch.where(chosen, others, ids)
+    is_visual = (token_ids >= visual.start) & (token_ids < visual.stop)
+    chosen = is_visual & torch.from_numpy(rng.random(len(token_ids)) < probability)
+    indices = torch.from_numpy(rng.integers(len(replacements), size=len(token_ids)))
+    return torch.where(chosen, replacements[indices], token_ids)

@@ -1,9 +1,9 @@
-"""Codes that look alike start alike.
+"""Initialization of visual token embeddings from the VQ codebook.
 
-A decoder whose embeddings start at random has to find out from examples that two of some thousand
-codes are nearly the same patch. The codebook knows it already: its entries become the embeddings
-of their ids, through cosines of random projections (Rahimi and Recht 2007), so that near entries
-have near embeddings and far ones unrelated ones.
+With random embeddings a decoder has to learn from examples which of the thousands of codes are
+nearly the same patch. Here the codebook entries become the embeddings, through random Fourier
+features (Rahimi and Recht 2007): similar entries get similar embeddings, distant entries unrelated
+ones.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from torch import Tensor
 
 from emu3.models.transformer import Transformer
 
-SIZE = 0.25  # root mean square of an embedding: large enough to outlast the first steps
-REACHES = (0.3, 0.6, 1.2)  # distances, in standard deviations of the codebook, that count as near
+RMS = 0.25  # of an embedding: large enough to survive the first steps
+BANDWIDTHS = (0.3, 0.6, 1.2)  # distances that count as near, in standard deviations of the codebook
 
 
 def random_fourier_features(codebook: Tensor, width: int) -> Tensor:
-    """Entries [K, c] to features [K, width] of unit root mean square; always the same ones."""
+    """Features [K, width] with unit root mean square of codebook entries [K, c]; deterministic."""
     generator = torch.Generator().manual_seed(0)
     entries = (codebook - codebook.mean(0)) / codebook.std()
-    reach = torch.tensor(REACHES)[torch.arange(width) % len(REACHES)]
-    directions = torch.randn(entries.shape[1], width, generator=generator) / reach
-    turns = torch.rand(width, generator=generator) * 2 * math.pi
-    return math.sqrt(2) * (entries.cpu() @ directions + turns).cos()
+    bandwidth = torch.tensor(BANDWIDTHS)[torch.arange(width) % len(BANDWIDTHS)]
+    frequencies = torch.randn(entries.shape[1], width, generator=generator) / bandwidth
+    phases = torch.rand(width, generator=generator) * 2 * math.pi
+    return math.sqrt(2) * (entries.cpu() @ frequencies + phases).cos()
 
 
 @torch.no_grad()
 def init_visual_embeddings(model: Transformer, visual: slice, codebook: Tensor) -> None:
-    """Set the embeddings of the ids of codes, `visual`, from the codebook [K, c]."""
+    """Set the embeddings of the visual token ids, range `visual`, from the codebook [K, c]."""
     table = model.model.embed_tokens.weight
-    table[visual] = SIZE * random_fourier_features(codebook.float(), table.shape[1]).to(table)
+    table[visual] = RMS * random_fourier_features(codebook.float(), table.shape[1]).to(table)
 
 
 def nearest_codes(codebook: Tensor, count: int) -> Tensor:
-    """Of each of the entries [K, c] the `count` others nearest to it, as indices [K, count]."""
+    """Indices [K, count] of the nearest other entries for each entry of a codebook [K, c]."""
     entries = codebook.float()
-    apart = torch.cdist(entries, entries).fill_diagonal_(math.inf)
-    return apart.topk(count, largest=False).indices
+    distances = torch.cdist(entries, entries).fill_diagonal_(math.inf)
+    return distances.topk(count, largest=False).indices

@@ -1,4 +1,4 @@
-"""Equal pixels, equal codes: which patches count as equal, and what unequal latents cost."""
+"""Patch consistency loss: grouping of patches, value and gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from emu3.training.vq.patch_consistency import patch_consistency_loss, patch_ids
 
 
-def test_patches_are_grouped_by_their_pixels_and_nothing_else() -> None:
+def test_patches_are_grouped_by_pixels() -> None:
     pixels = torch.rand(2, 3, 16, 24)
     pixels[1, :, 8:, :8] = pixels[0, :, :8, 16:]  # one patch is copied to another place
     pixels[0, :, 8:] = 0.5  # a row of plain patches
@@ -18,7 +18,7 @@ def test_patches_are_grouped_by_their_pixels_and_nothing_else() -> None:
     assert len(groups.unique()) == 12 - 1 - 2
 
 
-def test_latents_of_a_group_are_pulled_to_their_mean() -> None:
+def test_loss_pulls_latents_to_the_mean_of_their_group() -> None:
     latent = torch.randn(6, 4, requires_grad=True)
     groups = torch.tensor([0, 1, 1, 2, 2, 2])
     loss = patch_consistency_loss(latent, groups)
@@ -28,18 +28,18 @@ def test_latents_of_a_group_are_pulled_to_their_mean() -> None:
     loss.backward()
     assert latent.grad is not None
     assert latent.grad[1:].abs().min() > 0
-    # Latents gain nothing by becoming small: the loss has no slope along their size.
+    # The loss has no gradient along the scale of the latents.
     centred = latent.detach() - latent.detach().mean(0)
     assert abs((latent.grad * centred).sum()) < 1e-6
 
 
-def test_size_does_not_matter() -> None:
+def test_loss_does_not_depend_on_scale() -> None:
     latent, groups = torch.randn(6, 4), torch.tensor([0, 1, 1, 2, 2, 2])
     torch.testing.assert_close(
         patch_consistency_loss(latent / 100, groups), patch_consistency_loss(latent, groups)
     )
 
 
-def test_equal_latents_cost_nothing() -> None:
+def test_equal_latents_have_no_loss() -> None:
     groups = torch.tensor([0, 0, 1])
     assert patch_consistency_loss(torch.tensor([[1.0], [1.0], [5.0]]), groups) == 0

@@ -1,7 +1,7 @@
-"""Training vision.decoder alone, once the codes stand still.
+"""Fine-tuning of the vision tokenizer's decoder with a frozen encoder and codebook.
 
-Encoder and codebook are frozen, so a decoder that was trained on the codes stays right while
-pictures get closer to their originals: nothing has to serve two ends any more.
+Visual codes do not change, so a language model trained on them stays valid while reconstructions
+improve.
 """
 
 from __future__ import annotations
@@ -20,51 +20,44 @@ from emu3.training.optimizers import build_muon_and_adamw
 from emu3.training.trainer import StepResult, TrainingConfig, TrainingTask, train
 
 ImageBatchFn = Callable[[np.random.Generator], Tensor]
-"""Randomness to the pixels of one step, [B, 3, H, W] in [-1, 1]."""
-
-
-VQDecoderTrainingConfig = TrainingConfig
-"""Everything a run states."""
+"""Draws the pixels of one step, [B, 3, H, W] in [-1, 1]."""
 
 
 def finetune_vq_decoder(
-    model: VisionTokenizer, run: VQDecoderTrainingConfig, pictures: ImageBatchFn, folder: Path
+    model: VisionTokenizer, config: TrainingConfig, images: ImageBatchFn, folder: Path
 ) -> VisionTokenizer:
-    """Bring pictures back from their codes with less squared error; codes do not change.
+    """Minimize the squared error of reconstructed images; visual codes do not change.
 
-    Goes on from `folder`'s checkpoint if there is one. Returns the same model, in eval mode.
-    Raises TrainingError and Stopped as `loop.train` does.
+    Resumes from `folder`'s checkpoint if there is one. Returns the same model, in eval mode. Raises
+    TrainingError and TrainingInterrupted as `trainer.train`.
     """
-    pieces = {"decoder": model.decoder, "post_quant_conv": model.post_quant_conv}
-    side = nn.ModuleDict(pieces)
+    decoder = nn.ModuleDict({"decoder": model.decoder, "post_quant_conv": model.post_quant_conv})
     model.eval()
 
-    def gradients(rng: np.random.Generator, step: int) -> StepResult:
-        pixels = pictures(rng)
+    def forward_backward(rng: np.random.Generator, step: int) -> StepResult:
+        pixels = images(rng)
         with torch.no_grad():
             latent = model.quantize.lookup(model.encode(pixels)[:, None])
-        side.train()
-        with autocast(pixels.device, run.bf16):
-            decoded = model.decode_latent(latent).float()
-        loss = F.mse_loss(decoded, pixels)
+        decoder.train()
+        with autocast(pixels.device, config.bf16):
+            reconstruction = model.decode_latent(latent).float()
+        loss = F.mse_loss(reconstruction, pixels)
         loss.backward()
-        side.eval()
-        return StepResult(
-            {"loss": loss.item(), "psnr": psnr(loss)},
-            len(pixels),
-            description=describe_pixels(pixels),
-        )
+        decoder.eval()
+        metrics = {"loss": loss.item(), "psnr": psnr(loss)}
+        return StepResult(metrics, len(pixels), description=describe_pixels(pixels))
 
-    train(TrainingTask(side, build_muon_and_adamw(side.named_parameters()), gradients), run, folder)
+    optimizer = build_muon_and_adamw(decoder.named_parameters())
+    train(TrainingTask(decoder, optimizer, forward_backward), config, folder)
     return model
 
 
 def psnr(mse: Tensor) -> float:
-    """Of pixels in [-1, 1], in dB."""
-    return (-10 * torch.log10(mse.detach() / 4)).item()  # pixels span 2
+    """Peak signal-to-noise ratio in dB of pixels in [-1, 1]."""
+    return (-10 * torch.log10(mse.detach() / 4)).item()  # the range of pixels is 2
 
 
 def describe_pixels(pixels: Tensor) -> str:
-    """A batch of pixels [B, 3, H, W] in a few words, for who has to find it again."""
+    """A description of a batch [B, 3, H, W] for error messages."""
     count, _, height, width = pixels.shape
-    return f"{count} pictures of {width}x{height}, mean {pixels.mean().item():.4f}"
+    return f"{count} images of {width}x{height}, mean {pixels.mean().item():.4f}"

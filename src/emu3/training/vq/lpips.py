@@ -1,13 +1,14 @@
-"""How far two pictures are apart to the eye: shift-tolerant LPIPS.
+"""Shift-tolerant LPIPS: a perceptual distance between images.
 
-Both pictures pass a net that was trained to tell objects apart. Their features are compared at five
-depths, each channel with a weight fitted to what people said of pairs of pictures (LPIPS, Zhang et
-al. 2018, arXiv 1801.03924). Where that net halves a picture it blurs first, so that a shift of a
-pixel, which nobody sees, counts for little (Ghildyal and Liu 2022, arXiv 2207.13686).
+Both images pass a classification network. Their features are compared at five depths, each channel
+with a weight fitted to human judgements (LPIPS, Zhang et al. 2018, arXiv 1801.03924). The network
+blurs before it downsamples, so that a shift by a pixel, which is invisible, changes little
+(Ghildyal and Liu 2022, arXiv 2207.13686).
 
-The weights lie in the package `stlpips-pytorch`. It is never imported: its code asks for packages
-that nothing here needs, and its downsampling may not be used commercially. The layers below are
-ours. Paper section 2.2 names LPIPS as a loss of Emu3's tokenizer, and not which net.
+The weights are those of the package `stlpips-pytorch`. The package itself is never imported: it
+needs packages that are not used here, and the licence of its downsampling excludes commercial use.
+The layers below are our own. Paper section 2.2 names LPIPS as a loss of Emu3's tokenizer, without
+the network.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from torch import Tensor, nn
 from emu3.errors import InputError, MissingExtraError
 
 Backbone = Literal["alex", "vgg"]
-"""AlexNet (2.5 M weights) or VGG16 (14.7 M), as LPIPS has them."""
+"""AlexNet (2.5 M weights) or VGG16 (14.7 M)."""
 
-SMALLEST = 24  # pixels of a side; below that too little is left to blur at the deepest level
+MIN_SIDE = 24  # pixels; the blur at the deepest level needs as many
 
 
 class BlurPool(nn.Module):
-    """Halves height and width after a 3x3 binomial blur, which leaves no pixel out."""
+    """Downsampling by two after a 3x3 binomial blur."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,12 +58,12 @@ def _alex() -> list[nn.Sequential]:
 def _vgg() -> list[nn.Sequential]:
     """VGG16 up to the last ReLU of each width, in five stages."""
     stages: list[nn.Sequential] = []
-    width = 3
+    channels = 3
     for widths in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3):
         stage: list[nn.Module] = [nn.MaxPool2d(2, 1), BlurPool()] if stages else []
-        for wider in widths:
-            stage += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU()]
-            width = wider
+        for width in widths:
+            stage += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
         stages.append(nn.Sequential(*stage))
     return stages
 
@@ -70,66 +71,64 @@ def _vgg() -> list[nn.Sequential]:
 class LPIPS(nn.Module):
     """Shift-tolerant LPIPS with frozen weights; always in eval mode.
 
-    Raises MissingExtraError where `stlpips-pytorch` is not installed, InputError on another net.
+    Raises MissingExtraError if `stlpips-pytorch` is not installed, InputError on an unknown backbone.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: Backbone = "vgg") -> None:
+    def __init__(self, backbone: Backbone = "vgg") -> None:
         super().__init__()
-        if net not in ("alex", "vgg"):
-            raise InputError(f"perceptual net {net!r}: it must be 'alex' or 'vgg'")
-        self.stages = nn.ModuleList(_alex() if net == "alex" else _vgg())
-        weights = torch.load(weights_file(net), map_location="cpu", weights_only=True)
+        if backbone not in ("alex", "vgg"):
+            raise InputError(f"LPIPS backbone {backbone!r}; it must be 'alex' or 'vgg'")
+        self.stages = nn.ModuleList(_alex() if backbone == "alex" else _vgg())
+        weights = torch.load(weights_file(backbone), map_location="cpu", weights_only=True)
         self.register_buffer("shift", weights["scaling_layer.shift"])
         self.register_buffer("scale", weights["scaling_layer.scale"])
         self.channels = nn.ParameterList(weights[f"lin{k}.model.1.weight"] for k in range(5))
-        _fill(self.stages, weights)
+        _load_convolutions(self.stages, weights)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> LPIPS:
-        """Stay in eval mode, whatever the model around it does."""
+        """Stay in eval mode."""
         return super().train(False)
 
     def forward(self, pixels: Tensor, others: Tensor) -> Tensor:
-        """Distances [B] of pixels [B, 3, H, W] in [-1, 1] from others of that shape; 0 is equal.
+        """Distances [B] between pixels [B, 3, H, W] in [-1, 1] and others of the same shape.
 
-        Gradients reach both. Raises InputError on unequal shapes and on a side below 24.
+        Gradients reach both. Raises InputError on different shapes and on a side below 24 pixels.
         """
-        if pixels.shape != others.shape or pixels.ndim != 4 or min(pixels.shape[2:]) < SMALLEST:
+        if pixels.shape != others.shape or pixels.ndim != 4 or min(pixels.shape[2:]) < MIN_SIDE:
             raise InputError(
-                f"pixels {list(pixels.shape)} and {list(others.shape)}: the perceptual distance "
-                f"compares two equal shapes [B, 3, H, W] with sides of {SMALLEST} or more"
+                f"pixels {list(pixels.shape)} and {list(others.shape)}: LPIPS compares images of "
+                f"equal shape [B, 3, H, W] with sides of at least {MIN_SIDE} pixels"
             )
         x, y = (pixels - self.shift) / self.scale, (others - self.shift) / self.scale
-        apart = pixels.new_zeros(len(pixels))
+        distance = pixels.new_zeros(len(pixels))
         for stage, weight in zip(self.stages, self.channels, strict=True):
             x, y = stage(x), stage(y)
-            seen = F.conv2d((_directions(x) - _directions(y)).square(), weight)
-            apart = apart + seen.mean((1, 2, 3))
-        return apart
+            difference = F.conv2d((_normalize(x) - _normalize(y)).square(), weight)
+            distance = distance + difference.mean((1, 2, 3))
+        return distance
 
 
-def weights_file(net: Backbone) -> Path:
-    """Where `stlpips-pytorch` keeps the weights of a net.
+def weights_file(backbone: Backbone) -> Path:
+    """The file of a backbone's weights in the package `stlpips-pytorch`.
 
-    Raises MissingExtraError where the package is not installed.
+    Raises MissingExtraError if the package is not installed.
     """
     try:
         package = distribution("stlpips-pytorch")
     except PackageNotFoundError:
-        raise MissingExtraError(
-            "stlpips-pytorch", "vision-train", "the perceptual distance"
-        ) from None
+        raise MissingExtraError("stlpips-pytorch", "vision-train", "the perceptual loss") from None
     return Path(
-        str(package.locate_file(f"stlpips_pytorch/weights/vST0.0/{net}_shift_tolerant.pth"))
+        str(package.locate_file(f"stlpips_pytorch/weights/vST0.0/{backbone}_shift_tolerant.pth"))
     )
 
 
 @torch.no_grad()
-def _fill(stages: nn.ModuleList, weights: Mapping[str, Tensor]) -> None:
-    """Copy the convolutions, which the file lists in the order in which they run."""
+def _load_convolutions(stages: nn.ModuleList, weights: Mapping[str, Tensor]) -> None:
+    """Copy the convolutions, which the file lists in the order of execution."""
     stored = [
         weights[name]
         for name in weights
@@ -138,15 +137,15 @@ def _fill(stages: nn.ModuleList, weights: Mapping[str, Tensor]) -> None:
     for parameter, weight in zip(stages.parameters(), stored, strict=True):
         if parameter.shape != weight.shape:
             raise InputError(
-                f"stlpips-pytorch: a weight of shape {list(weight.shape)} where "
-                f"{list(parameter.shape)} belongs; install version 0.0.2"
+                f"stlpips-pytorch: a weight of shape {list(weight.shape)}, expected "
+                f"{list(parameter.shape)}; install version 0.0.2"
             )
         parameter.copy_(weight)
 
 
-def _directions(features: Tensor) -> Tensor:
-    """Features [B, C, H, W] with unit length along C; nothing stays nothing.
+def _normalize(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] with unit length along C; zero vectors stay zero.
 
-    `vector_norm` has a gradient of zero at zero, where a root of a sum of squares has none.
+    The gradient of `vector_norm` at zero is zero; that of the square root of a sum is not defined.
     """
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)

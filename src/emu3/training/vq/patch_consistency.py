@@ -1,9 +1,9 @@
-"""Equal pixels, equal codes.
+"""Patch consistency loss: patches with equal pixels should get equal codes.
 
-Norms and attention let every code of a picture depend on all of it. A tokenizer trained on
-reconstruction alone uses that freedom: a patch of plain background gets another code in every
-picture, and what follows has to predict the noise. So latents of patches with the same pixels,
-anywhere in a batch, are pulled together.
+Norms and attention let every code depend on the whole image. A tokenizer trained on reconstruction
+alone gives a patch of plain background another code in every image, and the language model has to
+predict that noise. This loss pulls together the latents of all patches of a batch with the same
+pixels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 def patch_ids(pixels: Tensor, side: int) -> Tensor:
-    """A number for each patch of pixels [B, 3, H, W], equal where the pixels are: [B * h * w].
+    """A number for each patch of pixels [B, 3, H, W], equal for equal pixels: [B * h * w].
 
-    Patches in the order of codes. Compared by a random projection in float64, which would take two
-    different patches for the same with a probability of about nothing.
+    Patches are in the order of codes. They are compared by a random projection in float64, for which
+    a collision of different patches is practically impossible.
     """
     rows = F.unfold(pixels, side, stride=side).transpose(1, 2).flatten(0, 1).double()
     generator = torch.Generator().manual_seed(0)
@@ -26,12 +26,13 @@ def patch_ids(pixels: Tensor, side: int) -> Tensor:
     return keys.unique(return_inverse=True)[1]
 
 
-def patch_consistency_loss(latent: Tensor, groups: Tensor) -> Tensor:
-    """Mean squared distance of latents [N, c] from the mean of their group [N], over the variance.
+def patch_consistency_loss(latents: Tensor, groups: Tensor) -> Tensor:
+    """Variance of latents [N, c] within their groups [N], relative to their total variance.
 
-    Relative, so that a latent gains nothing by becoming small.
+    The ratio does not change with the scale of the latents.
     """
     size = int(groups.max()) + 1
-    counts = latent.new_zeros(size).index_add_(0, groups, latent.new_ones(len(groups)))
-    means = latent.new_zeros(size, latent.shape[1]).index_add_(0, groups, latent) / counts[:, None]
-    return (latent - means[groups]).square().mean() / latent.var(0).mean()
+    counts = latents.new_zeros(size).index_add_(0, groups, latents.new_ones(len(groups)))
+    sums = latents.new_zeros(size, latents.shape[1]).index_add_(0, groups, latents)
+    means = sums / counts[:, None]
+    return (latents - means[groups]).square().mean() / latents.var(0).mean()

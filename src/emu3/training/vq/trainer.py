@@ -1,10 +1,10 @@
-"""Training the vision tokenizer on still pictures and clips.
+"""Training of the vision tokenizer on images and video clips.
 
-Loss: L2 + L1 on pixels + commitment + consistency (`consistency.py`), and where a run asks for them
-a perceptual distance (`perceptual.py`) and a discriminator (`discriminator.py`). From scratch the
-latent passes unquantised for a few hundred steps, then k-means places the codebook, then all of it
-learns together. Emu3's own started from a trained SBER-MoVQGAN (`warm_start.py`) and used L2 +
-LPIPS + GAN + commitment (paper section 2.2); their weights are undisclosed.
+Loss: L2 + L1 on pixels + commitment + patch consistency (`patch_consistency.py`), and optionally
+LPIPS (`lpips.py`) and an adversarial loss (`discriminator.py`). From scratch, latents are not
+quantized for the first few hundred steps; then k-means initializes the codebook, and all parts
+train together. Emu3's tokenizer started from a trained SBER-MoVQGAN (`warm_start.py`) and used L2 +
+LPIPS + GAN + commitment (paper section 2.2); the weights of the terms were not disclosed.
 """
 
 from __future__ import annotations
@@ -39,52 +39,54 @@ from emu3.training.vq.patch_consistency import patch_consistency_loss, patch_ids
 from emu3.training.vq.warm_start import init_temporal_identity
 
 PixelBatchFn = Callable[[np.random.Generator, int], Tensor]
-"""(randomness, batch size) to pixels in [-1, 1] of one size: pictures [B, 3, H, W], or clips
-[B, 4t, 3, H, W]. Batches of one run may be of either kind."""
+"""Draws (generator, batch size) pixels in [-1, 1]: images [B, 3, H, W] or clips [B, 4t, 3, H, W].
+
+All items of a batch have one size; batches of one run may be of either kind.
+"""
+
+KMEANS_BATCHES = 64  # recent batches whose latents initialize the codebook
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQTrainingConfig(TrainingConfig):
-    """Everything a run states. What has a default of zero is off."""
+    """Settings of a vision tokenizer run. Raises InputError on values outside their range.
 
-    batch_size: int  # pictures, or clips, in a step
-    unquantized_steps: int  # steps before k-means places the codebook; 0: it is kept as it is
+    A weight of 0 switches its loss off.
+    """
+
+    batch_size: int  # images or clips in a step
+    unquantized_steps: int  # steps before k-means initializes the codebook; 0 keeps the codebook
     l1_weight: float
     commitment_weight: float
-    consistency_weight: (
-        float  # weight of "equal pixels, equal codes" at the end; it grows from zero
-    )
-    perceptual_weight: float = 0.0  # weight of the perceptual distance
-    perceptual_backbone: Backbone = "vgg"  # what measures it
-    adversarial_weight: float = (
-        0.0  # weight of deceiving the discriminator, on top of the adaptive one
-    )
-    adversarial_start_step: int = (
-        0  # the step at which the discriminator begins to learn and to count
-    )
-    discriminator_lr_scale: float = 0.1  # its learning rate, as a share of the tokenizer's
+    consistency_weight: float  # at the last step; it increases linearly from 0
+    perceptual_weight: float = 0.0
+    perceptual_backbone: Backbone = "vgg"
+    adversarial_weight: float = 0.0  # multiplied by VQGAN's adaptive weight
+    adversarial_start_step: int = 0  # when discriminator and adversarial loss start
+    discriminator_lr_scale: float = 0.1  # its learning rate relative to the tokenizer's
     discriminator_width: int = 64  # channels of its first layer
 
     def __post_init__(self) -> None:
-        """Refuse to leave out batches: the codebook has moved before a batch proves bad."""
+        """Check the ranges."""
         super().__post_init__()
         if self.on_bad_batch != "stop":
             raise InputError(
-                "on_bad = 'skip' is not for vision; a batch moves its codebook at once"
+                "on_bad_batch='skip' is not supported for the vision tokenizer: a batch updates the "
+                "codebook before it can be checked"
             )
         for name in ("perceptual_weight", "adversarial_weight"):
             if not getattr(self, name) >= 0:
-                raise InputError(f"{name} = {getattr(self, name)}; a weight is 0 or more")
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.adversarial_weight and not 0 <= self.adversarial_start_step < self.steps:
             raise InputError(
-                f"adversarial_from = {self.adversarial_start_step}: the discriminator would never begin "
-                f"in {self.steps} steps; name one of them, or set adversarial = 0"
+                f"adversarial_start_step is {self.adversarial_start_step}; it must be in "
+                f"[0, {self.steps}), or adversarial_weight 0"
             )
 
 
 @torch.no_grad()
 def init_spatial_norms(model: VisionTokenizer) -> None:
-    """Start every spatial norm near the GroupNorm inside it, with a faint view of the latent."""
+    """Initialize spatial norms close to plain GroupNorms, with little influence of the latent."""
     for module in model.modules():
         if isinstance(module, SpatialNorm):
             assert module.conv_y.bias is not None and module.conv_b.bias is not None
@@ -95,160 +97,195 @@ def init_spatial_norms(model: VisionTokenizer) -> None:
 
 
 def train_vq(
-    config: VisionConfig,
-    run: VQTrainingConfig,
-    batch: PixelBatchFn,
+    model_config: VisionConfig,
+    config: VQTrainingConfig,
+    batches: PixelBatchFn,
     folder: Path,
     on_save: Callable[[VisionTokenizer, int], None] = lambda model, step: None,
-    start: VisionTokenizer | None = None,
+    initial_model: VisionTokenizer | None = None,
     device: torch.device | None = None,
 ) -> VisionTokenizer:
-    """Train to the last step and return the model, in eval mode.
+    """Train a vision tokenizer, from `folder`'s checkpoint if there is one.
 
-    It begins with `folder`'s checkpoint where there is one, else with `start` (which is trained in
-    place; `warm_start` makes one), else from scratch. On the CPU unless a `device` is named.
-    `on_save(model, step)` is called with the model in eval mode after every regular checkpoint.
+    The log has `psnr` in dB, `commitment_loss`, `consistency_loss`, of the losses that are switched
+    on `perceptual_loss`, `generator_loss` and `discriminator_loss`, and of the codebook
+    `codebook_usage` and `codebook_perplexity` over about the last hundred steps and
+    `codebook_replaced`, the share of entries replaced in a step.
 
-    The log tells of `psnr` in dB, of the terms of the loss that are not off (`commit`, `uneven`,
-    `perceptual`, `generator`), of the `discriminator`'s own, and of the codebook: the share of it
-    `used` and its `perplexity` over about the last hundred steps, and the share `revived` a step.
+    Args:
+        model_config: config of the tokenizer.
+        config: the settings.
+        batches: draws the pixels of a step.
+        folder: folder of the run.
+        on_save: called with the model in eval mode and the number of steps after every regular
+            checkpoint.
+        initial_model: a tokenizer to start from, trained in place; see `warm_start`. By default
+            random weights.
+        device: the CPU by default.
 
-    Raises InputError on a `start` of another config and on sides too small for what is switched
-    on, MissingExtraError where the perceptual distance is on and its package missing, and
-    TrainingError and Stopped as `loop.train` does.
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        InputError: on an initial model of another config, and on images that are too small for the
+            losses that are switched on.
+        MissingExtraError: if the perceptual loss is on and its package is missing.
+        TrainingError, TrainingInterrupted: as `trainer.train`.
     """
-    torch.manual_seed(run.seed)
-    model = _beginning(config, start).to(device or torch.device("cpu"))
+    torch.manual_seed(config.seed)
+    model = _initial_model(model_config, initial_model).to(device or torch.device("cpu"))
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and not run.bf16:
-            # Measured on a CPU: a step in float32 takes half the time, one in bfloat16 longer.
+        if isinstance(module, nn.Conv2d) and not config.bf16:
+            # Measured on a CPU: halves the time of a float32 step, but slows down bfloat16.
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
-    lesson = _Lesson(model, run, batch)
-    job = TrainingTask(
-        lesson.whole,
-        lesson.optimizer,
-        lesson.gradients,
-        extras={"codebook": lesson.book},
+    trainer = _VQTrainer(model, config, batches)
+    task = TrainingTask(
+        trainer.saved_model,
+        trainer.optimizer,
+        trainer.forward_backward,
+        extras={"codebook": trainer.codebook},
         on_save=lambda step: on_save(model.eval(), step),
-        # Not before there is a codebook: the latents that place it are in no checkpoint.
-        can_save=lambda step: step >= run.unquantized_steps,
+        # Before k-means a run cannot resume: the latents for it are in no checkpoint.
+        can_save=lambda step: step >= config.unquantized_steps,
     )
-    train(job, run, folder)
+    train(task, config, folder)
     return model.eval()
 
 
-def _beginning(config: VisionConfig, start: VisionTokenizer | None) -> VisionTokenizer:
-    if start is None:
+def _initial_model(config: VisionConfig, model: VisionTokenizer | None) -> VisionTokenizer:
+    if model is None:
         model = VisionTokenizer(config)
         init_temporal_identity(model)
         init_spatial_norms(model)
-        return model
-    if start.config != config:
-        raise InputError("the tokenizer to start from has another config than the run; give one")
-    return start
+    elif model.config != config:
+        raise InputError("initial_model has another config than model_config; use the same")
+    return model
 
 
-class _Lesson:
-    """One model and all that judges it."""
+class _VQTrainer:
+    """The tokenizer with its codebook trainer, perceptual loss, discriminator and optimizers."""
 
-    def __init__(self, model: VisionTokenizer, run: VQTrainingConfig, batch: PixelBatchFn) -> None:
-        self.model, self.run, self.batch = model, run, batch
-        self.book = CodebookTrainer(model.quantize)
-        self.recent: list[Tensor] = []  # latents to place the codebook by
-        self.distance = (
-            LPIPS(run.perceptual_backbone).to(model.device) if run.perceptual_weight else None
-        )
+    def __init__(
+        self, model: VisionTokenizer, config: VQTrainingConfig, batches: PixelBatchFn
+    ) -> None:
+        self.model, self.config, self.batches = model, config, batches
+        self.codebook = CodebookTrainer(model.quantize)
+        self.recent_latents: list[Tensor] = []  # for k-means
+        self.perceptual: LPIPS | None = None
+        if config.perceptual_weight:
+            self.perceptual = LPIPS(config.perceptual_backbone).to(model.device)
         self.optimizer: OptimizerContainer = build_muon_and_adamw(model.named_parameters())
-        self.whole: nn.Module = model
-        self.critic: PatchDiscriminator | None = None
-        if run.adversarial_weight:
-            self.critic = PatchDiscriminator(run.discriminator_width).to(model.device)
+        self.saved_model: nn.Module = model
+        self.discriminator: PatchDiscriminator | None = None
+        if config.adversarial_weight:
+            self.discriminator = PatchDiscriminator(config.discriminator_width).to(model.device)
             self.optimizer = add_discriminator(
-                self.optimizer, self.critic, run.discriminator_lr_scale
+                self.optimizer, self.discriminator, config.discriminator_lr_scale
             )
-            self.whole = nn.ModuleDict({"tokenizer": model, "discriminator": self.critic})
+            self.saved_model = nn.ModuleDict(
+                {"tokenizer": model, "discriminator": self.discriminator}
+            )
 
-    def gradients(self, rng: np.random.Generator, step: int) -> StepResult:
-        """Draw a batch and learn from it."""
-        run = self.run
-        self.model.train()
-        pixels = self.batch(rng, run.batch_size).to(self.model.device)
-        with autocast(pixels.device, run.bf16):
-            latent = encode_latent(
-                self.model, pixels if run.bf16 else _channels_last(pixels)
-            ).float()
-        self._place(latent, step)
-        quantised, revived = _quantise(self.model, self.book, latent, step >= run.unquantized_steps)
-        with autocast(pixels.device, run.bf16):
-            # Straight through: the gradient passes the rounding as if it were not there.
-            through = latent + (quantised - latent).detach()
-            decoded = decode_latent(self.model, through, still=pixels.ndim == 4).float()
-        loss, values = self._losses(step, pixels, latent, quantised, decoded)
+    def forward_backward(self, rng: np.random.Generator, step: int) -> StepResult:
+        """Draw a batch and add its gradients."""
+        config, model = self.config, self.model
+        model.train()
+        pixels = self.batches(rng, config.batch_size).to(model.device)
+        inputs = pixels if config.bf16 else _channels_last(pixels)
+        with autocast(pixels.device, config.bf16):
+            latent = encode_latent(model, inputs).float()
+        self._init_codebook(latent, step)
+        quantized, replaced = self._quantize(latent, step)
+        with autocast(pixels.device, config.bf16):
+            # Straight-through estimator: the gradient passes the quantizer unchanged.
+            straight_through = latent + (quantized - latent).detach()
+            decoded = decode_latent(model, straight_through, image=pixels.ndim == 4).float()
+        loss, metrics = self._losses(step, pixels, latent, quantized, decoded)
         loss.backward()
-        if self.critic is not None:
-            begun = step >= run.adversarial_start_step
-            lost = (
-                accumulate_discriminator_gradients(self.critic, _frames(pixels), _frames(decoded))
-                if begun
-                else 0.0
-            )
-            values["discriminator"] = lost
-        values |= {"revived": revived, "used": self.book.used()}
-        values["perplexity"] = self.book.perplexity()
-        return StepResult(values, len(pixels), description=describe_pixels(_frames(pixels)))
+        if self.discriminator is not None:
+            metrics["discriminator_loss"] = 0.0
+            if step >= config.adversarial_start_step:
+                metrics["discriminator_loss"] = accumulate_discriminator_gradients(
+                    self.discriminator, _frames(pixels), _frames(decoded)
+                )
+        metrics["codebook_replaced"] = replaced
+        metrics["codebook_usage"] = self.codebook.usage()
+        metrics["codebook_perplexity"] = self.codebook.perplexity()
+        return StepResult(metrics, len(pixels), description=describe_pixels(_frames(pixels)))
 
-    def _place(self, latent: Tensor, step: int) -> None:
-        """Remember latents until there are enough to place the codebook by, then place it."""
-        if step < self.run.unquantized_steps:
-            self.recent[:] = [*self.recent[-63:], _rows(latent)]
-        elif self.recent:
-            self.book.start(torch.cat(self.recent))
-            self.recent.clear()
+    def _init_codebook(self, latent: Tensor, step: int) -> None:
+        """Collect latents in the unquantized steps, then initialize the codebook with them."""
+        if step < self.config.unquantized_steps:
+            self.recent_latents.append(_flatten(latent.detach()))
+            del self.recent_latents[:-KMEANS_BATCHES]
+        elif self.recent_latents:
+            self.codebook.init_kmeans(torch.cat(self.recent_latents))
+            self.recent_latents.clear()
+
+    def _quantize(self, latent: Tensor, step: int) -> tuple[Tensor, float]:
+        """The quantized latent and the share of replaced entries; updates the codebook."""
+        if step < self.config.unquantized_steps:
+            return latent, 0.0
+        codes = self.model.quantize(latent)
+        quantized = self.model.quantize.lookup(codes)
+        return quantized, self.codebook.update(_flatten(latent.detach()), codes.flatten())
 
     def _losses(
-        self, step: int, pixels: Tensor, latent: Tensor, quantised: Tensor, decoded: Tensor
+        self, step: int, pixels: Tensor, latent: Tensor, quantized: Tensor, decoded: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """What is to be minimised, and what of it is worth a line in the log."""
-        run = self.run
+        """The total loss and the metrics."""
+        config = self.config
         mse = F.mse_loss(decoded, pixels)
-        commit = F.mse_loss(latent, quantised.detach())
-        uneven = patch_consistency_loss(_rows_of(latent), _patches(self.model.config, pixels))
-        likeness = mse + run.l1_weight * F.l1_loss(decoded, pixels)
-        values = {"psnr": psnr(mse), "commit": commit.item(), "uneven": uneven.item()}
-        if self.distance is not None:
-            apart = self.distance(_frames(decoded), _frames(pixels)).mean()
-            likeness = likeness + run.perceptual_weight * apart
-            values["perceptual"] = apart.item()
-        even = run.consistency_weight * step / run.steps
-        loss = likeness + run.commitment_weight * commit + even * uneven
-        if self.critic is not None:
-            values["generator"] = 0.0
-            if step >= run.adversarial_start_step:
-                fooled = generator_loss(self.critic, _frames(decoded))
-                last = self.model.decoder.conv_out.weight
-                loss = (
-                    loss + run.adversarial_weight * adaptive_weight(likeness, fooled, last) * fooled
-                )
-                values["generator"] = fooled.item()
-        return loss, {"loss": loss.item(), **values}
+        commitment = F.mse_loss(latent, quantized.detach())
+        consistency = patch_consistency_loss(
+            _flatten(latent), _patch_ids(self.model.config, pixels)
+        )
+        reconstruction = mse + config.l1_weight * F.l1_loss(decoded, pixels)
+        metrics = {
+            "psnr": psnr(mse),
+            "commitment_loss": commitment.item(),
+            "consistency_loss": consistency.item(),
+        }
+        if self.perceptual is not None:
+            perceptual = self.perceptual(_frames(decoded), _frames(pixels)).mean()
+            reconstruction = reconstruction + config.perceptual_weight * perceptual
+            metrics["perceptual_loss"] = perceptual.item()
+        consistency_weight = config.consistency_weight * step / config.steps
+        loss = (
+            reconstruction
+            + config.commitment_weight * commitment
+            + consistency_weight * consistency
+        )
+        if self.discriminator is not None:
+            metrics["generator_loss"] = 0.0
+            if step >= config.adversarial_start_step:
+                generator = generator_loss(self.discriminator, _frames(decoded))
+                last_layer = self.model.decoder.conv_out.weight
+                weight = adaptive_weight(reconstruction, generator, last_layer)
+                loss = loss + config.adversarial_weight * weight * generator
+                metrics["generator_loss"] = generator.item()
+        return loss, {"loss": loss.item(), **metrics}
 
 
 def encode_latent(model: VisionTokenizer, pixels: Tensor) -> Tensor:
-    """What the codebook sees, of pictures as of clips, which run causally: [B, c, t, h, w]."""
+    """Images [B, 3, H, W] or clips [B, 4t, 3, H, W] to latents [B, c, t, h, w], unquantized.
+
+    The groups of four frames of a clip are encoded together, causally.
+    """
     if pixels.ndim == 4:
         return model.encode_latent(pixels)
     return model.quant_conv(model.encoder(pixels.transpose(1, 2)))
 
 
-def decode_latent(model: VisionTokenizer, latent: Tensor, *, still: bool) -> Tensor:
-    """Quantised latents [B, c, t, h, w] to clips; with `still`, t = 1 to pictures."""
-    if still:
+def decode_latent(model: VisionTokenizer, latent: Tensor, *, image: bool) -> Tensor:
+    """Latents [B, c, t, h, w] to clips [B, 4t, 3, H, W]; to images if `image`, with t = 1."""
+    if image:
         return model.decode_latent(latent)
     return model.decoder(model.post_quant_conv(latent), latent).transpose(1, 2)
 
 
 def _frames(pixels: Tensor) -> Tensor:
-    """The frames of clips as so many pictures."""
+    """Images, or the frames of clips as images."""
     return pixels if pixels.ndim == 4 else pixels.flatten(0, 1)
 
 
@@ -256,30 +293,14 @@ def _channels_last(pixels: Tensor) -> Tensor:
     return pixels.to(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
-def _rows_of(latent: Tensor) -> Tensor:
-    """[B, c, T, h, w] to [N, c], in the order of codes."""
+def _flatten(latent: Tensor) -> Tensor:
+    """[B, c, t, h, w] to [N, c], in the order of codes."""
     return latent.movedim(1, -1).flatten(0, -2)
 
 
-def _rows(latent: Tensor) -> Tensor:
-    """[B, c, T, h, w] to [N, c], without its history."""
-    return _rows_of(latent.detach())
-
-
-def _patches(config: VisionConfig, pixels: Tensor) -> Tensor:
-    """Numbers of what codes stand for: patches of pictures, or of four frames."""
+def _patch_ids(config: VisionConfig, pixels: Tensor) -> Tensor:
+    """`patch_ids` of images, or of the groups of four frames of clips."""
     if pixels.ndim == 5:
         groups = pixels.unflatten(1, (-1, config.temporal_downsample_factor)).flatten(0, 1)
         pixels = groups.flatten(1, 2)
     return patch_ids(pixels, config.spatial_factor)
-
-
-def _quantise(
-    model: VisionTokenizer, book: CodebookTrainer, latent: Tensor, active: bool
-) -> tuple[Tensor, float]:
-    """The quantised latent (the latent itself before there is a codebook) and the share revived."""
-    if not active:
-        return latent, 0.0
-    codes = model.quantize(latent)
-    quantised = model.quantize.lookup(codes)
-    return quantised, book.update(_rows(latent), codes.flatten())
