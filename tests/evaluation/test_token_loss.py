@@ -97,7 +97,7 @@ def test_documents_longer_than_context_are_refused(dataset: TokenDataset) -> Non
 
 
 def test_empty_data_set_is_refused(checkpoint: Checkpoint, dataset: TokenDataset) -> None:
-    empty = replace(dataset, shards=[], roles=[], firsts=[0])
+    empty = replace(dataset, shards=[], shard_roles=[], first_documents=[0])
     with pytest.raises(InputError, match="no documents"):
         evaluate_token_loss(checkpoint.decoder, empty)
 
