@@ -24,6 +24,7 @@ from emu3.inference.events import (
     PartialText,
     RequestCancelled,
     RequestFailed,
+    RequestStarted,
     RowProgress,
 )
 from emu3.inference.requests import ChatRequest, ChatTurn, ImageRequest
@@ -178,7 +179,8 @@ def test_progress_events_precede_the_result(engine: AsyncEngine) -> None:
         assert partial.image.width == 16
         assert 0 < partial.image.height < 24
     texts = list(engine.submit(ChatRequest("x", max_new_tokens=6, stream=True)).events())
-    assert all(isinstance(event, PartialText) for event in texts[:-1])
+    assert isinstance(texts[0], RequestStarted)
+    assert all(isinstance(event, PartialText) for event in texts[1:-1])
     assert len(texts) > 2
 
 

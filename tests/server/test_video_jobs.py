@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -97,6 +98,38 @@ def test_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not the id"):
         jobs.path("../jobs")
     jobs.close()
+
+
+def test_jobs_of_version_0_1_are_kept(tmp_path: Path) -> None:
+    done, waiting = "video_" + "a" * 32, "video_" + "b" * 32
+    columns = (
+        "number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, model TEXT, created INTEGER, "
+        "completed INTEGER, status TEXT, prompt TEXT, seconds TEXT, size TEXT, error TEXT, "
+        "asked TEXT, given BLOB, made TEXT"
+    )
+    database = sqlite3.connect(tmp_path / "jobs.sqlite")
+    database.execute(f"CREATE TABLE jobs ({columns})")
+    old = "INSERT INTO jobs VALUES (?, ?, 'tiny', 1, ?, ?, 'x', '2', '16x16', NULL, ?, NULL, ?)"
+    made = '{"codes": [[[1]]], "frames": 4, "fps": 8.0}'
+    database.execute(old, (1, done, 2, "completed", "{}", made))
+    asked = '{"prompt": "x", "guidance": 2.0, "negative": null}'
+    database.execute(old, (2, waiting, None, "queued", asked, None))
+    database.commit()
+    database.close()
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / f"{done}.mp4").write_bytes(b"a video")
+    for _ in range(2):  # migrated, and opened again
+        jobs = JobStore(tmp_path, "tiny")
+        job = jobs.next(())
+        assert job is not None
+        assert job.id == waiting
+        assert jobs.request(waiting).fields == {
+            "prompt": "x",
+            "guidance_scale": 2.0,
+            "negative_prompt": None,
+        }
+        assert jobs.path(done).read_bytes() == b"a video"
+        jobs.close()
 
 
 def test_old_finished_jobs_are_deleted(tmp_path: Path) -> None:

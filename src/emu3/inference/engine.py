@@ -8,6 +8,7 @@ slowest.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -29,6 +30,7 @@ from emu3.inference.events import (
     RequestFailed,
     RequestId,
     RequestOutput,
+    RequestStarted,
     VideoResult,
     VideoSpec,
 )
@@ -254,6 +256,7 @@ class Engine:
             admitted = self.scheduler.admit() if self._may_admit() else []
         outputs, started = list[RequestOutput](), list[Run]()
         for run in admitted:
+            outputs.append(RequestOutput(run.request_id, RequestStarted(time.monotonic())))
             try:
                 run.start()
                 started.append(run)

@@ -22,6 +22,13 @@ class EngineClosed(RuntimeError):
 
 
 @dataclass(frozen=True)
+class RequestStarted:
+    """The request left the queue at `time`, in seconds of `time.monotonic`. Its first event."""
+
+    time: float
+
+
+@dataclass(frozen=True)
 class RowProgress:
     """`done` of `total` rows of an image's codes are finished: `codes` [done, w]."""
 
@@ -141,7 +148,7 @@ class RequestCancelled:
 FinalEvent = (
     ImageResult | VideoResult | ChatResult | TokenizeResult | RequestFailed | RequestCancelled
 )
-Event = RowProgress | PartialImage | VideoFrames | PartialText | FinalEvent
+Event = RequestStarted | RowProgress | PartialImage | VideoFrames | PartialText | FinalEvent
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS video_jobs (
     result TEXT
 )
 """
+RENAMED_FIELDS = {"guidance": "guidance_scale", "negative": "negative_prompt", "footage": "video"}
 JOB_COLUMNS = "number, id, created, completed, status, prompt, seconds, size, error"
 QUEUED, COMPLETED, FAILED = "queued", "completed", "failed"
 
@@ -82,6 +83,7 @@ class JobStore:
             self.database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self.database.execute("BEGIN EXCLUSIVE")  # the lock lasts until the process ends
             self.database.execute(TABLE)
+            self._migrate()
             self.database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             locked = "in use by another server" if "locked" in str(error) else str(error)
@@ -91,6 +93,25 @@ class JobStore:
                 f"{folder}: not usable as the jobs folder ({error}); name another with --jobs"
             ) from None
         self._delete_orphans()
+
+    def _migrate(self) -> None:
+        """Take over the jobs of version 0.1, whose table and request fields had other names.
+
+        Completed and failed jobs are kept whole. Queued ones are generated from their request.
+        """
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'jobs'"
+        if not self.database.execute(tables).fetchall():
+            return
+        columns = "id, model, created, completed, status, prompt, seconds, size, error"
+        rows = self.database.execute(f"SELECT {columns}, asked, given, made FROM jobs").fetchall()
+        for *job, request, media, result in rows:
+            fields = {RENAMED_FIELDS.get(k, k): v for k, v in json.loads(request).items()}
+            self.database.execute(
+                f"INSERT OR IGNORE INTO video_jobs ({columns}, request, media, result) "
+                f"VALUES ({', '.join('?' * 12)})",
+                (*job, json.dumps(fields), media, result),
+            )
+        self.database.execute("DROP TABLE jobs")
 
     def _delete_orphans(self) -> None:
         """Delete video files without a completed job: their process was killed in between."""

@@ -25,6 +25,7 @@ from emu3.inference.events import (
     PartialText,
     RequestCancelled,
     RequestFailed,
+    RequestStarted,
     TokenizeResult,
     VideoFrames,
     VideoResult,
@@ -83,7 +84,7 @@ class Metrics:
         )
         self.queue = self._request_histogram(
             "emu3_queue_time_seconds",
-            "Seconds from submission to the engine's first event about the request.",
+            "Seconds from submission until the request leaves the queue.",
         )
         self.registry.register(EngineCollector(engine))
 
@@ -104,14 +105,13 @@ class RequestMetrics:
 
     def __init__(self, metrics: Metrics, kind: str) -> None:
         self._metrics, self._kind, self._start = metrics, kind, time.monotonic()
-        self._queued, self._silent = True, True
+        self._silent = True
 
     def on_event(self, event: Event) -> None:
         """Observe an event of the request."""
         seconds = time.monotonic() - self._start
-        if self._queued and not isinstance(event, RequestCancelled):
-            self._queued = False
-            self._metrics.queue.labels(self._kind).observe(seconds)
+        if isinstance(event, RequestStarted):
+            self._metrics.queue.labels(self._kind).observe(event.time - self._start)
         if self._silent and isinstance(event, OUTPUTS):
             self._silent = False
             self._metrics.first_output.labels(self._kind).observe(seconds)
