@@ -35,20 +35,18 @@ STANDARD_TERMS = {
 """Word without plural s, and what to write instead."""
 
 ALLOWED_PHRASES = re.compile(
-    r"model cards?|film grained|are said to|--remote-pictures|codec_context|codecs=",  # PyAV, MIME
+    r"model[ _]?cards?|film grained|are said to|--remote-pictures|codec_context|codecs=",  # PyAV, MIME
     re.IGNORECASE,
 )
 
 PENDING = (
     "src/emu3/cli/prepare.py",
-    "src/emu3/cli/training.py",
     "src/emu3/data/",
     "src/emu3/hf/",
     "src/emu3/inference/",
     "src/emu3/models/kv_cache.py",
     "src/emu3/outputs.py",
     "src/emu3/processing/document_format.py",
-    "src/emu3/training/",
 )
 """Paths that are not converted yet."""
 

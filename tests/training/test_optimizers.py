@@ -70,6 +70,30 @@ def test_weight_decay_and_momentum() -> None:
     assert not torch.equal(updated(start, [torch.randn(20, 20), *zero_gradient]), with_gradient)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (48, 20), (20, 48)])
+def test_steps_equal_torch_muon(shape: tuple[int, int]) -> None:
+    """For a plain matrix in bfloat16, up to the rounding of the iteration."""
+    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    muon = Muon([ours], lr=0.01, weight_decay=0.1, bf16=True)
+    reference = torch.optim.Muon(
+        [theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(4):
+        before = ours.detach().clone()
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        muon.step()
+        reference.step()
+        step = (ours.detach() - before).norm()
+        assert (ours.detach() - theirs.detach()).norm() < 0.1 * step
+
+
+def test_torch_muon_refuses_convolutions() -> None:
+    """One of the reasons for our own; once it accepts them, this test fails."""
+    with pytest.raises(ValueError, match="2D"):
+        torch.optim.Muon([nn.Parameter(torch.zeros(16, 4, 3, 3))])
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()

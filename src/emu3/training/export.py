@@ -20,7 +20,7 @@ from emu3.files import atomic_write, check_writable
 from emu3.training.lora import has_adapter
 from emu3.training.presets import LossWeights, Preset
 
-CARD = "README.md"
+MODEL_CARD = "README.md"
 BAAI_FOLDER, TRANSFORMERS_FOLDER = "baai", "transformers"
 
 FINAL_METRICS = (
@@ -32,14 +32,14 @@ FINAL_METRICS = (
     "margin",
     "accuracy",
 )
-"""Metrics whose last value the card lists."""
+"""Metrics whose last value the model card lists."""
 
 MEDIAN_METRICS = {
     "samples_per_second": "samples a second",
     "tokens_per_second": "tokens a second",
     "mfu": "model FLOPs utilization (MFU)",
 }
-"""Metrics whose median over the run the card lists."""
+"""Metrics whose median over the run the model card lists."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class ModelCardData:
     evaluation: Mapping[str, object] = field(default_factory=dict)  # results by name
 
 
-def export_model(checkpoint: Checkpoint, card_data: ModelCardData, folder: Path) -> None:
-    """Write both formats and the card to `folder`, atomically; an existing folder is replaced.
+def export_model(checkpoint: Checkpoint, model_card_data: ModelCardData, folder: Path) -> None:
+    """Write both formats and the model card to `folder`, atomically; an existing folder is replaced.
 
     Raises InputError on an adapter that is not merged, on a metrics log that cannot be read, and as
     `Checkpoint.save`.
@@ -62,19 +62,19 @@ def export_model(checkpoint: Checkpoint, card_data: ModelCardData, folder: Path)
     if has_adapter(checkpoint.decoder):
         raise InputError("the model has a LoRA adapter; merge it before exporting")
     check_writable(folder.parent / f"{folder.name}.json")
-    card = model_card(checkpoint, card_data)
+    text = model_card(checkpoint, model_card_data)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         checkpoint.save(temporary / BAAI_FOLDER)
         convert_checkpoint(
             temporary / BAAI_FOLDER, None, temporary / TRANSFORMERS_FOLDER, format="hf"
         )
-        (temporary / CARD).write_text(card, encoding="utf-8")
+        (temporary / MODEL_CARD).write_text(text, encoding="utf-8")
 
 
-def model_card(checkpoint: Checkpoint, card_data: ModelCardData) -> str:
-    """The card in Markdown, with the YAML header of the Hugging Face hub."""
-    defaults, preset = checkpoint.defaults, card_data.preset
+def model_card(checkpoint: Checkpoint, model_card_data: ModelCardData) -> str:
+    """The model card in Markdown, with the YAML header of the Hugging Face hub."""
+    defaults, preset = checkpoint.defaults, model_card_data.preset
     header = ["---", f"license: {defaults.license.lower()}", "tags:", "- emu3", "---"]
     count = sum(weight.numel() for weight in checkpoint.decoder.parameters())
     parts = [
@@ -83,15 +83,15 @@ def model_card(checkpoint: Checkpoint, card_data: ModelCardData) -> str:
         defaults.description,
         f"{count:,} parameters in {checkpoint.precision}, and a vision tokenizer. "
         f"`{BAAI_FOLDER}/` has BAAI's format, `{TRANSFORMERS_FOLDER}/` that of transformers.",
-        f"## Data\n\n{card_data.data}",
+        f"## Data\n\n{model_card_data.data}",
         f"## Training\n\n{_table(('setting', 'value', 'source'), _settings(preset))}",
-        f"## Hardware\n\n{card_data.hardware}",
+        f"## Hardware\n\n{model_card_data.hardware}",
     ]
-    if card_data.metrics_log:
-        reports = read_metrics_log(card_data.metrics_log)
+    if model_card_data.metrics_log:
+        reports = read_metrics_log(model_card_data.metrics_log)
         parts.append(_table(("training metric", "value"), _metrics(reports)))
-    if card_data.evaluation:
-        rows = [(name, _format(value)) for name, value in card_data.evaluation.items()]
+    if model_card_data.evaluation:
+        rows = [(name, _format(value)) for name, value in model_card_data.evaluation.items()]
         parts.append(f"## Evaluation\n\n{_table(('metric', 'value'), rows)}")
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -147,13 +147,15 @@ def run_preset(
     trained = _gather_model(model, options.lora, folder, distributed)
     if trained is not None:
         log = folder / METRICS_LOG
-        card = ModelCardData(
+        model_card = ModelCardData(
             data="\n".join(_describe_data(data, loader)),
             hardware=_describe_hardware(options, distributed),
             preset=preset,
             metrics_log=log if log.exists() else None,
         )
-        export_model(_trained_checkpoint(checkpoint, trained, preset, folder), card, folder / MODEL)
+        export_model(
+            _trained_checkpoint(checkpoint, trained, preset, folder), model_card, folder / MODEL
+        )
     return folder / MODEL
 
 
