@@ -1,22 +1,22 @@
-"""A step of training beside transformers' Trainer: `python -m benchmarks.train`.
+"""A training step compared with transformers' Trainer: `python -m benchmarks.train`.
 
-The same weights (random), the same ids, the same AdamW and clipping, products in bfloat16 over
-float32 weights. Every case in a process of its own:
+The same random weights, token ids, AdamW and clipping, matrix products in bfloat16 over float32
+weights. Each case runs in its own process:
 
-* `packed`: ours, rows of 2,048 ids packed from documents of a caption and a picture;
-* `whole`: ours, every row one document, which is what transformers' model makes of it: the pair
-  to compare;
-* `compiled`: the same, blocks by `torch.compile`;
-* `recomputed`: the same as `whole`, keeping of each block only what enters it;
-* `transformers`: its Trainer with what it is given by default, but for the numbers above.
+* `packed`: this package, sequences of 2,048 tokens packed from documents of a caption and an image;
+* `whole`: this package, each sequence one document, as transformers' model treats it: the pair to
+  compare;
+* `compiled`: `whole` with `torch.compile` for the blocks;
+* `recomputed`: `whole` with activation checkpointing;
+* `transformers`: its Trainer with default settings, except for the numbers above.
 
-`ids_per_s` is over all steps but the first; memory is the process's greatest resident set, on a GPU
-the greatest that was allocated. `share_of_ceiling` counts the FLOP of the documents
-(`emu3.training.flops`) against the best of some products in bfloat16 in the same process. Losses are
-told so that one sees that `whole` and `transformers` learn the same. Dropout is off: with it, a CPU
-has no fast attention, and both would measure that and hold all attention weights; `--dropout 0.1`
-is the paper's. `--case whole --profile` also tells where the last step's time goes, by operation.
-Needs the extra `reference`. It is written for one GPU too, and was not yet run on one.
+`tokens_per_s` is over all steps but the first. Memory is the peak resident set of the process, on a
+GPU the peak of allocated memory. `mfu` is the FLOP of the documents (`emu3.training.flops`) divided
+by the fastest of some bfloat16 products in the same process. The losses show that `whole` and
+`transformers` compute the same. Dropout is off: with it a CPU has no fast attention, and both would
+measure that and hold all attention weights; `--dropout 0.1` is the paper's value. `--case whole
+--profile` prints the time of the last step by operation. Needs the extra `reference`. It also runs
+on one GPU, which was not tried yet.
 """
 
 from __future__ import annotations
@@ -48,56 +48,56 @@ TINY = DecoderConfig(
     num_key_value_heads=2,
 )
 LEARNING_RATE, DECAY, CLIP = 1e-4, 0.1, 1.0
-PICTURE = 600  # ids of a document: a caption and 24x24 codes
+DOCUMENT_LENGTH = 600  # tokens of a document: a caption and 24x24 codes
 Case = Callable[[DecoderConfig, argparse.Namespace], dict[str, Any]]
 
 
-def rows(config: DecoderConfig, asked: argparse.Namespace) -> Tensor:
-    """Ids [steps, rows, context], the same for all."""
+def rows(config: DecoderConfig, args: argparse.Namespace) -> Tensor:
+    """Token ids [steps, rows, context], the same for all cases."""
     generator = torch.Generator().manual_seed(0)
-    shape = (asked.steps, asked.rows, asked.context)
+    shape = (args.steps, args.rows, args.context)
     return torch.randint(config.vocab_size, shape, generator=generator)
 
 
 def init_decoder(config: DecoderConfig) -> Transformer:
-    """The same random weights for all."""
-    from emu3.training.decoder import init_decoder as made
+    """The same random weights for all cases."""
+    from emu3.training.decoder import init_decoder
 
-    return made(config, seed=0)
+    return init_decoder(config, seed=0)
 
 
-def packed(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
+def packed(config: DecoderConfig, args: argparse.Namespace) -> dict[str, Any]:
     """This package's step over packed rows."""
-    full, rest = divmod(asked.context, PICTURE)
-    return ours(config, asked, (PICTURE,) * full + ((rest,) if rest else ()))
+    full, rest = divmod(args.context, DOCUMENT_LENGTH)
+    return emu3_step(config, args, (DOCUMENT_LENGTH,) * full + ((rest,) if rest else ()))
 
 
-def whole(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
+def whole(config: DecoderConfig, args: argparse.Namespace) -> dict[str, Any]:
     """This package's step over rows that are one document each."""
-    return ours(config, asked, (asked.context,))
+    return emu3_step(config, args, (args.context,))
 
 
-def compiled(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
+def compiled(config: DecoderConfig, args: argparse.Namespace) -> dict[str, Any]:
     """This package's step with compiled blocks, over rows that are one document each."""
     from emu3.training.compilation import compile_blocks
 
-    return ours(config, asked, (asked.context,), compile_blocks)
+    return emu3_step(config, args, (args.context,), compile_blocks)
 
 
-def recomputed(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
+def recomputed(config: DecoderConfig, args: argparse.Namespace) -> dict[str, Any]:
     """This package's step with blocks computed again for their gradients."""
     from emu3.training.distributed import apply_activation_checkpointing
 
-    return ours(config, asked, (asked.context,), apply_activation_checkpointing)
+    return emu3_step(config, args, (args.context,), apply_activation_checkpointing)
 
 
-def ours(
+def emu3_step(
     config: DecoderConfig,
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     parts: tuple[int, ...],
     change: Callable[[Transformer], None] = lambda model: None,
 ) -> dict[str, Any]:
-    """This package's step, of a model that is changed before."""
+    """This package's step, on a model that `change` modifies first."""
     from emu3.training.allocator import keep_freed_memory
     from emu3.training.flops import flops_per_token, measure_peak_flops
     from emu3.training.lm_loss import TrainingSequence, accumulate_gradients
@@ -110,27 +110,29 @@ def ours(
     change(model)
     optimizer = build_adamw(model.parameters(), DECAY)
     seconds, losses = [], []
-    for number, batch in enumerate(rows(config, asked)):
+    for number, batch in enumerate(rows(config, args)):
         documents = [TrainingSequence(ids, torch.ones(len(ids)), parts) for ids in batch]
         start = time.perf_counter()
-        with profiled(asked.profile and number == asked.steps - 1):
+        with profiled(args.profile and number == args.steps - 1):
             means = accumulate_gradients(
-                model, documents, slice(0, 0), 1, bf16=True, pad_to_multiple_of=asked.context
+                model, documents, slice(0, 0), 1, bf16=True, pad_to_multiple_of=args.context
             )
             torch.nn.utils.clip_grad_norm_(optimizer.parameters, CLIP)
             optimizer.step(LEARNING_RATE)
             wait()
         seconds.append(time.perf_counter() - start)
         losses.append(means["loss"])
-    flops = asked.rows * sum(n * flops_per_token(config, n) for n in parts)
-    said = told(seconds, losses, asked)  # before the ceiling is measured, which takes memory
+    flops = args.rows * sum(n * flops_per_token(config, n) for n in parts)
+    result = measurements(
+        seconds, losses, args
+    )  # before the peak FLOP/s is measured, which takes memory
     share = flops / mean(seconds) / measure_peak_flops(device, bf16=True)
-    return {**said, "share_of_ceiling": round(share, 3)}
+    return {**result, "mfu": round(share, 3)}
 
 
 @contextmanager
 def profiled(wanted: bool) -> Iterator[None]:
-    """Tell on stderr where the time of a piece of work goes, by operation."""
+    """Print the time by operation on stderr."""
     if not wanted:
         yield
         return
@@ -141,13 +143,13 @@ def profiled(wanted: bool) -> Iterator[None]:
 
 
 def wait() -> None:
-    """Until a GPU has done what it was asked."""
+    """Until a GPU has done what it was args."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
-    """transformers' Trainer on its own Emu3, as one would start it."""
+def transformers_trainer(config: DecoderConfig, args: argparse.Namespace) -> dict[str, Any]:
+    """transformers' Trainer on its own Emu3 model."""
     import tempfile
 
     import transformers
@@ -160,7 +162,7 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
         transformers.Emu3TextConfig(
             **{key: getattr(config, key) for key in shared},
             attention_dropout=config.attention_dropout,
-            max_position_embeddings=asked.context,
+            max_position_embeddings=args.context,
             pad_token_id=0,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         )
@@ -168,7 +170,7 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
     model.load_state_dict(init_decoder(config).state_dict(), strict=True)
     marks: list[float] = []
 
-    class Watch(transformers.TrainerCallback):
+    class StepTimer(transformers.TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             wait()
             marks.append(time.perf_counter())
@@ -177,15 +179,15 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
             wait()
             marks.append(time.perf_counter())
 
-    flat = [{"input_ids": ids, "labels": ids} for batch in rows(config, asked) for ids in batch]
+    flat = [{"input_ids": ids, "labels": ids} for batch in rows(config, args) for ids in batch]
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
             model=model,
             args=transformers.TrainingArguments(
                 output_dir=folder,
-                max_steps=asked.steps,
+                max_steps=args.steps,
                 per_device_train_batch_size=1,
-                gradient_accumulation_steps=asked.rows,
+                gradient_accumulation_steps=args.rows,
                 learning_rate=LEARNING_RATE,
                 lr_scheduler_type="constant",
                 train_sampling_strategy="sequential",
@@ -203,12 +205,12 @@ def theirs(config: DecoderConfig, asked: argparse.Namespace) -> dict[str, Any]:
                 remove_unused_columns=False,
             ),
             train_dataset=flat,
-            callbacks=[Watch()],
+            callbacks=[StepTimer()],
         )
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     seconds = [end - start for start, end in zip(marks[::2], marks[1::2], strict=True)]
-    return told(seconds, losses, asked)
+    return measurements(seconds, losses, args)
 
 
 CASES: dict[str, Case] = {
@@ -216,25 +218,27 @@ CASES: dict[str, Case] = {
     "whole": whole,
     "compiled": compiled,
     "recomputed": recomputed,
-    "transformers": theirs,
+    "transformers": transformers_trainer,
 }
 
 
 def mean(seconds: list[float]) -> float:
-    """Of all steps but the first."""
+    """Mean over all steps but the first."""
     counted = seconds[1:] or seconds
     return sum(counted) / len(counted)
 
 
-def told(seconds: list[float], losses: list[float], asked: argparse.Namespace) -> dict[str, Any]:
-    """A line of the table."""
+def measurements(
+    seconds: list[float], losses: list[float], args: argparse.Namespace
+) -> dict[str, Any]:
+    """The numbers of a case."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
     return {
-        "ids_per_s": round(asked.rows * asked.context / mean(seconds), 1),
+        "tokens_per_s": round(args.rows * args.context / mean(seconds), 1),
         "peak_GB": round(peak / 1e9, 2),
         "losses": [round(loss, 3) for loss in losses],
     }
@@ -242,31 +246,31 @@ def told(seconds: list[float], losses: list[float], asked: argparse.Namespace) -
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="A step of training, ours and transformers'.")
-    parser.add_argument("--context", type=int, default=2048, help="ids of a row")
-    parser.add_argument("--rows", type=int, default=1, help="rows of a step")
+    parser = argparse.ArgumentParser(description="Compare a training step with transformers'.")
+    parser.add_argument("--context", type=int, default=2048, help="tokens of a sequence")
+    parser.add_argument("--rows", type=int, default=1, help="sequences of a step")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--tiny", action="store_true", help="a toy decoder, to try this script")
-    parser.add_argument("--case", choices=list(CASES), help="this one, in this process")
-    parser.add_argument("--profile", action="store_true", help="of a case of ours")
-    asked = parser.parse_args()
-    if asked.profile and asked.case in (None, "transformers"):
-        parser.error("--profile needs --case, and one of ours")
-    return asked
+    parser.add_argument("--tiny", action="store_true", help="a tiny decoder, to try the script")
+    parser.add_argument("--case", choices=list(CASES), help="run one case, in this process")
+    parser.add_argument("--profile", action="store_true", help="with --case, except transformers")
+    args = parser.parse_args()
+    if args.profile and args.case in (None, "transformers"):
+        parser.error("--profile needs --case, other than transformers")
+    return args
 
 
 def main() -> None:
-    """All cases, a line of JSON each."""
-    asked = parse()
-    size = TINY if asked.tiny else MODELS["0.3b"].config
+    """Run all cases; prints a line of JSON for each."""
+    args = parse()
+    size = TINY if args.tiny else MODELS["0.3b"].config
     assert size is not None
-    config = replace(size, attention_dropout=asked.dropout)
-    if asked.case:
-        print(json.dumps(CASES[asked.case](config, asked)))
+    config = replace(size, attention_dropout=args.dropout)
+    if args.case:
+        print(json.dumps(CASES[args.case](config, args)))
         return
-    about = {"cores": os.cpu_count(), "torch": torch.__version__, **vars(asked)}
-    print(json.dumps(about), flush=True)
+    setup = {"cores": os.cpu_count(), "torch": torch.__version__, **vars(args)}
+    print(json.dumps(setup), flush=True)
     for case in CASES:
         command = [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--case", case]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
