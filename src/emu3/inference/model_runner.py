@@ -71,8 +71,8 @@ class ModelRunner:
 
     def _prefill(self, sequences: Sequence[DecodingSequence]) -> None:
         prompts = [each.prefill_ids(row) for each in sequences for row in range(len(each.prompts))]
-        room = self._capacity - max(map(len, prompts))
-        self._append(prefill(self.model, prompts, room)[1], sequences)
+        new_tokens = self._capacity - max(map(len, prompts))
+        self._append(prefill(self.model, prompts, new_tokens)[1], sequences)
 
     def _row_capacity(self, sequence: DecodingSequence) -> int:
         """KV-cache tokens of a row; `max_tokens` counts with drafts of at most `MAX_DRAFT` codes."""
