@@ -140,13 +140,6 @@ def test_output_is_checked_before_loading(
     assert message in refused(command, "nothing", "-o", output, "--model", "nothing")
 
 
-def test_evaluation_output_is_checked_before_loading(here: Path, refused: Refused) -> None:
-    (here / "file.txt").write_text("")
-    nano = ("eval", "nano", "--model", "nothing")
-    assert "no such folder" in refused(*nano, "-o", "gone/report.json")
-    assert "is a file" in refused(*nano, "--sheets", "file.txt")
-
-
 def bomb(path: Path) -> None:
     """A PNG of a few bytes with a header of 50000x50000 pixels."""
 

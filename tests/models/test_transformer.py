@@ -108,7 +108,7 @@ def test_dropout_acts_in_training_only() -> None:
 def test_full_cache_raises() -> None:
     model = tiny_decoder()
     cache = model.new_cache(1, 3)
-    with pytest.raises(ValueError, match="holds 3 tokens, 4"):
+    with pytest.raises(ValueError, match="holds 3 tokens per row, 4"):
         model(torch.zeros(1, 4, dtype=torch.long), cache)
 
 
