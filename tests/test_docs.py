@@ -100,13 +100,12 @@ def run_python(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["first-image", "chat", "train"])
 def test_tutorial_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its shell blocks as one script, without the installation, and then its Python blocks."""
+    """Its shell blocks as one script and then its Python blocks; no installation, no torchrun."""
     page = ROOT / "docs" / "tutorial" / f"{name}.md"
     lines = "\n".join(code_blocks(page, "sh")).splitlines()
-    lines = [line for line in lines if not line.startswith(("make ", ". .venv"))]
+    lines = [line for line in lines if not line.startswith(("make ", ". .venv", "torchrun "))]
     emu3 = f'emu3() {{ "{sys.executable}" -m emu3 "$@"; }}'
-    torchrun = f'torchrun() {{ "{sys.executable}" -m torch.distributed.run "$@"; }}'
-    script = "\n".join(["set -e", emu3, torchrun, *lines])
+    script = "\n".join(["set -e", emu3, *lines])
     run = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -129,7 +128,7 @@ def test_tutorial_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_python_of_page_runs(name: str, readme_files: Path) -> None:
-    prepare = ["emu3", "prepare", "pictures", "-o", "data", "--quiet"]
+    prepare = ["emu3", "prepare", "images", "-o", "data", "--quiet"]
     subprocess.run([sys.executable, "-m", *prepare], check=True)
     run_python(ROOT / "docs" / f"{name}.md")
 
