@@ -62,6 +62,7 @@ def test_every_command_has_examples(command: str) -> None:
     assert f"emu3 {command}" in done.stdout
 
 
+@pytest.mark.slow
 def test_package_imports_lazily() -> None:
     done = run("-c", "import sys, emu3; assert 'torch' not in sys.modules; print(emu3.Emu3)")
     assert done.stdout == "<class 'emu3.api.Emu3'>\n", done.stderr

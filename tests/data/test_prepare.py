@@ -101,6 +101,7 @@ def test_progress_reports_every_slice_once(
     assert reported == [count - 1, 1]
 
 
+@pytest.mark.slow
 def test_killed_run_is_resumed(
     samples: Path, complete: Path, tokenizer_config: TokenizerConfig, tmp_path: Path
 ) -> None:

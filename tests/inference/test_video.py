@@ -134,6 +134,7 @@ def test_any_length_slides_through_the_context() -> None:
     assert len({tuple(group.flatten().tolist()) for group in out.codes}) == 25
 
 
+@pytest.mark.slow
 def test_many_context_windows() -> None:
     """A decoder with a short context, and a video of ten times as many ids."""
     checkpoint = tiny_checkpoint()

@@ -56,6 +56,7 @@ def photos(tmp_path: Path) -> Path:
     return folder.parent
 
 
+@pytest.mark.slow
 def test_run_writes_a_checkpoint_that_loads(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     model = main(photos, folder, TINY)
@@ -67,7 +68,7 @@ def test_run_writes_a_checkpoint_that_loads(photos: Path, tmp_path: Path) -> Non
     with Image.open(folder / sheets[0]) as sheet:
         assert sheet.size == (24 * HELD_OUT, 48)
     main(photos, tmp_path / "more", TINY, start=folder / OUTPUT)
-    with pytest.raises(InputError, match=r"its own config|in the tokenizer to go on from"):
+    with pytest.raises(InputError, match=r"use the config they were trained with"):
         main(photos, tmp_path / "other", QUICK, start=folder / OUTPUT)
 
 

@@ -117,7 +117,7 @@ def test_filters_are_theirs(sampling: SamplingParams) -> None:
         scores = transformers.TopKLogitsWarper(sampling.top_k)(ids, scores)
     if sampling.top_p < 1:
         scores = transformers.TopPLogitsWarper(sampling.top_p)(ids, scores)
-    torch.testing.assert_close(sampling.filter(logits), scores)
+    torch.testing.assert_close(sampling.filter_logits(logits), scores)
 
 
 def test_guidance_is_theirs() -> None:

@@ -25,6 +25,7 @@ print(given_back, min(faults() for _ in range(4)))  # the first ones allocate th
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_freed_pages_are_reused() -> None:
     done = subprocess.run(

@@ -120,6 +120,7 @@ def train_with_slow_saves(folder: Path) -> None:
     train(ToyRun().task(), LONG, folder)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_equals_never_killed(tmp_path: Path) -> None:
     """SIGKILL, most of the time while a checkpoint is unfinished."""
     rng, unfinished = random.Random(0), 0

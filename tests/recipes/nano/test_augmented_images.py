@@ -51,6 +51,7 @@ def uniform_icons(held_out: int) -> tuple[Icons, IconVariants]:
     return Icons(arrays), IconVariants(variants)
 
 
+@pytest.mark.slow
 def test_held_out_icons_are_not_used_and_codes_are_kept(tmp_path: Path) -> None:
     folders, tokenizer = (
         [tmp_path / str(lightness) for lightness in (10, 250)],

@@ -38,6 +38,7 @@ TINY = replace(
 )
 
 
+@pytest.mark.slow
 def test_both_phases_run_and_resume(
     icons: Icons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_reconstruction_improves_and_codes_stay(tmp_path: Path) -> None:
     assert not model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [1, 3, 4])
 def test_killed_and_resumed_equals_never_killed(tmp_path: Path, kill: int) -> None:
     left = iter(range(kill))

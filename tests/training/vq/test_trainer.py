@@ -240,6 +240,7 @@ def adversarial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_never_killed_with_a_discriminator(
     tmp_path: Path, adversarial: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_killed_and_resumed_equals_never_killed_with_a_discriminator(
     assert same_checkpoint(adversarial, tmp_path)
 
 
+@pytest.mark.slow
 def test_discriminator_starts_at_its_step(tmp_path: Path, adversarial: Path) -> None:
     """Until then the tokenizer trains as without one."""
     train_vq(CONFIG, replace(ADVERSARIAL, adversarial_weight=0.0), stripes, tmp_path)

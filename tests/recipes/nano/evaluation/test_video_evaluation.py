@@ -97,6 +97,7 @@ class Still(Oracle):
         return "I do not know"
 
 
+@pytest.mark.slow
 def test_perfect_model_scores_all(icons: Icons, classifier: NearestIconClassifier) -> None:
     report = evaluate_videos(Oracle(icons), samples=SAMPLES, icons=icons, classifier=classifier)
     for metrics in (report.seen, report.held_out):
