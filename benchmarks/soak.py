@@ -4,7 +4,7 @@ A server process on the loopback interface with nano. First its capacity is meas
 clients as it has slots. Then requests arrive at twice that rate in an open loop: a request is sent
 at its time whether or not others were answered. The clients are of several kinds:
 
-* images, whole and as streams with partial ones; questions with an image, with and without a stream;
+* images, whole and as streams with partial ones; questions with an image, streamed and whole;
 * videos of one second: fetched and deleted, cancelled, or never fetched;
 * clients that disconnect, and slow ones that read a few bytes per second;
 * bodies that are no JSON, incomplete bodies, unknown fields, invalid images.

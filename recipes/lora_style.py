@@ -72,7 +72,7 @@ STAGE = replace(
     steps=300,
     batch_size=24,
     caption_dropout=0.08,
-    from_paper=(),  # weights and schedule are those of quality tuning, but to take them is our choice
+    from_paper=(),  # weights and schedule are those of quality tuning; taking them is our choice
     from_script=(),
 )
 

@@ -13,7 +13,8 @@ The training set is images only; the paper's tokenizer was also trained on video
 takes videos as well (`emu3.training.vq.trainer.Batch`), but this recipe reads no video files.
 
 An interrupted command resumes from the last checkpoint. At the end the folder has
-`Emu3-VisionTokenizer/` in BAAI's format, and for every checkpoint a contact sheet of held-out images.
+`Emu3-VisionTokenizer/` in BAAI's format, and for every checkpoint a contact sheet of held-out
+images.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Draw the package graph of docs/architecture.md: python -m tools.package_graph [--check].
 
-Rows are the layers of the import-linter contract in pyproject.toml, arrows are imports. An arrow that
-follows from two others is left out, and so are the modules that only help others (HELPERS). `--check`
-compares with the file and changes nothing.
+Rows are the layers of the import-linter contract in pyproject.toml, arrows are imports. An arrow
+that follows from two others is left out, and so are the modules that only help others (HELPERS).
+`--check` compares with the file and changes nothing.
 """
 
 from __future__ import annotations

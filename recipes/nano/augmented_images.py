@@ -1,7 +1,8 @@
 """Codes of augmented images of the objects, which belong to no style.
 
 Most questions in training are about these images: 1,080 seen icons are memorised otherwise. They
-are made once per run, from icons that may be trained on, and kept in a file; a seed reproduces them.
+are made once per run, from icons that may be trained on, and kept in a file; a seed reproduces
+them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def augmented_style_images(
     counts: Mapping[str, int] = STYLE_IMAGES,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Codes int16 [400, count, h, w] by aspect ratio, from seen pairs; read from the folder if there."""
+    """Codes int16 [400, count, h, w] by aspect ratio, from seen pairs; cached in the folder."""
     path, mask = folder / _STYLE_FILE, ~held_out_mask()
     return _load_or_make(path, vision, icons, variants, counts, mask, stream=(0, seed))
 

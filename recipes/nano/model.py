@@ -1,4 +1,4 @@
-"""What nano is: the configurations of its two networks and the generation defaults of its checkpoint."""
+"""nano's configuration: its two networks, and the generation defaults of its checkpoint."""
 
 from __future__ import annotations
 

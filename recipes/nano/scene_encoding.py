@@ -101,8 +101,8 @@ class _PoseImage:
 class VideoEncoder:
     """Encodes video scenes to codes [t, 8, 8] and keeps the codes of every pose.
 
-    A pose lasts for one frame of codes, and the canvas wraps around, so the codes of a sprite in the
-    middle are shifted to its position. Near the edges of the image some codes would differ.
+    A pose lasts for one frame of codes, and the canvas wraps around, so the codes of a sprite in
+    the middle are shifted to its position. Near the edges of the image some codes would differ.
     """
 
     def __init__(self, vision: VisionTokenizer, icons: Icons) -> None:

@@ -38,7 +38,8 @@ def test_prepare_and_resume(
         assert (done.exit_code, done.stdout) == (0, "data\n"), done.output
         dataset = TokenDataset.open(Path("data"), checkpoint.text_tokenizer)
         assert len(dataset) == 2
-        ids = f"0 context, {dataset.id_counts['text']} text, {dataset.id_counts['vision']} vision, 0 answer"
+        counts = dataset.id_counts
+        ids = f"0 context, {counts['text']} text, {counts['vision']} vision, 0 answer"
         total = int(dataset.lengths.sum())
         assert done.stderr == f"2 samples, {total} ids ({ids}), 1 skipped, see skipped.jsonl\n"
     (line,) = Path("data/skipped.jsonl").read_text().splitlines()

@@ -155,7 +155,7 @@ def start_training(
     ["--optimizer adamw", "--optimizer muon", "--lora 4 --vocab-parallel", "--vocab-parallel"],
 )
 def test_two_processes_equal_one(data: Path, tiny: Path, here: Path, more: str) -> None:
-    """Loss, gradient norm and learning rate of every step, then the final weights, up to rounding."""
+    """Loss, gradient norm and learning rate of every step, then final weights, to rounding."""
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     for run, launch in (("one", ()), ("two", two)):
         process = start_training(here, tiny, run, launch, more.split())

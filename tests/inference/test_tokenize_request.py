@@ -1,4 +1,4 @@
-"""The tokenizer alone: the codes that the vision_processor gives, among others at work, and no memory held."""
+"""Tokenize requests: the vision processor's codes, beside other requests, and no KV cache."""
 
 from __future__ import annotations
 

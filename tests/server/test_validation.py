@@ -112,7 +112,7 @@ IMAGE_REQUESTS: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "output_format",
         "not supported; use 'png', 'jpeg' or 'webp'",
     ),
-    "output format a list": ({"output_format": ["png"]}, "output_format", "'png', 'jpeg' or 'webp'"),
+    "output format a list": ({"output_format": ["png"]}, "output_format", "'png', 'jpeg' or"),
     "background transparent": ({"background": "transparent"}, "background", "opaque"),
     "quality unknown": ({"quality": "hd"}, "quality", "auto"),
     "partial images without a stream": ({"partial_images": 1}, "partial_images", "stream: true"),

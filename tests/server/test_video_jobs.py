@@ -174,7 +174,7 @@ def test_the_default_folder_is_in_the_state_directory(
 
 
 class VideoPause:
-    """Pauses the engine at the first frames of every video, until `go` is set or it is cancelled."""
+    """Pauses the engine at the first frames of every video until `go` is set or it is ended."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached, self.go = threading.Event(), threading.Event()

@@ -63,7 +63,7 @@ TURNS = [("What?", "A fox."), ("Big?", "No.")]
 
 
 def encode_document(kind: str, number: int) -> TokenizedDocument:
-    """A document of text, for image generation or for image understanding, as `emu3 prepare` does."""
+    """A document of text, image generation or image understanding, as `emu3 prepare` does."""
     writer = SampleTokenizer(TINY.prompts, TINY.vision_processor)
     codes = torch.from_numpy(np.random.default_rng(number).integers(0, 64, (2, 3)))
     if kind == "text":

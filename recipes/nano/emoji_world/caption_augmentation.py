@@ -1,10 +1,10 @@
 """Captions with words that carry no information: no style, unknown styles, adjectives, other verbs.
 
 A model that has only read captions in which every word matters responds to an unknown word with a
-mixture of images. Asked for an object in a style it was not trained on in that style, nano generated
-a blur where it could have generated the object in another style; without a style in the caption it
-generated the object for 92% of 120 such pairs, with it for 74%. Trained on these captions it
-ignores what it does not know (docs/nano_log.md).
+mixture of images. Asked for an object in a style it was not trained on in that style, nano
+generated a blur where it could have generated the object in another style; without a style in the
+caption it generated the object for 92% of 120 such pairs, with it for 74%. Trained on these
+captions it ignores what it does not know (docs/nano_log.md).
 """
 
 from __future__ import annotations

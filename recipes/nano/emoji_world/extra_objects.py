@@ -59,7 +59,7 @@ def extra_pairs() -> NDArray[np.int64]:
 
 
 def load_extra_icons(folder: Path | None = None) -> Icons:
-    """The icons, uint8 [136, styles, size, size, 4] of each size; the third style is transparent."""
+    """Icons of each size, uint8 [136, styles, size, size, 4]; the third style is transparent."""
     where = default_folder() if folder is None else folder
     sets = {
         style: json.loads(path.read_text(encoding="utf-8"))

@@ -43,7 +43,7 @@ class Icons:
     def load(
         cls, folder: Path | None = None, packages: Mapping[str, str] = STYLE_PACKAGES
     ) -> Icons:
-        """Load the icons of all `ICON_SIZES`; what the folder lacks is downloaded and rasterised."""
+        """Load the icons of all `ICON_SIZES`; missing ones are downloaded and rasterised."""
         where = default_folder() if folder is None else folder
         return cls({size: rasterise(where, size, packages) for size in ICON_SIZES})
 

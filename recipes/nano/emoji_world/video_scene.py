@@ -120,7 +120,7 @@ def render_frame(scene: VideoScene, icons: Icons, frame: int) -> NDArray[np.uint
 def render_pose(
     icons: Icons, object: int, style: int, background: str, pose: Pose, occluder: int | None
 ) -> NDArray[np.uint8]:
-    """Render a sprite centred at the pose's (x, y), with an occluder in front: uint8 [64, 64, 3]."""
+    """Render a sprite centred at the pose's (x, y) behind an occluder: uint8 [64, 64, 3]."""
     out = blank_image(background, "1:1")
     paste_wrapped(out, render_sprite(icons, object, style, pose), pose.x, pose.y)
     if occluder is not None:

@@ -90,7 +90,7 @@ class VideoModel(Protocol):
         temperature: float,
         seed: int,
     ) -> GeneratedVideo:
-        """The given frames and their continuation. Without a prompt the model captions the video."""
+        """The given frames and their continuation. Without a prompt, the model captions them."""
 
     def chat(self, text: str, /, *, videos: Sequence[Clip], max_new_tokens: int) -> str:
         """Answer a question about videos."""

@@ -1,7 +1,7 @@
 """Checkpoints on disk and on the Hugging Face hub: find, download, load, save and convert.
 
-Start with `loading`, which defines `Checkpoint` and `load_checkpoint`; `formats` has the tensor names
-and config files of each checkpoint format.
+Start with `loading`, which defines `Checkpoint` and `load_checkpoint`; `formats` has the tensor
+names and config files of each checkpoint format.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def find_vision_tokenizer(
     """The folder of the vision tokenizer for a decoder's folder.
 
     In this order: the one named `name`; the decoder's folder if it holds both networks; its
-    subfolder `vision_tokenizer`; BAAI's repository if `model` is a hub id; the only vision tokenizer
-    in the same parent folder. Raises InputError if none of these applies.
+    subfolder `vision_tokenizer`; BAAI's repository if `model` is a hub id; the only vision
+    tokenizer in the same parent folder. Raises InputError if none of these applies.
     """
     if name is not None:
         return _find(name, (VISION_TOKENIZER_TYPE, TRANSFORMERS_TYPE), weights)

@@ -1,8 +1,8 @@
 """Load the weights of a checkpoint into a model, and save a model's weights.
 
-Loading is strict: a tensor that is missing, unknown or of the wrong shape is an error that names it.
-Tensors are copied block by block to their device and dtype, and quantized on the way if requested,
-so peak memory is the finished model plus a few blocks.
+Loading is strict: a tensor that is missing, unknown or of the wrong shape is an error that names
+it. Tensors are copied block by block to their device and dtype, and quantized on the way if
+requested, so peak memory is the finished model plus a few blocks.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def load_vision_tokenizer(
 class NetworkWeights:
     """The stored weights of one network, under this package's names and in its orientation.
 
-    Hides the checkpoint format: renamed and transposed tensors, and folders that hold both networks.
+    Hides the checkpoint format: renamed and transposed tensors, and folders that hold both
+    networks.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ emu3 bench 8b --dtype int4 --way speculative --seconds 30
 
 [bold]Methods[/bold]
 
-original: the recipe of the published model on transformers. batched: transformers, both guidance branches in one
-batch. reference (or slow): one token per pass. sequential: optimized, one code per pass.
-speculative (or windows): optimized, speculative decoding.
+original: the recipe of the published model on transformers. batched: transformers, both guidance
+branches in one batch. reference (or slow): one token per pass. sequential: optimized, one code per
+pass. speculative (or windows): optimized, speculative decoding.
 
 original and batched need the extra hf: pip install "emu3\\[hf]"
 """

@@ -29,8 +29,8 @@ emu3 encode photo.jpg -o codes.npz --model BAAI/Emu3-Chat
 
 emu3 encode clip.mp4 -o codes.npz --fps 8
 
-The file, read with `np.load("codes.npz")`, has the arrays `codes`, int64 \[h, w], and `model`. For a
-video, `codes` are \[t, h, w], and `fps` and `frames` are its frame rate and number of frames.
+The file, read with `np.load("codes.npz")`, has the arrays `codes`, int64 \[h, w], and `model`. For
+a video, `codes` are \[t, h, w], and `fps` and `frames` are its frame rate and number of frames.
 """
 
 DECODE_EPILOG = """

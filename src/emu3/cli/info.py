@@ -75,7 +75,9 @@ def _sizes(checkpoint: CheckpointSummary) -> dict[str, str]:
     return {
         "decoder": f"{checkpoint.decoder.parameters:,} parameters",
         "  layers": f"{d['num_hidden_layers']} of {d['hidden_size']} channels",
-        "  attention heads": f"{d['num_attention_heads']} query, {d['num_key_value_heads']} key/value",
+        "  attention heads": (
+            f"{d['num_attention_heads']} query, {d['num_key_value_heads']} key/value"
+        ),
         "  MLP": f"{d['intermediate_size']} channels",
         "  context": f"{checkpoint.context:,} tokens",
         "vision tokenizer": f"{checkpoint.vision.parameters:,} parameters",

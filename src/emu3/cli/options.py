@@ -139,7 +139,7 @@ def terminal_on_stderr() -> Console | None:
 
 
 def check_utf8(*texts: str | None) -> None:
-    """Raise InputError on command-line text that is not UTF-8 and so cannot be written to a file."""
+    """Raise InputError on text that is not UTF-8 and so cannot be written to a file."""
     for text in texts:
         if text is not None and not text.isprintable() and any(map(_is_surrogate, text)):
             raise InputError(f"{text!a}: not valid UTF-8")

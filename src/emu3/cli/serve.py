@@ -16,7 +16,7 @@ emu3 serve
 
 emu3 serve --model BAAI/Emu3-Gen --host 0.0.0.0 --api-key "$KEY"
 
-curl localhost:8000/v1/images/generations -H "Content-Type: application/json" -d '{"prompt": "a fox"}'
+curl localhost:8000/v1/images/generations --json '{"prompt": "a fox"}'
 
 More: docs/how-to/serve.md, docs/reference/http.md
 """

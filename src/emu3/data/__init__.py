@@ -1,7 +1,8 @@
-"""Training data: from images, videos and texts to shards of token ids, and from shards to packed rows.
+"""Training data: from images, videos and texts to shards of token ids, and from shards to packed
+rows.
 
-Two pipelines meet in `dataset`. `emu3 prepare` runs sources → samples → tokenization → shards; start
-with `prepare`. Training runs `TokenDataset` → mixture → packing → rows; start with `loader`.
+Two pipelines meet in `dataset`. `emu3 prepare` runs sources → samples → tokenization → shards;
+start with `prepare`. Training runs `TokenDataset` → mixture → packing → rows; start with `loader`.
 """
 
 from __future__ import annotations

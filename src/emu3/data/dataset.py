@@ -1,7 +1,8 @@
 """Read a folder written by `emu3 prepare`: tokenized documents by number.
 
-`index.json` holds the request and, once the folder is complete, its shards. Shards are memory-mapped:
-opening a data set reads headers and document ends, and a document reads only its own pages.
+`index.json` holds the request and, once the folder is complete, its shards. Shards are
+memory-mapped: opening a data set reads headers and document ends, and a document reads only its own
+pages.
 """
 
 from __future__ import annotations

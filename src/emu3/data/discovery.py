@@ -74,5 +74,6 @@ def _file_source(path: Path, columns: ColumnNames, samples_per_slice: int) -> So
     if suffix:
         return TarSource(path)
     raise InputError(
-        f"{path}: not a source; expected a folder, or a file that ends in {', '.join(FILE_SUFFIXES)}"
+        f"{path}: not a source; expected a folder, or a file that ends in "
+        f"{', '.join(FILE_SUFFIXES)}"
     )

@@ -1,8 +1,8 @@
 """Load packed rows from a mixture of token data sets, endlessly and resumably.
 
-The spans of a row are chosen from document lengths and roles; token ids are read only when the row is
-read. So every process of a distributed run can step through all rows and read only its own, and the
-state of the loader does not depend on the number of processes.
+The spans of a row are chosen from document lengths and roles; token ids are read only when the row
+is read. So every process of a distributed run can step through all rows and read only its own, and
+the state of the loader does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class PackedLoader:
 
 
 def usable_documents(dataset: TokenDataset, context: int) -> Tensor:
-    """The numbers [n] of documents that fit the context or have no visual codes and can be split."""
+    """The numbers [n] of documents that fit the context, or have no codes and can be split."""
     usable = dataset.lengths <= context
     for number in (~usable).nonzero().flatten().tolist():
         usable[number] = not (dataset[number].roles == VISION).any()

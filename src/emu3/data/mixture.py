@@ -1,9 +1,9 @@
 """Draw documents from several sources by weight, each source in a new order every epoch.
 
-The next source is the one furthest below its share, so after any number of draws each source has its
-share to within two documents. The documents of a source follow a permutation that depends only on
-the seed, the source and the epoch. So the number of documents drawn from each source is the whole
-state.
+The next source is the one furthest below its share, so after any number of draws each source has
+its share to within two documents. The documents of a source follow a permutation that depends only
+on the seed, the source and the epoch. So the number of documents drawn from each source is the
+whole state.
 """
 
 from __future__ import annotations

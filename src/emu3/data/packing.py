@@ -2,11 +2,11 @@
 
 Algorithm: a row starts with the span that has waited longest in the buffer, so none waits forever.
 Then the longest span that fits is added until none fits (best fit). If more than 1/64 of the row is
-still empty, the longest splittable span in the buffer is split to fill it, and its rest stays in the
-buffer. That matters for images: the space one leaves is often too small for any other.
+still empty, the longest splittable span in the buffer is split to fill it, and its rest stays in
+the buffer. That matters for images: the space one leaves is often too small for any other.
 
-A text longer than a row is split. Consecutive spans overlap by one token id, because the first id of
-a span is never a target. A document with an image that is longer than a row must be excluded.
+A text longer than a row is split. Consecutive spans overlap by one token id, because the first id
+of a span is never a target. A document with an image that is longer than a row must be excluded.
 """
 
 from __future__ import annotations

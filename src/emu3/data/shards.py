@@ -72,7 +72,7 @@ def write_shard(
 
 
 def read_shard_summary(path: Path) -> ShardSummary:
-    """Read the metadata of a shard from its header. Raises InputError if it is not a valid shard."""
+    """Read the metadata of a shard from its header. Raises InputError on an invalid shard."""
     try:
         with safe_open(path, "pt") as file:
             values = json.loads((file.metadata() or {})[METADATA_KEY])

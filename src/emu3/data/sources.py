@@ -1,7 +1,7 @@
 """Sources of samples: the `Source` protocol, JSONL files and folders.
 
-`webdataset` and `parquet` have further sources. A source is divided into slices, which are processed
-in any order and by any process. The content of a slice depends on the source alone.
+`webdataset` and `parquet` have further sources. A source is divided into slices, which are
+processed in any order and by any process. The content of a slice depends on the source alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Source(Protocol):
         """The number of slices."""
 
     def fingerprint(self) -> dict[str, object]:
-        """JSON that changes if the samples change, such as file sizes; file contents are not read."""
+        """JSON that changes if the samples change, such as file sizes; contents are not read."""
 
     def samples(self, index: int) -> Iterator[LazySample]:
         """The samples of one slice, always in the same order."""

@@ -38,7 +38,7 @@ DEFAULT_FPS = 8.0
 """Frames per second at which videos are sampled."""
 
 MAX_FRAMES = 4096
-"""Longest video, in frames. More fit no context, and encoding a feature-length video would take hours."""
+"""Longest video, in frames. More fit no context, and encoding a movie would take hours."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """WebDataset tar files: files with the same name up to the first dot are one sample.
 
-A sample is an image or video with its caption in `.txt`, or with the other keys of a JSONL sample in
-`.json`. Other members are ignored. If there is a caption, `.json` is ignored too: such files usually
-hold metadata. The module needs no package beyond `tarfile`.
+A sample is an image or video with its caption in `.txt`, or with the other keys of a JSONL sample
+in `.json`. Other members are ignored. If there is a caption, `.json` is ignored too: such files
+usually hold metadata. The module needs no package beyond `tarfile`.
 """
 
 from __future__ import annotations

@@ -109,7 +109,8 @@ def evaluate_token_loss(
 
 
 def token_losses(decoder: Transformer, documents: Sequence[Tensor]) -> Tensor:
-    """Cross-entropies in nats of token ids [L] of some documents: float32 [B, max L - 1], on the CPU.
+    """Cross-entropies in nats of token ids [L] of some documents: float32 [B, max L - 1], on the
+    CPU.
 
     The value at position i belongs to token i + 1. Values behind the end of a document mean
     nothing.

@@ -1,8 +1,8 @@
 """The decoder as a transformers model, for `generate`, PEFT, Trainer and evaluation harnesses.
 
 Its submodules `model` and `lm_head` are those of `emu3.models.transformer.Transformer`, with BAAI's
-parameter names. This module adds the arguments of transformers: padding masks, position ids, a cache
-passed by the caller, labels.
+parameter names. This module adds the arguments of transformers: padding masks, position ids, a
+cache passed by the caller, labels.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def build_attention_mask(
         return attention_mask
     if cache is not None and cache.is_compileable:
         raise InputError(
-            "a static cache needs a 4D attention mask; use generate, which makes one, or a DynamicCache"
+            "a static cache needs a 4D attention mask; use generate, which makes one, or a "
+            "DynamicCache"
         )
     if attention_mask is not None and attention_mask.shape[-1] != past + new:
         raise InputError(

@@ -1,8 +1,8 @@
 """transformers configuration classes for `config.json` in BAAI's format.
 
-Keys, defaults and validation come from the dataclasses in `emu3.config`. Keys that transformers adds
-to every configuration are kept. An unknown key becomes an attribute without effect, as everywhere in
-transformers.
+Keys, defaults and validation come from the dataclasses in `emu3.config`. Keys that transformers
+adds to every configuration are kept. An unknown key becomes an attribute without effect, as
+everywhere in transformers.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ def _to_pil(image: Any) -> Image.Image:
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise InputError(
-            f"an image must be PIL.Image or a uint8 array [H, W, 3], got {array.dtype} {array.shape}"
+            f"an image must be PIL.Image or a uint8 array [H, W, 3], got {array.dtype} "
+            f"{array.shape}"
         )
     return Image.fromarray(array)

@@ -157,14 +157,14 @@ class Emu3Processor:
     ) -> list[DocumentPart] | DocumentPart:
         """A document, ids [L], to its texts and images; a single part is returned without a list.
 
-        With `skip_special_tokens` the result is the text alone. Raises InputError if an image in the
-        document is incomplete or malformed.
+        With `skip_special_tokens` the result is the text alone. Raises InputError if an image in
+        the document is incomplete or malformed.
         """
         ids = torch.as_tensor(token_ids).cpu().long()
         if ids.ndim != 1:
             raise InputError(
-                f"decode takes the ids of one document [L], got {list(ids.shape)}; generate returns "
-                "[B, L], so pass outputs[0]"
+                f"decode takes the ids of one document [L], got {list(ids.shape)}; generate "
+                "returns [B, L], so pass outputs[0]"
             )
         if skip_special_tokens:
             return self.tokenizer.decode(ids, skip_special_tokens=True)

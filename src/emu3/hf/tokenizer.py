@@ -1,8 +1,8 @@
 """The text tokenizer as a transformers tokenizer.
 
-By default, names of control tokens in a text become these tokens, as in BAAI's code, because existing
-scripts rely on it. For untrusted text set `split_special_tokens=True` of transformers: then such
-names are plain text, as everywhere else in this library.
+By default, names of control tokens in a text become these tokens, as in BAAI's code, because
+existing scripts rely on it. For untrusted text set `split_special_tokens=True` of transformers:
+then such names are plain text, as everywhere else in this library.
 
 Source: `tokenization_emu3.py` of baaivision/Emu3.
 """

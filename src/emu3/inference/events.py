@@ -133,7 +133,7 @@ class TokenizeResult:
 
 @dataclass(frozen=True)
 class RequestFailed:
-    """The request failed. `internal` marks a fault of the engine, not of the input; `error` has it."""
+    """The request failed with `error`. `internal` marks a fault of the engine, not the input."""
 
     message: str
     internal: bool

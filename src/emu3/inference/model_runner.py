@@ -75,7 +75,7 @@ class ModelRunner:
         self._append(prefill(self.model, prompts, new_tokens)[1], sequences)
 
     def _row_capacity(self, sequence: DecodingSequence) -> int:
-        """KV-cache tokens of a row; `max_tokens` counts with drafts of at most `MAX_DRAFT` codes."""
+        """KV-cache tokens of a row; `max_tokens` includes drafts of at most `MAX_DRAFT` codes."""
         return sequence.max_tokens + 3 * max(0, (self.draft_length or 0) - MAX_DRAFT)
 
     def _append(self, fresh: KVCache, sequences: Sequence[DecodingSequence]) -> None:

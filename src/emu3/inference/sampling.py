@@ -119,7 +119,7 @@ class SamplingTensors:
 
 
 class GumbelNoise:
-    """Gumbel noise from one generator per row, on the CPU, so that every device samples the same."""
+    """Gumbel noise from one generator per row, on the CPU, so that all devices sample equally."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -165,8 +165,8 @@ def mix_guidance(logits: Tensor, guided: Tensor, unguided: Tensor, scale: Tensor
 
     `logits` [rows, W, N]; `guided` and `unguided` [S] name the two rows of each sequence (the same
     row twice for a sequence without guidance); `scale` [S]. Returns [S, W, N]. The logits are not
-    normalised first: a normaliser shifts all entries of a row alike, which changes no sample. A scale
-    of 1 gives the guided row unchanged.
+    normalised first: a normaliser shifts all entries of a row alike, which changes no sample. A
+    scale of 1 gives the guided row unchanged.
     """
     if torch.equal(guided, unguided):
         return logits[guided]

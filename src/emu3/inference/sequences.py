@@ -185,7 +185,7 @@ class TextSequence:
         *,
         keep_cache: bool = False,
     ) -> None:
-        """`stop` ends the answer. `keep_cache` saves the KV cache for a prompt that continues it."""
+        """`stop` ends the answer. `keep_cache` saves the KV cache for a continued prompt."""
         self.prompts, self.sampling, self.seed = [list(prompt)], sampling, seed
         self.max_new_tokens, self.stop, self.keep_cache = max_new_tokens, stop, keep_cache
         self.ids: list[int] = []

@@ -127,8 +127,8 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=grouped
             )
-        # Stack the query heads that share a key/value head along the query axis, [B, K, H/K * L, D],
-        # so that keys and values are not repeated.
+        # Stack the query heads that share a key/value head along the query axis, [B, K, H/K * L,
+        # D], so that keys and values are not repeated.
         stacked = q.unflatten(1, (self.kv_heads, -1)).flatten(2, 3)
         out = F.scaled_dot_product_attention(stacked, k, v, attn_mask=bias, dropout_p=dropout)
         return out.unflatten(2, (-1, q.shape[2])).flatten(1, 2)

@@ -29,7 +29,7 @@ class KVStore(Protocol):
 
 
 class KVCache:
-    """Keys and values [layers, B, kv heads, capacity, head dim]; row b holds `lengths[b]` tokens."""
+    """Keys and values [layers, B, kv heads, capacity, head dim]; row b has `lengths[b]` tokens."""
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ def _token_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
 
 
 def vision_decode_bytes(config: DecoderConfig, vision: VisionConfig) -> int:
-    """Bytes to decode one image of `config.image_area` pixels, vision tokenizer weights included."""
+    """Bytes to decode an image of `config.image_area` pixels, including the tokenizer's weights."""
     with torch.device("meta"):
         model = VisionTokenizer(vision)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())

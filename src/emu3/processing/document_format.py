@@ -198,7 +198,8 @@ class DocumentFormat:
     def split(self, ids: Tensor) -> list[Tensor]:
         """A document [L] as its parts in order: text ids [n], images as codes [h, w].
 
-        Raises DocumentFormatError on an image that is not well formed, and on a video (see `parse`).
+        Raises DocumentFormatError on an image that is not well formed, and on a video (see
+        `parse`).
         """
         tensors: list[Tensor] = []
         for part in self.parse(ids):
@@ -262,8 +263,9 @@ class DocumentFormat:
 def fps_and_duration(fps: float, frames: int) -> str:
     """Frame rate and duration of a video as in its header: `8fps 1.25s`.
 
-    Seconds are rounded to thousandths, which still identify the number of frames. Raises DocumentFormatError
-    on a rate that is not a multiple of 0.001 from 0.001 to 999, or on less than one frame.
+    Seconds are rounded to thousandths, which still identify the number of frames. Raises
+    DocumentFormatError on a rate that is not a multiple of 0.001 from 0.001 to 999, or on less than
+    one frame.
     """
     rate = Fraction(fps).limit_denominator(THOUSAND) if 0 < fps <= MAX_FPS else Fraction(0)
     if not rate or THOUSAND % rate.denominator or float(rate) != float(fps):

@@ -1,8 +1,8 @@
 """Video files to frames and back, one frame at a time.
 
 A frame is an array [H, W, 3] uint8. Times are in seconds, rates in frames per second. MP4, WebM and
-other formats of FFmpeg are read with PyAV; GIF and animated WebP with Pillow, which composites their
-partial frames. All are written with PyAV, frame by frame.
+other formats of FFmpeg are read with PyAV; GIF and animated WebP with Pillow, which composites
+their partial frames. All are written with PyAV, frame by frame.
 """
 
 from __future__ import annotations

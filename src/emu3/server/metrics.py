@@ -1,4 +1,4 @@
-"""Prometheus metrics: HTTP requests, engine requests by kind and outcome, and the engine's state."""
+"""Prometheus metrics: HTTP requests, engine requests by kind and outcome, the engine's state."""
 
 from __future__ import annotations
 

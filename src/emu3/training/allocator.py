@@ -2,8 +2,8 @@
 
 glibc returns large blocks to the operating system when they are freed. A training step frees and
 allocates the same gigabytes again and again, and each time the system clears every page. Measured
-(`python -m benchmarks.train --case compiled`, two cores, transparent huge pages): 97 tokens a second
-with this setting and 77 without, for at most 0.8 GB more memory. Source: mallopt(3).
+(`python -m benchmarks.train --case compiled`, two cores, transparent huge pages): 97 tokens a
+second with this setting and 77 without, for at most 0.8 GB more memory. Source: mallopt(3).
 """
 
 from __future__ import annotations

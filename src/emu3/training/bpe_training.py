@@ -10,7 +10,8 @@ from emu3.processing.vocabulary import EOV, SOT, SOV, visual_token
 
 
 def train_bpe(texts: Iterable[str], num_ranks: int, codebook_size: int) -> TextTokenizer:
-    """Learn a vocabulary of `num_ranks` byte pairs (with the 256 bytes), followed by special tokens.
+    """Learn a vocabulary of `num_ranks` byte pairs (with the 256 bytes), followed by special
+    tokens.
 
     The special tokens include one for each code of the codebook. Deterministic. Raises
     MissingExtraError without the `tokenizers` library.

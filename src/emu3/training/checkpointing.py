@@ -148,7 +148,7 @@ class CheckpointManager:
             each.load_state_dict(extras[name])
 
     def _state(self) -> dict[str, Any]:
-        """Weights and optimizer state by parameter name; sharded tensors if there are many ranks."""
+        """Weights and optimizer state by parameter name; sharded if there are many ranks."""
         model, optimizer = get_state_dict(self.model, self.optimizer.optimizers)
         return {"model": model, "optimizer": optimizer}
 

@@ -175,8 +175,8 @@ def accumulate_pair_gradients(
 ) -> dict[str, float]:
     """Add the gradients of a batch, in micro-batches; returns the values of `dpo_losses`.
 
-    `pairs` is this rank's part of the batch. Dropout is off, as it was for the reference: its noise,
-    summed over thousands of tokens, would exceed the margin.
+    `pairs` is this rank's part of the batch. Dropout is off, as it was for the reference: its
+    noise, summed over thousands of tokens, would exceed the margin.
 
     Raises InputError if a rank has no pair.
     """

@@ -54,7 +54,8 @@ class ModelCardData:
 
 
 def export_model(checkpoint: Checkpoint, model_card_data: ModelCardData, folder: Path) -> None:
-    """Write both formats and the model card to `folder`, atomically; an existing folder is replaced.
+    """Write both formats and the model card to `folder`, atomically; an existing folder is
+    replaced.
 
     Raises InputError on an adapter that is not merged, on a metrics log that cannot be read, and as
     `Checkpoint.save`.

@@ -90,8 +90,8 @@ class LoraModel:
 def add_adapter(model: Transformer, lora: LoraConfig) -> LoraModel:
     """Add an untrained adapter to a decoder and freeze the other weights, in place.
 
-    Raises MissingExtraError without PEFT, and InputError on a model that is quantized, optimized for
-    inference, or already has an adapter.
+    Raises MissingExtraError without PEFT, and InputError on a model that is quantized, optimized
+    for inference, or already has an adapter.
     """
     peft = _import_peft()
     _check(model)

@@ -43,9 +43,9 @@ class LossSpikeDetector:
         if not math.isfinite(grad_norm):
             return f"the gradient norm is {grad_norm}"
         if len(self.history) >= MIN_HISTORY:
-            usual = median(self.history)
-            if loss > self.factor * usual:
-                return f"the loss is {loss:.4g}, more than {self.factor:g} times the median {usual:.4g}"
+            usual, factor = median(self.history), self.factor
+            if loss > factor * usual:
+                return f"the loss is {loss:.4g}, more than {factor:g} times the median {usual:.4g}"
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: linear warm-up, an optional constant phase, then cosine or linear decay."""
+"""Learning-rate schedules: linear warm-up, optional constant phase, cosine or linear decay."""
 
 from __future__ import annotations
 

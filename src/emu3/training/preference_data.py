@@ -1,8 +1,8 @@
 """Preference pairs for DPO: images are sampled for a prompt, scored, and the best and worst kept.
 
 The paper (arXiv 2409.18869, post-training) samples 8 to 10 images for a prompt, has three people
-vote on each, and pairs the best with the worst. Here a scorer is any function. The sampled token ids
-are stored with all scores, so another margin needs no new images.
+vote on each, and pairs the best with the worst. Here a scorer is any function. The sampled token
+ids are stored with all scores, so another margin needs no new images.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def sample_candidates(
 def read_candidates(path: Path) -> list[ScoredCandidates]:
     """All complete lines of a file; empty if there is no file.
 
-    A last line that was cut short by a kill is removed from the file. Raises InputError on a file of
-    other content.
+    A last line that was cut short by a kill is removed from the file. Raises InputError on a file
+    of other content.
     """
     if not path.exists():
         return []

@@ -5,8 +5,8 @@
 
 A `Preset` states a stage; `run.py` runs one on prepared data. Numbers come from three sources: the
 paper (arXiv 2409.18869, sections on pre- and post-training), BAAI's published fine-tuning script
-(`scripts/t2i_sft.sh` of baaivision/Emu3), and ours. BAAI disclosed no batch sizes, numbers of steps,
-data mixtures, or optimizer of pre-training; for these our values are a starting point.
+(`scripts/t2i_sft.sh` of baaivision/Emu3), and ours. BAAI disclosed no batch sizes, numbers of
+steps, data mixtures, or optimizer of pre-training; for these our values are a starting point.
 `Preset.source` returns the source of a field, and the model card lists it.
 """
 

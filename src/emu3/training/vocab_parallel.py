@@ -24,7 +24,7 @@ from emu3.training.cross_entropy import FullVocabulary, tokens_per_chunk, weight
 
 @dataclass(frozen=True)
 class VocabularyShard(FullVocabulary):
-    """Rows `start` to `stop` of the vocabulary are on this rank, the others elsewhere in `group`."""
+    """Rows `start` to `stop` of the vocabulary are on this rank, the others in `group`."""
 
     start: int
     stop: int

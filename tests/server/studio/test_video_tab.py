@@ -1,4 +1,4 @@
-"""The Video tab generates the videos of `Emu3.video`, in groups of four frames, and extends them."""
+"""The Video tab generates the videos of `Emu3.video`, four frames at a time, and extends them."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ def write_files(
     """Write all files but the weights into an existing folder, for transformers' `from_pretrained`.
 
     `dtype` is the dtype of the weights, as torch spells it. The tokenizer file splits and
-    normalizes text as BAAI's tokenizer does, unlike the published -hf repositories, so token ids are
-    the same. Raises InputError if transformers' model cannot represent the configuration.
+    normalizes text as BAAI's tokenizer does, unlike the published -hf repositories, so token ids
+    are the same. Raises InputError if transformers' model cannot represent the configuration.
     """
     text.vocabulary.check(decoder)
     if vision.codebook_size != text.vocabulary.codebook_size:

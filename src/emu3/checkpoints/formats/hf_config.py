@@ -1,7 +1,7 @@
 """Read and write the config files of transformers' Emu3.
 
-Reading is strict: an unknown key or an unsupported value is an error. For an absent key transformers
-uses its default, which is the default of this package too for every key read here.
+Reading is strict: an unknown key or an unsupported value is an error. For an absent key
+transformers uses its default, which is the default of this package too for every key read here.
 
 Sources, of transformers 5.23.0: `configuration_emu3.py`, `configuration_utils.py`,
 `image_processing_emu3.py`, and for the sampling parameters `convert_emu3_weights_to_hf.py`.

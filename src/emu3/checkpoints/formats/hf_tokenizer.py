@@ -1,9 +1,9 @@
 """Read and write `tokenizer.json` of transformers' Emu3: byte-level BPE.
 
-The rank of a token is its id, in tiktoken files and here. `tokenizer.json` also has the merges, which
-follow from the ranks, and the splitting of text. The published -hf repositories split text as GPT-2
-does and do not normalize it, so their tokenizer gives other ids than BAAI's for many texts. Read by
-this module, they give BAAI's ids.
+The rank of a token is its id, in tiktoken files and here. `tokenizer.json` also has the merges,
+which follow from the ranks, and the splitting of text. The published -hf repositories split text as
+GPT-2 does and do not normalize it, so their tokenizer gives other ids than BAAI's for many texts.
+Read by this module, they give BAAI's ids.
 
 The file represents bytes as printable characters (see `byte_to_char`, as in GPT-2's `encoder.py`).
 Sources: the `tokenizers` package, 0.23; `convert_emu3_weights_to_hf.py` of transformers.
@@ -67,7 +67,8 @@ def text_tokenizer(folder: Path) -> TextTokenizer:
     specials = [baai_names.get(name, name) for name in names[ids[PAD] :]]
     if tuple(specials[: len(BASE_SPECIALS)]) != BASE_SPECIALS:
         raise InputError(
-            f"{path}: {BASE_SPECIALS[0]} to {BASE_SPECIALS[-1]} must have consecutive ids in this order"
+            f"{path}: {BASE_SPECIALS[0]} to {BASE_SPECIALS[-1]} must have consecutive ids in this "
+            "order"
         )
     return TextTokenizer(_ranks(names[: ids[PAD]], path), specials[len(BASE_SPECIALS) :])
 

@@ -2,12 +2,12 @@
 
 Config files, vocabulary and tensor names are BAAI's, with two differences:
 
-* `paddle.nn.Linear` stores its weight as [in, out], PyTorch as [out, in]. Convolutions and embeddings
+* `paddle.nn.Linear` stores its weight as [in, out], PyTorch as [out, in]. Convolutions, embeddings
   have the same orientation.
 * `paddle.nn.BatchNorm3D` names its statistics `_mean` and `_variance` and counts no batches.
 
 PaddleNLP writes the format `np` into the metadata of its safetensors files and reads back only `np`
-and `pd`. A copy of BAAI's files on Paddle's servers still has the format `pt` and is read as BAAI's.
+and `pd`. A copy of BAAI's files on Paddle's servers still has the format `pt` and is read as such.
 
 Sources: PaddlePaddle/PaddleMIX `paddlemix/models/emu3/modeling_emu3.py` (every projection and the
 head an `nn.Linear`) and `modeling_emu3visionvq.py` (`Conv2D`, `Conv3D`, `BatchNorm3D`, no linear

@@ -17,7 +17,7 @@ from emu3.server.studio.media_cache import MediaCache
 
 @dataclass(frozen=True)
 class StudioContext:
-    """The engine, the server's settings and metrics, the media cache, and properties of the checkpoint."""
+    """The engine, settings, metrics, media cache, and properties of the checkpoint."""
 
     engine: AsyncEngine
     settings: Settings

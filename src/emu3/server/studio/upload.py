@@ -9,7 +9,7 @@ TEMPLATE = """
   <label>
     <input type="file" accept="${accept}" aria-label="${label}">
     ${value && value.startsWith('data:video') ? '<video muted controls src="' + value + '"></video>'
-      : value && value.startsWith('data:image') ? '<img alt="the uploaded file" src="' + value + '">'
+      : value && value.startsWith('data:image') ? '<img alt="uploaded file" src="' + value + '">'
       : '<span>' + label + '</span>'}
   </label>
   ${value ? '<button class="remove" aria-label="remove the file">×</button>' : ''}

@@ -71,7 +71,8 @@ def _vgg() -> list[nn.Sequential]:
 class LPIPS(nn.Module):
     """Shift-tolerant LPIPS with frozen weights; always in eval mode.
 
-    Raises MissingExtraError if `stlpips-pytorch` is not installed, InputError on an unknown backbone.
+    Raises MissingExtraError if `stlpips-pytorch` is not installed, InputError on an unknown
+    backbone.
     """
 
     shift: Tensor

@@ -16,8 +16,8 @@ from torch import Tensor
 def patch_ids(pixels: Tensor, side: int) -> Tensor:
     """A number for each patch of pixels [B, 3, H, W], equal for equal pixels: [B * h * w].
 
-    Patches are in the order of codes. They are compared by a random projection in float64, for which
-    a collision of different patches is practically impossible.
+    Patches are in the order of codes. They are compared by a random projection in float64, for
+    which a collision of different patches is practically impossible.
     """
     rows = F.unfold(pixels, side, stride=side).transpose(1, 2).flatten(0, 1).double()
     generator = torch.Generator().manual_seed(0)

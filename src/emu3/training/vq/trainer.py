@@ -71,8 +71,8 @@ class VQTrainingConfig(TrainingConfig):
         super().__post_init__()
         if self.on_bad_batch != "stop":
             raise InputError(
-                "on_bad_batch='skip' is not supported for the vision tokenizer: a batch updates the "
-                "codebook before it can be checked"
+                "on_bad_batch='skip' is not supported for the vision tokenizer: a batch updates "
+                "the codebook before it can be checked"
             )
         for name in ("perceptual_weight", "adversarial_weight"):
             if not getattr(self, name) >= 0:

@@ -109,8 +109,8 @@ def _check(own: Mapping[str, Tensor], copied: Mapping[str, Tensor], missing: lis
 def _compensate_silu(model: VisionTokenizer) -> None:
     """Adjust the layers after the temporal convolutions for the SiLUs of these.
 
-    Near zero the SiLUs map x to offset + gain * x. A layer applied to (y - offset) / gain equals the
-    layer applied to y with its weight divided and its bias shifted. At the border, where the
+    Near zero the SiLUs map x to offset + gain * x. A layer applied to (y - offset) / gain equals
+    the layer applied to y with its weight divided and its bias shifted. At the border, where the
     decoder's first convolution sees padding, this is approximate: padding is zero in y, not in x.
     """
     offset, gain = _linearize_silu(model.config.temporal_stages)
