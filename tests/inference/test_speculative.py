@@ -189,7 +189,7 @@ GRIDS = [(2, 3, 3), (3, 2, 1), (1, 1, 4), (2, 2, 2), (1, 4, 3)]
 def headed(text: str, height: int, width: int, groups: int) -> list[int]:
     if groups == 1:
         return PROMPTS.image(text, (height, width))
-    return PROMPTS.video(text, (height, width), 8, groups * FORMAT.group)
+    return PROMPTS.video(text, (height, width), 8, groups * FORMAT.frames_per_group)
 
 
 CLIP_ROWS = [headed("ab" * index, *grid) for index, grid in enumerate(GRIDS)]

@@ -36,6 +36,6 @@ def caption_prompt_ids(checkpoint: Checkpoint, codes: Tensor, fps: float) -> lis
     if groups < 1:
         return None
     shown = codes[-groups:]
-    frames = len(shown) * document_format.group
+    frames = len(shown) * document_format.frames_per_group
     prompt = prompts.chat(QUESTION, [VideoCodes(shown, fps, frames)])
     return prompt if len(prompt) < limit else None

@@ -41,7 +41,7 @@ def encode_video(checkpoint: Checkpoint, source: VideoSource) -> VideoCodes:
         _, height, width = group.codes.shape
         if document_format.num_tokens(height, width, len(groups)) > limit:
             raise InputError(
-                f"a video of {document_format.group * len(groups)} frames or more exceeds the "
+                f"a video of {document_format.frames_per_group * len(groups)} frames or more exceeds the "
                 f"context of {limit}; cut it, or use a lower fps"
             )
     if not groups:

@@ -110,11 +110,11 @@ class VideoPlan:
         most = min(known + left, limit // document_format.num_tokens(*self.size))
         for both in range(most, 1, -1):
             new = min(left, max(both // 2, both - known))
-            before = (known + new - both) * document_format.group
-            last = min(frames - before, both * document_format.group)
+            before = (known + new - both) * document_format.frames_per_group
+            last = min(frames - before, both * document_format.frames_per_group)
             if sum(self.token_counts(last)) <= limit:
                 return both - new, new
-        prompt, length = self.token_counts(2 * document_format.group)
+        prompt, length = self.token_counts(2 * document_format.frames_per_group)
         raise InputError(
             f"{prompt} prompt tokens and {length} tokens of two groups of frames exceed the "
             f"context of {limit}; use smaller frames or a shorter text"

@@ -72,14 +72,14 @@ class DocumentFormat:
     """Encodes images and videos as token ids and decodes them.
 
     `encode_text` and `decode_text` convert the size to ids of plain text and back; they are
-    arguments, so that this module does not depend on the text tokenizer. `group` is the number of
-    frames of a video that share one frame of codes.
+    arguments, so that this module does not depend on the text tokenizer. `frames_per_group` frames
+    of a video share one frame of codes.
     """
 
     vocabulary: Vocabulary
     encode_text: Callable[[str], list[int]]
     decode_text: Callable[[Sequence[int]], str]
-    group: int = 4
+    frames_per_group: int = 4
 
     def header(self, height: int, width: int) -> list[int]:
         """The ids before the first code of an image of [height, width] codes."""
@@ -98,7 +98,7 @@ class DocumentFormat:
 
     def num_groups(self, frames: int) -> int:
         """Frames of codes (groups) for so many frames of a video; the last may be partly filled."""
-        return -(-frames // self.group)
+        return -(-frames // self.frames_per_group)
 
     def body_token_ids(self, codes: Tensor) -> Tensor:
         """Codes [h, w] or [t, h, w] to the ids after the header, [t * (h * (w + 1) + 1) + 1]."""
@@ -119,10 +119,10 @@ class DocumentFormat:
         DocumentFormatError where t frames of codes cannot stand for it, and as `video_header` does.
         """
         groups, height, width = codes.shape
-        frames = groups * self.group if frames is None else frames
+        frames = groups * self.frames_per_group if frames is None else frames
         if not groups or self.num_groups(frames) != groups:
             raise DocumentFormatError(
-                f"{frames} frames cannot be {groups} groups of codes of {self.group} frames each"
+                f"{frames} frames cannot be {groups} groups of codes of {self.frames_per_group} frames each"
             )
         return self._headed(self.video_header(height, width, fps, frames), codes)
 
