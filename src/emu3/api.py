@@ -31,8 +31,8 @@ from emu3.inference.events import (
 )
 from emu3.inference.inputs import VideoSource, encode_video
 from emu3.inference.optimize import optimize_for_inference, optimize_vision_tokenizer
+from emu3.inference.request_states import resolve_sampling
 from emu3.inference.requests import ChatRequest, ImageRequest, VideoRequest
-from emu3.inference.runs import resolve_sampling
 from emu3.inference.sampling import SamplingParams
 from emu3.inference.validation import check_seed, requested_size
 from emu3.models.precision import Precision
@@ -213,7 +213,7 @@ class Emu3:
 
         The result has the old frames as the vision tokenizer reconstructs them, and the new ones. A
         last group of fewer than four frames is dropped and generated anew. Any length is possible:
-        what exceeds the context slides through it. `prompt` says what happens; without one, a
+        a longer clip is generated in overlapping context windows. `prompt` says what happens; without one, a
         checkpoint that answers questions about clips writes it (`inference/captioning.py`),
         `settings.prompt` has it, and guidance is 1 unless it or a `negative_prompt` is given. Other
         arguments are those of `video`.

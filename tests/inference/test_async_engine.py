@@ -27,8 +27,8 @@ from emu3.inference.events import (
     RequestStarted,
     RowProgress,
 )
+from emu3.inference.request_states import ChatRequestState
 from emu3.inference.requests import ChatRequest, ChatTurn, ImageRequest
-from emu3.inference.runs import ChatRun
 from emu3.inference.sampling import SamplingParams
 from emu3.testing import tiny_checkpoint
 
@@ -267,7 +267,7 @@ def test_a_request_that_fails_to_start_fails_alone(
 ) -> None:
     engine, _, go = held(checkpoint, max_running=8, max_waiting=8)
     broken, fine = engine.submit(ChatRequest("x")), engine.submit(ImageRequest("x"))
-    monkeypatch.setattr(ChatRun, "start", lambda self: 1 / 0)
+    monkeypatch.setattr(ChatRequestState, "start", lambda self: 1 / 0)
     go.set()
     end = broken.result()
     assert isinstance(end, RequestFailed)

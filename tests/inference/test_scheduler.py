@@ -16,7 +16,7 @@ from emu3.inference.scheduler import Scheduler
 @dataclass(eq=False)
 class Request:
     num_rows: int
-    max_tokens: int
+    kv_tokens_per_row: int
 
 
 REQUESTS = st.builds(Request, st.integers(0, 2), st.integers(1, 30))
@@ -35,7 +35,9 @@ def test_all_are_admitted_once_in_order_within_the_limits(
         assert scheduler.running
         assert len(scheduler.running) <= max_running
         rows = sum(each.num_rows for each in scheduler.running)
-        width = max((each.max_tokens for each in scheduler.running if each.num_rows), default=0)
+        width = max(
+            (each.kv_tokens_per_row for each in scheduler.running if each.num_rows), default=0
+        )
         assert rows * width <= scheduler.kv_cache_tokens <= limit
         scheduler.release(data.draw(st.sampled_from(scheduler.running)))
     assert served == requests

@@ -192,7 +192,7 @@ def test_cancelling_frees_memory(checkpoint: Checkpoint) -> None:
 def test_a_failure_in_a_later_window_is_reported(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emu3.inference.video.VideoRun._next_window", lambda self: 1 / 0)
+    monkeypatch.setattr("emu3.inference.video.VideoRequestState._next_window", lambda self: 1 / 0)
     end = engine.submit(VIDEOS[5]).result()
     assert isinstance(end, RequestFailed)
     assert end.internal

@@ -1,7 +1,8 @@
 """Captioning a clip before it is continued.
 
-A prompt helps a continuation: which way something moves is found out once and not again in every
-frame. A model that answers questions about clips and generates videos can write that prompt itself.
+With a caption, the direction of motion is part of the prompt and need not be inferred from the
+given frames in every window. A model that answers questions about clips and generates videos can
+write that prompt itself.
 """
 
 from __future__ import annotations

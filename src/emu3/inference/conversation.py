@@ -1,4 +1,4 @@
-"""Conversations: several questions and answers, of which nothing is read twice.
+"""Conversations: several questions and answers, with prefix caching.
 
     BOS opening  images text closing  answer  USER:  images text closing  answer  …
 

@@ -2,8 +2,9 @@
 
 A synchronous core that owns the model, the KV cache, the scheduler and the running requests.
 `Emu3` (Python API and command line) drives `step` in the caller's thread; `AsyncEngine` drives it
-in a background thread for the server. Requests join and leave between steps, so none waits for the
-slowest.
+in a background thread for the server. Requests join and leave between steps. Images and videos of
+inputs are encoded, and groups of video frames decoded, inside `step`; images are decoded by the
+vision worker.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ from emu3.inference.events import (
     VideoSpec,
 )
 from emu3.inference.model_runner import ModelRunner
+from emu3.inference.request_states import (
+    ChatRequestState,
+    DecodeJob,
+    ImageRequestState,
+    RequestState,
+    TokenizeRequestState,
+)
 from emu3.inference.requests import (
     ChatRequest,
     ImageRequest,
@@ -42,10 +50,9 @@ from emu3.inference.requests import (
     TokenizeRequest,
     VideoRequest,
 )
-from emu3.inference.runs import ChatRun, DecodeJob, ImageRun, Run, TokenizeRun
 from emu3.inference.scheduler import Scheduler
 from emu3.inference.sequences import DecodingSequence, TextSequence, VisualSequence
-from emu3.inference.video import VideoRun
+from emu3.inference.video import VideoRequestState
 from emu3.inference.vision_worker import InlineVisionWorker, VisionWorker
 from emu3.models.memory import max_kv_cache_tokens
 
@@ -71,7 +78,7 @@ class Counters:
 class PendingDecode:
     """An image that the vision worker decodes; `final` if it ends its request."""
 
-    run: Run
+    state: RequestState
     future: Future[Image.Image]
     event: Callable[[Image.Image], Event]
     final: bool
@@ -94,47 +101,47 @@ class Engine:
     ) -> None:
         """At most `max_waiting` requests wait and `max_running` run.
 
-        `max_kv_cache_tokens` bounds the KV cache, rows times tokens; by default, by the free
-        memory. Raises InputError on a limit below 1.
+        `max_kv_cache_tokens` limits the KV cache, rows times tokens; the default is what fits
+        in free memory. Raises InputError on a limit below 1.
         """
         self.checkpoint = checkpoint
         vocabulary = checkpoint.text_tokenizer.vocabulary
         self.runner = ModelRunner(checkpoint.decoder, vocabulary)
         limit = _default_limit(checkpoint) if max_kv_cache_tokens is None else max_kv_cache_tokens
-        self.scheduler: Scheduler[Run] = Scheduler(max_waiting, max_running, limit)
+        self.scheduler: Scheduler[RequestState] = Scheduler(max_waiting, max_running, limit)
         self.vision_worker = vision_worker or InlineVisionWorker(checkpoint.vision_processor)
         self.lock = RLock()
         self._counters = Counters()
         self._ids = count(1)
         self._cancelled: set[RequestId] = set()
         self._pending: deque[PendingDecode] = deque()
-        self._held: dict[RequestId, DecodingSequence] = {}  # what the runner decodes of a run
+        self._decoding: dict[RequestId, DecodingSequence] = {}  # in the model runner, by request
 
     # Requests in.
 
-    def prepare(self, request: Request) -> Run:
+    def prepare(self, request: Request) -> RequestState:
         """Check a request and reserve nothing. Raises InputError on what can never be served."""
-        run = _run_of(self.checkpoint, request)
-        self.scheduler.check(run)
-        return run
+        state = _make_state(self.checkpoint, request)
+        self.scheduler.check(state)
+        return state
 
-    def add_request(self, request: Request | Run) -> RequestId:
+    def add_request(self, request: Request | RequestState) -> RequestId:
         """Queue a request, or one that was prepared. Raises InputError and EngineFull."""
-        run = request if isinstance(request, Run) else self.prepare(request)
+        state = request if isinstance(request, RequestState) else self.prepare(request)
         with self.lock:
             try:
-                self.scheduler.enqueue(run)
+                self.scheduler.enqueue(state)
             except Exception:
                 self._counters.refused += 1
                 raise
-            run.request_id = next(self._ids)
-            return run.request_id
+            state.request_id = next(self._ids)
+            return state.request_id
 
     def describe_video(self, request: VideoRequest) -> VideoSpec:
         """What a video will be; nothing is queued. Raises InputError as `add_request` does."""
-        run = VideoRun(self.checkpoint, request)
-        self.scheduler.check(run)
-        return run.spec()
+        state = VideoRequestState(self.checkpoint, request)
+        self.scheduler.check(state)
+        return state.spec()
 
     def cancel(self, request_id: RequestId) -> RequestCancelled | None:
         """Cancel a request; its memory is free within a step.
@@ -143,13 +150,13 @@ class Engine:
         output of the next step; one that has ended is left alone.
         """
         with self.lock:
-            for run in self.scheduler.waiting:
-                if run.request_id == request_id:
-                    self.scheduler.release(run)
+            for state in self.scheduler.waiting:
+                if state.request_id == request_id:
+                    self.scheduler.release(state)
                     self._counters.cancelled += 1
                     return RequestCancelled()
-            live = [*self.scheduler.running, *(pending.run for pending in self._pending)]
-            if any(run.request_id == request_id for run in live):
+            live = [*self.scheduler.running, *(pending.state for pending in self._pending)]
+            if any(state.request_id == request_id for state in live):
                 self._cancelled.add(request_id)
         return None
 
@@ -177,8 +184,8 @@ class Engine:
         outputs += self._admit()
         if self.runner.sequences:
             outputs += self._decode()
-        for run in list(self.scheduler.running):
-            outputs += self._advance(run)
+        for state in list(self.scheduler.running):
+            outputs += self._advance(state)
         if not self.scheduler.running and not outputs and self._pending:
             wait([self._pending[0].future])
         outputs += self._collect_images()
@@ -192,17 +199,17 @@ class Engine:
         """Work on requests to their ends in the caller's thread; results in their order.
 
         `on_event` gets the index of a request and each of its events but the last. At least one
-        request runs at a time, whatever the free memory. Raises InputError where a request is
+        request states at a time, whatever the free memory. Raises InputError where a request is
         refused, before any begins, and the error of one that fails.
         """
-        runs = [_run_of(self.checkpoint, request) for request in requests]
-        need = max((run.num_rows * run.max_tokens for run in runs), default=0)
+        states = [_make_state(self.checkpoint, request) for request in requests]
+        need = max((state.num_rows * state.kv_tokens_per_row for state in states), default=0)
         limit = self.scheduler.max_kv_cache_tokens
         self.scheduler.max_kv_cache_tokens = max(limit, need)
-        ids = {self.add_request(run): index for index, run in enumerate(runs)}
+        ids = {self.add_request(state): index for index, state in enumerate(states)}
         results: dict[int, FinalEvent] = {}
         try:
-            while len(results) < len(runs):
+            while len(results) < len(states):
                 for output in self.step():
                     index, event = ids[output.request_id], output.event
                     if isinstance(event, RequestFailed):
@@ -217,19 +224,19 @@ class Engine:
                 self.cancel(request_id)
             self._end_cancelled()
             self._collect_images()
-        return [results[index] for index in range(len(runs))]
+        return [results[index] for index in range(len(states))]
 
     def fail_running(self, error: Exception) -> list[RequestOutput]:
         """End all running requests after an error of `step` itself."""
         self.runner.clear()
-        self._held.clear()
-        return [self._fail(run, error) for run in list(self.scheduler.running)]
+        self._decoding.clear()
+        return [self._fail(state, error) for state in list(self.scheduler.running)]
 
     def stats(self) -> EngineStats:
         """What the engine holds now and has done so far."""
         with self.lock:
-            running = [run.kind for run in self.scheduler.running]
-            running += [pending.run.kind for pending in self._pending if pending.final]
+            running = [state.kind for state in self.scheduler.running]
+            running += [pending.state.kind for pending in self._pending if pending.final]
             return EngineStats(
                 waiting=len(self.scheduler.waiting),
                 running_images=running.count("image"),
@@ -248,46 +255,48 @@ class Engine:
     def _end_cancelled(self) -> list[RequestOutput]:
         with self.lock:
             running = [r for r in self.scheduler.running if r.request_id in self._cancelled]
-        return [self._end(run, RequestCancelled()) for run in running]
+        return [self._end(state, RequestCancelled()) for state in running]
 
     def _admit(self) -> list[RequestOutput]:
         """Start the requests that fit; one that fails on the way ends alone."""
         with self.lock:
             admitted = self.scheduler.admit() if self._may_admit() else []
-        outputs, started = list[RequestOutput](), list[Run]()
-        for run in admitted:
-            outputs.append(RequestOutput(run.request_id, RequestStarted(time.monotonic())))
+        outputs, started = list[RequestOutput](), list[RequestState]()
+        for state in admitted:
+            outputs.append(RequestOutput(state.request_id, RequestStarted(time.monotonic())))
             try:
-                run.start()
-                started.append(run)
+                state.start()
+                started.append(state)
             except Exception as error:
-                outputs.append(self._fail(run, error))
-        return outputs + self._hold(started)
+                outputs.append(self._fail(state, error))
+        return outputs + self._sync_sequences(started)
 
-    def _hold(self, runs: Sequence[Run]) -> list[RequestOutput]:
-        """Hand the current sequences of runs to the model runner, in place of earlier ones."""
-        fresh: list[Run] = []
-        for run in runs:
-            held = self._held.get(run.request_id)
-            if held is not None and (held is not run.sequence or held.done):
-                self._release_sequence(run)
+    def _sync_sequences(self, states: Sequence[RequestState]) -> list[RequestOutput]:
+        """Give the model runner the current sequence of each request, in place of its last one."""
+        fresh: list[RequestState] = []
+        for state in states:
+            held = self._decoding.get(state.request_id)
+            if held is not None and (held is not state.sequence or held.done):
+                self._release_sequence(state)
                 held = None
-            if held is None and run.sequence is not None and not run.sequence.done:
-                fresh.append(run)
-        sequences = [run.sequence for run in fresh if run.sequence is not None]
+            if held is None and state.sequence is not None and not state.sequence.done:
+                fresh.append(state)
+        sequences = [state.sequence for state in fresh if state.sequence is not None]
         try:
             self.runner.add(sequences)
         except Exception as error:  # the KV cache may be in any state
             self.runner.clear()
-            running = [run for run in self.scheduler.running if run.request_id in self._held]
-            self._held.clear()
-            return [self._fail(run, error) for run in dict.fromkeys([*fresh, *running])]
-        for run, sequence in zip(fresh, sequences, strict=True):
-            self._held[run.request_id] = sequence
+            running = [
+                state for state in self.scheduler.running if state.request_id in self._decoding
+            ]
+            self._decoding.clear()
+            return [self._fail(state, error) for state in dict.fromkeys([*fresh, *running])]
+        for state, sequence in zip(fresh, sequences, strict=True):
+            self._decoding[state.request_id] = sequence
         return []
 
-    def _release_sequence(self, run: Run) -> None:
-        sequence = self._held.pop(run.request_id, None)
+    def _release_sequence(self, state: RequestState) -> None:
+        sequence = self._decoding.pop(state.request_id, None)
         if sequence is not None:
             self.runner.remove(sequence)
 
@@ -297,10 +306,12 @@ class Engine:
         try:
             self.runner.step()
         except Exception as error:
-            failed = [run for run in self.scheduler.running if run.request_id in self._held]
+            failed = [
+                state for state in self.scheduler.running if state.request_id in self._decoding
+            ]
             self.runner.clear()
-            self._held.clear()
-            return [self._fail(run, error) for run in failed]
+            self._decoding.clear()
+            return [self._fail(state, error) for state in failed]
         after = self._generated()
         with self.lock:
             self._counters.steps += 1
@@ -314,41 +325,41 @@ class Engine:
         codes = sum(each.num_codes for each in held if isinstance(each, VisualSequence))
         return codes, sum(len(each.ids) for each in held if isinstance(each, TextSequence))
 
-    def _advance(self, run: Run) -> list[RequestOutput]:
-        """Report what is new of a run after a step, and end it if it is finished."""
+    def _advance(self, state: RequestState) -> list[RequestOutput]:
+        """Report what is new of a state after a step, and end it if it is finished."""
         try:
-            news = run.advance()
+            events = state.advance()
         except Exception as error:
-            return [self._fail(run, error)]
+            return [self._fail(state, error)]
         outputs: list[RequestOutput] = []
-        for item in news:
+        for item in events:
             if isinstance(item, DecodeJob):
-                self._submit(run, item)
+                self._submit(state, item)
             elif isinstance(item, FinalEvent):
-                return [*outputs, self._end(run, item)]
+                return [*outputs, self._end(state, item)]
             else:
-                outputs.append(RequestOutput(run.request_id, item))
-        return outputs + self._hold([run] if run in self.scheduler.running else [])
+                outputs.append(RequestOutput(state.request_id, item))
+        return outputs + self._sync_sequences([state] if state in self.scheduler.running else [])
 
-    def _submit(self, run: Run, job: DecodeJob) -> None:
-        """Have an image decoded; a run without a sequence waits for nothing else and is freed."""
-        final = run.sequence is None
+    def _submit(self, state: RequestState, job: DecodeJob) -> None:
+        """Submit an image to the vision worker; a request without a sequence frees its memory."""
+        final = state.sequence is None
         future = self.vision_worker.submit(job.codes)
         with self.lock:
-            self._pending.append(PendingDecode(run, future, job.event, final))
+            self._pending.append(PendingDecode(state, future, job.event, final))
             if final:
-                self._release_sequence(run)
-                self.scheduler.release(run)
+                self._release_sequence(state)
+                self.scheduler.release(state)
 
     def _collect_images(self) -> list[RequestOutput]:
         """The events of images that are decoded, in the order in which they were submitted."""
         outputs: list[RequestOutput] = []
         while self._pending and self._pending[0].future.done():
             pending = self._pending[0]
-            run, error = pending.run, pending.future.exception()
+            state, error = pending.state, pending.future.exception()
             with self.lock:
                 self._pending.popleft()
-                cancelled = run.request_id in self._cancelled
+                cancelled = state.request_id in self._cancelled
                 if pending.final:
                     event: Event
                     if cancelled:
@@ -357,32 +368,32 @@ class Engine:
                         event = _failure(error)
                     else:
                         event = pending.event(pending.future.result())
-                    outputs.append(self._ended(run, event))
+                    outputs.append(self._record_end(state, event))
                 elif error is None and not cancelled:
                     event = pending.event(pending.future.result())
-                    outputs.append(RequestOutput(run.request_id, event))
+                    outputs.append(RequestOutput(state.request_id, event))
         return outputs
 
-    def _fail(self, run: Run, error: BaseException) -> RequestOutput:
-        return self._end(run, _failure(error))
+    def _fail(self, state: RequestState, error: BaseException) -> RequestOutput:
+        return self._end(state, _failure(error))
 
-    def _end(self, run: Run, event: FinalEvent) -> RequestOutput:
+    def _end(self, state: RequestState, event: FinalEvent) -> RequestOutput:
         """Free what a running request holds; its end."""
-        self._release_sequence(run)
+        self._release_sequence(state)
         with self.lock:
-            self.scheduler.release(run)
-            return self._ended(run, event)
+            self.scheduler.release(state)
+            return self._record_end(state, event)
 
-    def _ended(self, run: Run, event: Event) -> RequestOutput:
+    def _record_end(self, state: RequestState, event: Event) -> RequestOutput:
         """Count an end, under the lock in which its request ceases to be held."""
         counters = self._counters
-        self._cancelled.discard(run.request_id)
+        self._cancelled.discard(state.request_id)
         counters.finished_images += isinstance(event, ImageResult)
         counters.finished_videos += isinstance(event, VideoResult)
         counters.finished_chats += isinstance(event, ChatResult)
         counters.failed += isinstance(event, RequestFailed)
         counters.cancelled += isinstance(event, RequestCancelled)
-        return RequestOutput(run.request_id, event)
+        return RequestOutput(state.request_id, event)
 
 
 def _default_limit(checkpoint: Checkpoint) -> int:
@@ -395,13 +406,13 @@ def _failure(error: BaseException) -> RequestFailed:
     return RequestFailed(INTERNAL_ERROR, internal=True, error=error)
 
 
-def _run_of(checkpoint: Checkpoint, request: Request) -> Run:
-    """The run of a request. Raises InputError on what can never be served."""
+def _make_state(checkpoint: Checkpoint, request: Request) -> RequestState:
+    """The state of a request. Raises InputError on what can never be served."""
     if isinstance(request, ImageRequest):
-        return ImageRun(checkpoint, request)
+        return ImageRequestState(checkpoint, request)
     if isinstance(request, VideoRequest):
-        return VideoRun(checkpoint, request)
+        return VideoRequestState(checkpoint, request)
     if isinstance(request, ChatRequest):
-        return ChatRun(checkpoint, request)
+        return ChatRequestState(checkpoint, request)
     assert isinstance(request, TokenizeRequest)
-    return TokenizeRun(checkpoint, request)
+    return TokenizeRequestState(checkpoint, request)

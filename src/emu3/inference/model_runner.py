@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from emu3.inference.prefill import prefill
-from emu3.inference.sampling import SamplingTensors, mix_guidance
+from emu3.inference.sampling import SamplingTensors, apply_cfg_batched
 from emu3.inference.sequences import (
     MAX_DRAFT,
     DecodingSequence,
@@ -26,7 +26,7 @@ from emu3.models.kv_cache import KVCache, compaction_order
 from emu3.models.transformer import Transformer
 from emu3.processing.vocabulary import Vocabulary
 
-PADDING = 1.25  # prompts read together are at most so much longer than the shortest of them
+MAX_LENGTH_RATIO = 1.25  # longest to shortest of the prompts that are prefilled together
 
 
 class ModelRunner:
@@ -43,7 +43,7 @@ class ModelRunner:
         self.sequences: list[DecodingSequence] = []
         self._cache: KVCache | None = None
         self._capacity = 0
-        self._saved: tuple[list[int], KVCache] | None = None
+        self._cached_prefix: tuple[list[int], KVCache] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -54,15 +54,16 @@ class ModelRunner:
     def add(self, sequences: Sequence[DecodingSequence]) -> None:
         """Prefill sequences and let them take part in the next step.
 
-        Prompts of similar lengths are read together, up to `PADDING` of it wasted on padding.
+        Prompts are prefilled together if the longest is at most `MAX_LENGTH_RATIO` times the
+        shortest. A conversation reuses the cached prefix of its last turn.
         """
         self._capacity = max([self._capacity, *map(self._row_capacity, sequences)])
         alone = [each for each in sequences if isinstance(each, TextSequence) and each.keep_cache]
         for text in alone:
-            self._append(self._prefill_continued(text), [text])
+            self._append(self._prefill_with_cached_prefix(text), [text])
         group: list[DecodingSequence] = []
         for each in sorted((s for s in sequences if s not in alone), key=_prefill_length):
-            if group and _prefill_length(each) > PADDING * _prefill_length(group[0]):
+            if group and _prefill_length(each) > MAX_LENGTH_RATIO * _prefill_length(group[0]):
                 self._prefill(group)
                 group = []
             group.append(each)
@@ -75,8 +76,8 @@ class ModelRunner:
         self._append(prefill(self.model, prompts, new_tokens)[1], sequences)
 
     def _row_capacity(self, sequence: DecodingSequence) -> int:
-        """KV-cache tokens of a row; `max_tokens` includes drafts of at most `MAX_DRAFT` codes."""
-        return sequence.max_tokens + 3 * max(0, (self.draft_length or 0) - MAX_DRAFT)
+        """KV-cache tokens of a row; `kv_tokens_per_row` counts with drafts of at most `MAX_DRAFT` codes."""
+        return sequence.kv_tokens_per_row + 3 * max(0, (self.draft_length or 0) - MAX_DRAFT)
 
     def _append(self, fresh: KVCache, sequences: Sequence[DecodingSequence]) -> None:
         if self._cache is None:
@@ -86,19 +87,22 @@ class ModelRunner:
             self._cache.append_rows(fresh)
         self.sequences += sequences
 
-    def _prefill_continued(self, text: TextSequence) -> KVCache:
-        """Read a prompt, from where the saved KV cache ends if the prompt continues it."""
+    def _prefill_with_cached_prefix(self, text: TextSequence) -> KVCache:
+        """Read a prompt after the prefix that it shares with the last saved sequence.
+
+        One sequence is saved; it serves the next `keep_cache` request only.
+        """
         ids = text.prefill_ids(0)
-        cache, known = None, 0
-        if self._saved is not None:
-            (before, cache), self._saved = self._saved, None
-            while known < min(len(before), len(ids)) and before[known] == ids[known]:
-                known += 1
-            cache.truncate([known])
-        if known == len(ids) and cache is not None:
+        cache, shared = None, 0
+        if self._cached_prefix is not None:
+            (before, cache), self._cached_prefix = self._cached_prefix, None
+            while shared < min(len(before), len(ids)) and before[shared] == ids[shared]:
+                shared += 1
+            cache.truncate([shared])
+        if shared == len(ids) and cache is not None:
             cache.reserve(self._capacity)
             return cache
-        return prefill(self.model, [ids[known:]], self._capacity - len(ids), cache)[1]
+        return prefill(self.model, [ids[shared:]], self._capacity - len(ids), cache)[1]
 
     @torch.inference_mode()
     def remove(self, sequence: DecodingSequence) -> None:
@@ -118,11 +122,11 @@ class ModelRunner:
     def _save(self, text: TextSequence, row: int) -> None:
         assert self._cache is not None
         ids = [*text.prompts[0], *text.ids][: self._cache.lengths[row]]
-        self._saved = ids, self._cache.copy_row(row)
+        self._cached_prefix = ids, self._cache.copy_row(row)
 
     def clear(self) -> None:
         """Remove all sequences, after a failure that may have left the KV cache in any state."""
-        self.sequences, self._cache, self._capacity, self._saved = [], None, 0, None
+        self.sequences, self._cache, self._capacity, self._cached_prefix = [], None, 0, None
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -192,11 +196,11 @@ class ModelRunner:
         if len(flat) < len(hidden):  # texts share the pass: leave out their rows
             hidden = hidden[flat]
         index = {row: place for place, row in enumerate(flat)}
-        guided = torch.tensor([index[a] for a, _ in pairs], device=device)
-        unguided = torch.tensor([index[b] for _, b in pairs], device=device)
+        conditional = torch.tensor([index[a] for a, _ in pairs], device=device)
+        unconditional = torch.tensor([index[b] for _, b in pairs], device=device)
         scale = torch.tensor([_scale(each) for each in sequences], device=device)
         logits = self.model.compute_logits(hidden, self.vocabulary.visual)
-        return mix_guidance(logits, guided, unguided, scale)
+        return apply_cfg_batched(logits, conditional, unconditional, scale)
 
     def run(
         self,

@@ -1,9 +1,9 @@
 """Optimizations for inference: fewer, larger matrix products and weights in the kernel's layout.
 
-A decoding step reads every weight once and computes little, so memory bandwidth decides. Queries,
-keys and values become one product, gate and up another. On a CPU, matrices are reordered into
-oneDNN's layout, which is read three times as fast as plain rows in float32 and a quarter faster in
-bfloat16. Quantized matrices keep their kernels.
+A decoding step reads every weight once and computes little, so memory bandwidth decides. The q, k
+and v projections become one matmul (`qkv_proj`), gate and up another (`gate_up_proj`). On a CPU,
+matrices are reordered into oneDNN's layout, which is read three times as fast as plain rows in
+float32 and a quarter faster in bfloat16. Quantized matrices are concatenated but not reordered.
 
 `optimize_for_inference` changes a decoder in place, one matrix at a time, so that no weight is held
 twice. Results equal those of the plain decoder up to rounding, which a test checks. An optimized

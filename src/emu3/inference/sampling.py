@@ -1,6 +1,6 @@
 """Sampling token ids from logits: temperature, top-k, top-p, guidance, and seeded noise.
 
-A sample is argmax(logits + Gumbel noise), which has the distribution of a sample from the softmax.
+A sample is argmax(logits + Gumbel noise), which is distributed as the softmax (Gumbel-max trick).
 The noise of a sequence comes from a generator of its own, so that a sequence sampled in a batch is
 the sequence sampled alone. `SamplingParams` belongs to one sequence; `SamplingTensors` holds the
 parameters of a batch, one entry per row, so that one forward pass serves them all.
@@ -119,7 +119,7 @@ class SamplingTensors:
 
 
 class GumbelNoise:
-    """Gumbel noise from one generator per row, on the CPU, so that all devices sample equally."""
+    """Gumbel noise from one generator per row, on the CPU, so that every device samples the same."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -131,10 +131,10 @@ class GumbelNoise:
         A row that is not `active` gets zeros and its generator stays where it is: the n-th sample
         of a row must not depend on the other rows.
         """
-        rows = torch.full((len(self.generators), size), math.exp(-1))
+        rows = torch.full((len(self.generators), size), math.exp(-1))  # inactive rows: noise 0
         for index, generator in enumerate(self.generators):
             if active is None or active[index]:
-                # Seven times as fast as `exponential_`, whose logarithm would be spared.
+                # `uniform_` and two logarithms are 7 times as fast as `exponential_` and one.
                 rows[index].uniform_(generator=generator)
         return -(-rows.to(self.device).log()).log()
 
@@ -160,14 +160,16 @@ def apply_cfg(conditional: Tensor, unconditional: Tensor, scale: float) -> Tenso
     return u + scale * (c - u)
 
 
-def mix_guidance(logits: Tensor, guided: Tensor, unguided: Tensor, scale: Tensor) -> Tensor:
+def apply_cfg_batched(
+    logits: Tensor, conditional: Tensor, unconditional: Tensor, scale: Tensor
+) -> Tensor:
     """Classifier-free guidance with a scale per sequence.
 
-    `logits` [rows, W, N]; `guided` and `unguided` [S] name the two rows of each sequence (the same
-    row twice for a sequence without guidance); `scale` [S]. Returns [S, W, N]. The logits are not
-    normalised first: a normaliser shifts all entries of a row alike, which changes no sample. A
-    scale of 1 gives the guided row unchanged.
+    `logits` [rows, W, N]; `conditional` and `unconditional` [S] are the two rows of each sequence,
+    the same row twice for a sequence without guidance, whose scale is 1; `scale` [S]. Returns
+    [S, W, N]. The logits are not normalised first: a normaliser shifts all entries of a row alike,
+    which changes no sample.
     """
-    if torch.equal(guided, unguided):
-        return logits[guided]
-    return torch.lerp(logits[unguided], logits[guided], scale[:, None, None])
+    if torch.equal(conditional, unconditional):
+        return logits[conditional]
+    return torch.lerp(logits[unconditional], logits[conditional], scale[:, None, None])

@@ -21,7 +21,7 @@ class Schedulable(Protocol):
     """What the scheduler needs of a request: rows of the KV cache, and tokens in each."""
 
     num_rows: int
-    max_tokens: int
+    kv_tokens_per_row: int
 
 
 R = TypeVar("R", bound=Schedulable)
@@ -50,11 +50,11 @@ class Scheduler(Generic[R]):
 
     def check(self, request: R) -> None:
         """Raise InputError where a request can never be admitted."""
-        need = request.num_rows * request.max_tokens
+        need = request.num_rows * request.kv_tokens_per_row
         if need > self.max_kv_cache_tokens:
             raise InputError(
                 f"the request needs {need:,} KV-cache tokens ({request.num_rows} sequences of "
-                f"{request.max_tokens:,}), the limit is {self.max_kv_cache_tokens:,}; lower the "
+                f"{request.kv_tokens_per_row:,}), the limit is {self.max_kv_cache_tokens:,}; lower the "
                 "size or the length"
             )
 
@@ -71,7 +71,7 @@ class Scheduler(Generic[R]):
         while self.waiting and len(self.running) < self.max_running:
             request = self.waiting[0]
             rows = self._rows + request.num_rows
-            width = max(self._width, request.max_tokens) if request.num_rows else self._width
+            width = max(self._width, request.kv_tokens_per_row) if request.num_rows else self._width
             if rows * width > self.max_kv_cache_tokens:
                 break
             self._rows, self._width = rows, width

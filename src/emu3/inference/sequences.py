@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from emu3.inference.sampling import GumbelNoise, SamplingParams, frame_seed
-from emu3.inference.speculative import accept_draft, propose_draft
+from emu3.inference.speculative import POSITIONS_PER_PASS, accept_draft, propose_draft
 from emu3.processing.document_format import DocumentFormat
 
 CPU = torch.device("cpu")
-MAX_DRAFT = 16  # samples of one sequence in a forward pass, see `speculative.draft_length_for`
-STEP_WIDTH = 3 * MAX_DRAFT + 3
-"""The ids that a row of a forward pass has at most: a draft with its line and frame ends. All rows
+MAX_DRAFT = POSITIONS_PER_PASS
+"""Codes that a sequence samples per pass at most."""
+STEP_WIDTH = 3 * (MAX_DRAFT + 1)
+"""Ids per row of a forward pass at most: each code may be followed by EOL and EOF. All rows
 of a pass are as wide as the widest, so each needs so many KV-cache tokens behind its last id."""
 
 
@@ -53,13 +54,13 @@ class VisualSequence:
         # All ids after the header. Line ends, frame ends and the end of the image are in place
         # from the start; codes are written into `code_positions`, drafts behind accepted ones.
         self.body = document_format.body_token_ids(blank)
-        first = document_format.vocabulary.visual_start
-        self.code_positions = (self.body >= first).nonzero()[:, 0]
+        visual_start = document_format.vocabulary.visual_start
+        self.code_positions = (self.body >= visual_start).nonzero()[:, 0]
         self._body, self._positions = self.body.numpy(), self.code_positions.tolist()
-        self._first = first
+        self._visual_start = visual_start
         self.num_codes = 0 if known is None else known.numel()
         if known is not None:
-            self.body[self.code_positions[: self.num_codes]] = known.flatten() + first
+            self.body[self.code_positions[: self.num_codes]] = known.flatten() + visual_start
         self.num_drafted = 0  # codes behind `num_codes` that the last step suggests
         self.steps = 0
         self._samples = 1
@@ -85,7 +86,7 @@ class VisualSequence:
     @property
     def codes(self) -> Tensor:
         """The accepted codes, [num_codes] int64."""
-        return self.body[self.code_positions[: self.num_codes]] - self._first
+        return self.body[self.code_positions[: self.num_codes]] - self._visual_start
 
     def finished_frames(self) -> Tensor:
         """The finished frames of codes, [t, h, w]."""
@@ -99,7 +100,7 @@ class VisualSequence:
         return self.codes[: whole * width].view(whole, width)
 
     @property
-    def max_tokens(self) -> int:
+    def kv_tokens_per_row(self) -> int:
         """KV-cache tokens that each row can come to need."""
         return max(map(len, self.prompts)) + self._positions[-1] + STEP_WIDTH
 
@@ -118,7 +119,7 @@ class VisualSequence:
             self.num_codes + self.num_drafted,
             self.num_codes + self._samples - 1,
             (height * width, width, 1),
-            self._first,
+            self._visual_start,
         )
         return self._samples
 
@@ -157,10 +158,10 @@ class VisualSequence:
     def accept(self, sampled: list[int]) -> None:
         """Accept the longest confirmed prefix of the draft and the code sampled behind it."""
         at = self._positions[self.num_codes : self._last_sampled + 1]
-        draft = [int(self._body[p]) - self._first for p in at[:-1]]
+        draft = [int(self._body[p]) - self._visual_start for p in at[:-1]]
         accepted = accept_draft(draft, sampled)
         for position, code in zip(at, sampled, strict=True):
-            self._body[position] = self._first + code  # the rest is the next draft
+            self._body[position] = self._visual_start + code  # the rest is the next draft
         for index in range(accepted):
             self._noise.pop(self.num_codes + index, None)
         self.num_codes += accepted
@@ -202,7 +203,7 @@ class TextSequence:
         return bool(self.ids) and self.ids[-1] == self.stop
 
     @property
-    def max_tokens(self) -> int:
+    def kv_tokens_per_row(self) -> int:
         """KV-cache tokens that the prompt and the answer can come to need."""
         return len(self.prompts[0]) + self.max_new_tokens + STEP_WIDTH
 

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from emu3.models.quantization import precision_of
 from emu3.models.transformer import Transformer
 
-# Positions that a forward pass is filled up to. On a CPU, 16 of them cost at most 1.8 times as much
-# as four. Products with quantized weights are bound by unpacking and have less to spare.
-FULL_POSITIONS, FULL_POSITIONS_QUANTIZED = 16, 4
+# Token positions per forward pass that drafts are chosen for. On a CPU, 16 positions cost at most
+# 1.8 times as much as four; more are compute-bound. Quantized weights are bound by unpacking.
+POSITIONS_PER_PASS, POSITIONS_PER_PASS_QUANTIZED = 16, 4
 
 
 def draft_length_for(model: Transformer, rows: int) -> int:
-    """Codes of each sequence to sample per pass when so many rows share it: as many as fill it."""
+    """Codes that each sequence samples per pass when `rows` rows share it."""
     dense = precision_of(model) in ("fp32", "bf16")
-    return max(1, (FULL_POSITIONS if dense else FULL_POSITIONS_QUANTIZED) // rows)
+    return max(1, (POSITIONS_PER_PASS if dense else POSITIONS_PER_PASS_QUANTIZED) // rows)
 
 
 def propose_draft(
@@ -38,18 +38,19 @@ def propose_draft(
     positions: Sequence[int],
     first: int,
     stop: int,
-    distances: Sequence[int],
-    default: int,
+    offsets: Sequence[int],
+    initial: int,
 ) -> None:
     """Write draft codes `first` to `stop` into `body`, at their `positions`.
 
-    A drafted code repeats the one at the first of the `distances` that reaches back to a code: the
-    same place of the frame before, the code above, the code to the left. The very first code has
-    none of these and is drafted as `default`.
+    A drafted code copies the code `offset` positions earlier, for the first of the `offsets` that
+    does not go before the start: the same position of the frame before, the code above, the code to
+    the left. The very first code is drafted as the id `initial`.
     """
     for index in range(first, stop):
-        back = next((far for far in distances if far <= index), None)
-        body[positions[index]] = default if back is None else body[positions[index - back]]
+        offset = next((each for each in offsets if each <= index), None)
+        source = initial if offset is None else body[positions[index - offset]]
+        body[positions[index]] = source
 
 
 def accept_draft(draft: Sequence[int], sampled: Sequence[int]) -> int:

@@ -138,7 +138,7 @@ def check_tokenize(checkpoint: Checkpoint, source: Image.Image | Tensor) -> None
 def given_frames(checkpoint: Checkpoint, request: VideoRequest) -> tuple[tuple[int, int], int, int]:
     """Of a video: the size in codes, the groups that are given, the frames before the new ones.
 
-    Raises InputError where something is decided twice, or a clip is too short to be continued.
+    Raises InputError if arguments contradict, or if a clip is too short to be continued.
     """
     image, video, group = request.image, request.video, checkpoint.vision_processor.frames_per_group
     if video is not None and (image is not None or request.fps is not None):
@@ -162,17 +162,21 @@ def given_frames(checkpoint: Checkpoint, request: VideoRequest) -> tuple[tuple[i
     return size, count // group, count
 
 
-def blank_codes(checkpoint: Checkpoint, turn: ChatTurn | ChatRequest) -> list[Tensor | VideoCodes]:
+def placeholder_codes(
+    checkpoint: Checkpoint, turn: ChatTurn | ChatRequest
+) -> list[Tensor | VideoCodes]:
     """Codes of the shapes that a turn's images and videos will have. Raises InputError."""
-    blank: list[Tensor | VideoCodes] = [
+    placeholders: list[Tensor | VideoCodes] = [
         torch.zeros(image_size(checkpoint, image), dtype=torch.long) for image in turn.images
     ]
     for video in turn.videos:
         size = video_size(checkpoint, video)
         frames = video.frames if isinstance(video, VideoCodes) else len(video.frames)
         groups = checkpoint.prompts.document_format.num_groups(frames)
-        blank.append(VideoCodes(torch.zeros(groups, *size, dtype=torch.long), video.fps, frames))
-    return blank
+        placeholders.append(
+            VideoCodes(torch.zeros(groups, *size, dtype=torch.long), video.fps, frames)
+        )
+    return placeholders
 
 
 def chat_prompt_ids(

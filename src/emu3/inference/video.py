@@ -1,8 +1,8 @@
-"""Videos: the plan of context windows, and the run that generates one after another.
+"""Videos: the plan of context windows, and the state of a video request.
 
-A video is generated as one document, behind a header that states its length. A continuation that
-does not fit the context slides: its last frames of codes stand behind a new header, and what
-follows them is generated, window after window.
+A video is generated as one document, after a header that states its length. A continuation that
+does not fit the context is generated in overlapping context windows: the last frames of codes
+follow a new header and condition the frames that are generated after them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
 from emu3.inference.captioning import MAX_CAPTION_TOKENS, can_caption, caption_prompt_ids
 from emu3.inference.events import Event, VideoFrames, VideoResult, VideoSpec
-from emu3.inference.requests import VideoRequest
-from emu3.inference.runs import (
+from emu3.inference.request_states import (
     DecodeJob,
-    Run,
+    RequestState,
     decode_text,
     ratio_and_area,
     resolve_sampling,
     resolve_settings,
 )
+from emu3.inference.requests import VideoRequest
 from emu3.inference.sampling import SamplingParams
 from emu3.inference.sequences import STEP_WIDTH, TextSequence, VisualSequence
 from emu3.inference.validation import (
@@ -108,12 +108,12 @@ class VideoPlan:
         document_format, limit = self.checkpoint.prompts.document_format, self._limit
         left = document_format.num_groups(frames) - known
         most = min(known + left, limit // document_format.num_tokens(*self.size))
-        for both in range(most, 1, -1):
-            new = min(left, max(both // 2, both - known))
-            before = (known + new - both) * document_format.frames_per_group
-            last = min(frames - before, both * document_format.frames_per_group)
-            if sum(self.token_counts(last)) <= limit:
-                return both - new, new
+        for total in range(most, 1, -1):  # groups of the window, read and generated
+            new = min(left, max(total // 2, total - known))
+            before = (known + new - total) * document_format.frames_per_group
+            window_frames = min(frames - before, total * document_format.frames_per_group)
+            if sum(self.token_counts(window_frames)) <= limit:
+                return total - new, new
         prompt, length = self.token_counts(2 * document_format.frames_per_group)
         raise InputError(
             f"{prompt} prompt tokens and {length} tokens of two groups of frames exceed the "
@@ -137,7 +137,7 @@ class VideoPlan:
         )
 
 
-class VideoRun(Run):
+class VideoRequestState(RequestState):
     """A video: its windows one after another, a caption before them where one is wanted."""
 
     kind = "video"
@@ -161,11 +161,11 @@ class VideoRun(Run):
         blank = torch.zeros(groups, *size, dtype=torch.long)
         sequences = [self.plan.sequence(window, blank) for window in self.windows]
         generates = not all(sequence.done for sequence in sequences)
-        max_tokens = max(sequence.max_tokens for sequence in sequences)
+        kv_tokens_per_row = max(sequence.kv_tokens_per_row for sequence in sequences)
         if self.captions:  # the windows follow from the caption's length
-            max_tokens = checkpoint.decoder.config.max_position_embeddings + STEP_WIDTH
+            kv_tokens_per_row = checkpoint.decoder.config.max_position_embeddings + STEP_WIDTH
         num_rows = len(sequences[0].prompts)
-        super().__init__(checkpoint, num_rows * generates, max_tokens * generates)
+        super().__init__(checkpoint, num_rows * generates, kv_tokens_per_row * generates)
         self.prompt_tokens = len(sequences[0].prompts[0])
         self.decoded: list[Tensor] = []
         self.known = torch.empty(0, *size, dtype=torch.long)
@@ -276,7 +276,7 @@ def _settings(
     """Everything that decides the video."""
     guidance = request.guidance_scale
     if captions and guidance is None and request.negative_prompt is None:
-        # Guiding towards a caption of what is seen pushes away from what is seen.
+        # The caption describes the given frames; guiding towards it makes the new ones drift.
         guidance = 1.0
     generation = resolve_settings(
         checkpoint,

@@ -71,6 +71,12 @@ class ClientDisconnected(Exception):
     """The client closed the connection before the response was complete."""
 
 
+def queue_full(message: str, retry_after: int) -> APIError:
+    """Return the error for a full queue; clients try again after `retry_after` seconds."""
+    headers = {"Retry-After": str(retry_after)}
+    return APIError(429, message, code="queue_full", headers=headers)
+
+
 def invalid_request(param: str | None, message: str, code: str | None = None) -> APIError:
     """Return a 400 error about one field of the request, or about all of it if `param` is None."""
     if param is not None:  # it may be the client's own text

@@ -21,7 +21,7 @@ from emu3.inference.events import (
     RequestFailed,
 )
 from emu3.inference.requests import Request
-from emu3.server.errors import APIError, ClientDisconnected, invalid_request
+from emu3.server.errors import APIError, ClientDisconnected, invalid_request, queue_full
 from emu3.server.metrics import Metrics
 from emu3.server.settings import Settings
 
@@ -69,8 +69,7 @@ class EventStream:
             raise invalid_request(None, str(error)) from None
         except EngineFull as error:
             metrics.rejected()
-            wait = {"Retry-After": str(self.settings.retry_after)}
-            raise APIError(429, str(error), code="queue_full", headers=wait) from None
+            raise queue_full(str(error), self.settings.retry_after) from None
         except EngineClosed as error:
             raise APIError(503, str(error), code="closing", headers=NO_RETRY) from None
 

@@ -16,7 +16,7 @@ from emu3.inference.requests import VideoInput, VideoRequest
 from emu3.inference.video import DEFAULT_FPS
 from emu3.processing.document_format import VideoCodes
 from emu3.server.dependencies import EngineDep, SettingsDep, VideoWorkerDep, require_task
-from emu3.server.errors import APIError, invalid_request
+from emu3.server.errors import APIError, invalid_request, queue_full
 from emu3.server.job_store import COMPLETED, FAILED, JOB_ID, Job
 from emu3.server.media import (
     VideoDecoder,
@@ -259,8 +259,7 @@ def enqueue(worker: VideoWorker, request: VideoRequest) -> Video:
     job = worker.enqueue(request, spec)
     if job is None:
         message = f"{worker.settings.max_jobs} videos are queued already (limit max_jobs)"
-        headers = {"Retry-After": str(worker.settings.retry_after)}
-        raise APIError(429, message, code="queue_full", headers=headers)
+        raise queue_full(message, worker.settings.retry_after)
     return describe_job(worker, job)
 
 

@@ -1,7 +1,7 @@
-"""Runs: a request on its way through the engine.
+"""Request states: what the engine keeps for a request while it works on it.
 
-A run reserves rows of the KV cache, encodes its inputs when it is admitted, hands sequences to the
-model runner, and turns finished ids into events. `video.py` has the run of a video.
+A request state reserves rows of the KV cache, encodes its inputs when it is admitted, hands sequences to the
+model runner, and turns finished ids into events. `video.py` has that of a video.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from emu3.inference.sequences import DecodingSequence, TextSequence, VisualSeque
 from emu3.inference.validation import (
     SHORTER_CHAT,
     SMALLER_IMAGE,
-    blank_codes,
     chat_prompt_ids,
     check_context,
     check_guidance,
     check_max_new_tokens,
     check_seed,
     check_tokenize,
+    placeholder_codes,
     requested_size,
 )
 from emu3.outputs import ImageSettings
@@ -56,14 +56,18 @@ class DecodeJob:
     event: Callable[[Image.Image], Event]
 
 
-class Run:
-    """What the engine needs of a request that it works on."""
+class RequestState:
+    """A request that the engine works on: its memory, its current sequence, its events."""
 
     kind: ClassVar[Kind]
 
-    def __init__(self, checkpoint: Checkpoint, num_rows: int, max_tokens: int) -> None:
-        """`num_rows` rows of the KV cache with `max_tokens` tokens each are reserved."""
-        self.checkpoint, self.num_rows, self.max_tokens = checkpoint, num_rows, max_tokens
+    def __init__(self, checkpoint: Checkpoint, num_rows: int, kv_tokens_per_row: int) -> None:
+        """`num_rows` rows of the KV cache with `kv_tokens_per_row` tokens each are reserved."""
+        self.checkpoint, self.num_rows, self.kv_tokens_per_row = (
+            checkpoint,
+            num_rows,
+            kv_tokens_per_row,
+        )
         self.request_id: RequestId = 0
         self.sequence: DecodingSequence | None = None
 
@@ -73,7 +77,7 @@ class Run:
     def advance(self) -> list[Event | DecodeJob]:
         """Events since the last call, after a step; may replace `sequence` when that is done.
 
-        The run ends with a final event, or with a decode job while `sequence` is None.
+        The request ends with a final event, or with a decode job while `sequence` is None.
         """
         raise NotImplementedError
 
@@ -104,7 +108,7 @@ def resolve_settings(
     return settings
 
 
-class ImageRun(Run):
+class ImageRequestState(RequestState):
     """An image: one visual sequence, then its decoding."""
 
     kind = "image"
@@ -123,7 +127,7 @@ class ImageRun(Run):
             raise InputError(f"partials = {request.partials} must be 0 or more")
         size = requested_size(checkpoint, request.size, request.ratio, request.area)
         sequence = self._sequence(checkpoint, request, settings, size)
-        super().__init__(checkpoint, len(sequence.prompts), sequence.max_tokens)
+        super().__init__(checkpoint, len(sequence.prompts), sequence.kv_tokens_per_row)
         self._first, self._partials = sequence, request.partials
         ratio, area = request.ratio, request.area
         if request.size is not None:
@@ -201,7 +205,7 @@ def ratio_and_area(checkpoint: Checkpoint, size: tuple[int, int]) -> tuple[str, 
     return f"{width // common}:{height // common}", height * width * factor**2
 
 
-class ChatRun(Run):
+class ChatRequestState(RequestState):
     """An answer: one text sequence."""
 
     kind = "chat"
@@ -210,14 +214,14 @@ class ChatRun(Run):
         """Check a request. Raises InputError."""
         check_seed(request.seed)
         check_max_new_tokens(request.max_new_tokens)
-        blank = [blank_codes(checkpoint, turn) for turn in request.turns]
-        prompt = chat_prompt_ids(checkpoint, request, blank)
+        placeholders = [placeholder_codes(checkpoint, turn) for turn in request.turns]
+        prompt = chat_prompt_ids(checkpoint, request, placeholders)
         limit = checkpoint.decoder.config.max_position_embeddings
         check_context(limit, len(prompt), 1, "answer", SHORTER_CHAT)
         self.request, self.prompt_tokens = request, len(prompt)
         self.max_new_tokens = min(request.max_new_tokens, limit - len(prompt))
         self.eos = checkpoint.text_tokenizer.vocabulary.eos
-        super().__init__(checkpoint, 1, self._text(prompt).max_tokens)
+        super().__init__(checkpoint, 1, self._text(prompt).kv_tokens_per_row)
 
     def _text(self, prompt: list[int]) -> TextSequence:
         return TextSequence(
@@ -251,7 +255,7 @@ def decode_text(checkpoint: Checkpoint, ids: list[int]) -> str:
     return checkpoint.text_tokenizer.decode(ids, skip_special=True).strip()
 
 
-class TokenizeRun(Run):
+class TokenizeRequestState(RequestState):
     """An image to codes and back, or codes to an image: the vision tokenizer alone."""
 
     kind = "tokenize"
