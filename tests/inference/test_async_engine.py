@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from emu3.api import Emu3
 from emu3.checkpoints.loading import Checkpoint
 from emu3.errors import InputError
 from emu3.inference.async_engine import AsyncEngine, RequestHandle
+from emu3.inference.engine import Engine
 from emu3.inference.events import (
     ChatResult,
     EngineClosed,
@@ -27,9 +28,11 @@ from emu3.inference.events import (
     RequestStarted,
     RowProgress,
 )
+from emu3.inference.model_runner import ModelRunner
 from emu3.inference.request_states import ChatRequestState
-from emu3.inference.requests import ChatRequest, ChatTurn, ImageRequest
+from emu3.inference.requests import ChatRequest, ChatTurn, ImageRequest, VideoInput, VideoRequest
 from emu3.inference.sampling import SamplingParams
+from emu3.inference.sequences import DecodingSequence, TextSequence
 from emu3.testing import tiny_checkpoint
 
 SAMPLINGS = [
@@ -331,3 +334,73 @@ def test_names_of_control_tokens_stay_text(engine: AsyncEngine, checkpoint: Chec
     name = "<|extra_204|>"
     end = drawn(engine.submit(ImageRequest(name)))
     assert end.prompt_tokens == len(checkpoint.prompts.image("y" * len(name), (4, 4)))
+
+
+def failing_once(call: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make the n-th call of a method of the model runner raise."""
+
+    def decorate(plain: Callable[..., None]) -> Callable[..., None]:
+        calls = iter(range(1, 1000))
+
+        def method(self: ModelRunner, *args: object) -> None:
+            if args != ([],) and next(calls) == call:
+                raise RuntimeError("out of memory")
+            plain(self, *args)
+
+        return method
+
+    return decorate
+
+
+@pytest.mark.parametrize("name", ["add", "step", "remove"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_every_request_ends_once_whatever_fails(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, name: str, call: int
+) -> None:
+    """An error of the model runner loses no final event and no memory."""
+    engine = AsyncEngine(checkpoint, max_running=8)
+    monkeypatch.setattr(ModelRunner, name, failing_once(call)(getattr(ModelRunner, name)))
+    requests = [
+        ChatRequest("a", max_new_tokens=3),
+        ChatRequest("b", max_new_tokens=3),
+        ImageRequest("x", partials=3),
+        VideoRequest("y", seconds=0.5),
+    ]
+    handles = [engine.submit(request) for request in requests]
+    ends = [handle.result() for handle in handles]
+    assert call == 3 or any(isinstance(end, RequestFailed) for end in ends)
+    monkeypatch.undo()
+    assert said(engine.submit(ChatRequest("x", max_new_tokens=2)))
+    engine.close()
+    stats = engine.stats()
+    ended = stats.finished_images + stats.finished_videos + stats.finished_chats + stats.failed
+    assert (ended, stats.kv_cache_tokens) == (len(requests) + 1, 0)
+    assert not engine.core.runner.sequences
+
+
+def test_a_prefill_that_fails_in_a_later_window_ends_all_that_share_the_cache(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, plain = Engine(checkpoint), ModelRunner.add
+    clip = VideoInput(torch.zeros(4, 16, 16, 3, dtype=torch.uint8), 8.0)
+    ids = [
+        engine.add_request(VideoRequest("long", video=clip, seconds=15.0)),
+        engine.add_request(ChatRequest("hello", max_new_tokens=400)),
+    ]
+    calls: list[int] = []
+
+    def add(self: ModelRunner, sequences: list[DecodingSequence]) -> None:
+        calls.extend([1] * bool(sequences))
+        if sequences and len(calls) == 2:
+            chat = engine.scheduler.running[1].sequence
+            assert isinstance(chat, TextSequence)
+            chat.max_new_tokens = len(chat.ids)  # it is done in this very step
+            raise RuntimeError("out of memory")
+        plain(self, sequences)
+
+    monkeypatch.setattr(ModelRunner, "add", add)
+    ends = []
+    while engine.has_unfinished:
+        ends += [out for out in engine.step() if isinstance(out.event, RequestFailed)]
+    assert sorted(out.request_id for out in ends) == ids
+    assert engine.stats().kv_cache_tokens == 0

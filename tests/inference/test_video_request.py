@@ -269,3 +269,14 @@ def test_invalid_requests_are_refused_at_once(
     with pytest.raises(InputError, match=message):
         engine.submit(request_)
     assert engine.stats().steps == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64])
+def test_codes_of_any_integer_type_are_continued(engine: AsyncEngine, dtype: torch.dtype) -> None:
+    given = torch.arange(32).view(2, 4, 4) % 64
+    video = VideoCodes(given.to(dtype), 8.0, 8)
+    result = filmed(engine.submit(VideoRequest("x", seconds=0.5, video=video)))
+    assert torch.equal(result.codes[:2], given)
+    wrong = VideoCodes(given.bool(), 8.0, 8)
+    with pytest.raises(InputError, match="integers"):
+        engine.submit(VideoRequest("x", video=wrong))

@@ -39,6 +39,7 @@ class RequestHandle:
         self._queue: SimpleQueue[Event] = SimpleQueue()
         self._listener = listener or self._queue.put
         self.request_id: RequestId = 0
+        self._result: FinalEvent | None = None
 
     def events(self) -> Iterator[Event]:
         """Each event as it comes, up to the final one."""
@@ -49,10 +50,12 @@ class RequestHandle:
                 return
 
     def result(self) -> FinalEvent:
-        """Wait for the final event."""
-        *_, last = self.events()
-        assert isinstance(last, FinalEvent)
-        return last
+        """Wait for the final event; it may be asked for again."""
+        if self._result is None:
+            *_, last = self.events()
+            assert isinstance(last, FinalEvent)
+            self._result = last
+        return self._result
 
     def cancel(self) -> None:
         """Cancel the request; its memory is free within a step. After its end, nothing happens."""

@@ -115,6 +115,7 @@ class Engine:
         self._ids = count(1)
         self._cancelled: set[RequestId] = set()
         self._pending: deque[PendingDecode] = deque()
+        self._outputs: list[RequestOutput] = []
         self._decoding: dict[RequestId, DecodingSequence] = {}  # in the model runner, by request
 
     # Requests in.
@@ -180,16 +181,25 @@ class Engine:
 
         Waits for the vision worker if nothing else is left to do.
         """
-        outputs = self._end_cancelled()
-        outputs += self._admit()
+        self._end_cancelled()
+        self._admit()
         if self.runner.sequences:
-            outputs += self._decode()
+            self._decode()
         for state in list(self.scheduler.running):
-            outputs += self._advance(state)
-        if not self.scheduler.running and not outputs and self._pending:
+            if state in self.scheduler.running:  # not failed by the prefill of another
+                self._advance(state)
+        if not self.scheduler.running and not self._outputs and self._pending:
             wait([self._pending[0].future])
-        outputs += self._collect_images()
+        self._collect_images()
+        return self._take_outputs()
+
+    def _take_outputs(self) -> list[RequestOutput]:
+        outputs, self._outputs = self._outputs, []
         return outputs
+
+    def _emit(self, state: RequestState, event: Event) -> None:
+        """Keep an event for the caller of `step`; it survives an error later in the step."""
+        self._outputs.append(RequestOutput(state.request_id, event))
 
     def run(
         self,
@@ -199,16 +209,18 @@ class Engine:
         """Work on requests to their ends in the caller's thread; results in their order.
 
         `on_event` gets the index of a request and each of its events but the last. At least one
-        request states at a time, whatever the free memory. Raises InputError where a request is
+        request runs at a time, whatever the free memory. Raises InputError where a request is
         refused, before any begins, and the error of one that fails.
         """
         states = [_make_state(self.checkpoint, request) for request in requests]
         need = max((state.num_rows * state.kv_tokens_per_row for state in states), default=0)
         limit = self.scheduler.max_kv_cache_tokens
         self.scheduler.max_kv_cache_tokens = max(limit, need)
-        ids = {self.add_request(state): index for index, state in enumerate(states)}
+        ids: dict[RequestId, int] = {}
         results: dict[int, FinalEvent] = {}
         try:
+            for index, state in enumerate(states):
+                ids[self.add_request(state)] = index
             while len(results) < len(states):
                 for output in self.step():
                     index, event = ids[output.request_id], output.event
@@ -222,15 +234,24 @@ class Engine:
             self.scheduler.max_kv_cache_tokens = limit
             for request_id in ids:
                 self.cancel(request_id)
+            if len(self.runner.sequences) != len(self._decoding):  # interrupted in between
+                self._clear_runner()
             self._end_cancelled()
             self._collect_images()
+            self._take_outputs()
         return [results[index] for index in range(len(states))]
 
     def fail_running(self, error: Exception) -> list[RequestOutput]:
-        """End all running requests after an error of `step` itself."""
+        """End all running requests after an error of `step` itself; returns all new outputs."""
+        self._clear_runner()
+        for state in list(self.scheduler.running):
+            self._end(state, _failure(error))
+        return self._take_outputs()
+
+    def _clear_runner(self) -> None:
+        """Remove all sequences after an error that may have left the KV cache in any state."""
         self.runner.clear()
         self._decoding.clear()
-        return [self._fail(state, error) for state in list(self.scheduler.running)]
 
     def stats(self) -> EngineStats:
         """What the engine holds now and has done so far."""
@@ -252,26 +273,27 @@ class Engine:
         decoding = sum(pending.final for pending in self._pending)
         return bool(self.scheduler.waiting) and decoding < self.scheduler.max_running
 
-    def _end_cancelled(self) -> list[RequestOutput]:
+    def _end_cancelled(self) -> None:
         with self.lock:
             running = [r for r in self.scheduler.running if r.request_id in self._cancelled]
-        return [self._end(state, RequestCancelled()) for state in running]
+        for state in running:
+            self._end(state, RequestCancelled())
 
-    def _admit(self) -> list[RequestOutput]:
+    def _admit(self) -> None:
         """Start the requests that fit; one that fails on the way ends alone."""
         with self.lock:
             admitted = self.scheduler.admit() if self._may_admit() else []
-        outputs, started = list[RequestOutput](), list[RequestState]()
+        started: list[RequestState] = []
         for state in admitted:
-            outputs.append(RequestOutput(state.request_id, RequestStarted(time.monotonic())))
+            self._emit(state, RequestStarted(time.monotonic()))
             try:
                 state.start()
                 started.append(state)
             except Exception as error:
-                outputs.append(self._fail(state, error))
-        return outputs + self._sync_sequences(started)
+                self._end(state, _failure(error))
+        self._sync_sequences(started)
 
-    def _sync_sequences(self, states: Sequence[RequestState]) -> list[RequestOutput]:
+    def _sync_sequences(self, states: Sequence[RequestState]) -> None:
         """Give the model runner the current sequence of each request, in place of its last one."""
         fresh: list[RequestState] = []
         for state in states:
@@ -284,40 +306,37 @@ class Engine:
         sequences = [state.sequence for state in fresh if state.sequence is not None]
         try:
             self.runner.add(sequences)
-        except Exception as error:  # the KV cache may be in any state
-            self.runner.clear()
-            running = [
-                state for state in self.scheduler.running if state.request_id in self._decoding
-            ]
-            self._decoding.clear()
-            return [self._fail(state, error) for state in dict.fromkeys([*fresh, *running])]
+        except Exception as error:
+            self._fail_decoding(error, fresh)
+            return
         for state, sequence in zip(fresh, sequences, strict=True):
             self._decoding[state.request_id] = sequence
-        return []
+
+    def _fail_decoding(self, error: Exception, fresh: Sequence[RequestState] = ()) -> None:
+        """End all requests that share the KV cache, and those that were about to."""
+        failed = [r for r in self.scheduler.running if r in fresh or r.request_id in self._decoding]
+        self._clear_runner()
+        for state in failed:
+            self._end(state, _failure(error))
 
     def _release_sequence(self, state: RequestState) -> None:
         sequence = self._decoding.pop(state.request_id, None)
         if sequence is not None:
             self.runner.remove(sequence)
 
-    def _decode(self) -> list[RequestOutput]:
+    def _decode(self) -> None:
         """One forward pass; if it fails, so do the requests that share it."""
         before = self._generated()
         try:
             self.runner.step()
         except Exception as error:
-            failed = [
-                state for state in self.scheduler.running if state.request_id in self._decoding
-            ]
-            self.runner.clear()
-            self._decoding.clear()
-            return [self._fail(state, error) for state in failed]
+            self._fail_decoding(error)
+            return
         after = self._generated()
         with self.lock:
             self._counters.steps += 1
             self._counters.generated_codes += after[0] - before[0]
             self._counters.generated_tokens += after[1] - before[1]
-        return []
 
     def _generated(self) -> tuple[int, int]:
         """Visual codes and text tokens of all sequences in the runner."""
@@ -325,21 +344,23 @@ class Engine:
         codes = sum(each.num_codes for each in held if isinstance(each, VisualSequence))
         return codes, sum(len(each.ids) for each in held if isinstance(each, TextSequence))
 
-    def _advance(self, state: RequestState) -> list[RequestOutput]:
-        """Report what is new of a state after a step, and end it if it is finished."""
+    def _advance(self, state: RequestState) -> None:
+        """Report what is new of a request after a step, and end it if it is finished."""
         try:
             events = state.advance()
         except Exception as error:
-            return [self._fail(state, error)]
-        outputs: list[RequestOutput] = []
-        for item in events:
-            if isinstance(item, DecodeJob):
-                self._submit(state, item)
-            elif isinstance(item, FinalEvent):
-                return [*outputs, self._end(state, item)]
+            self._end(state, _failure(error))
+            return
+        for event in events:
+            if isinstance(event, DecodeJob):
+                self._submit(state, event)
+            elif isinstance(event, FinalEvent):
+                self._end(state, event)
+                return
             else:
-                outputs.append(RequestOutput(state.request_id, item))
-        return outputs + self._sync_sequences([state] if state in self.scheduler.running else [])
+                self._emit(state, event)
+        if state in self.scheduler.running:
+            self._sync_sequences([state])
 
     def _submit(self, state: RequestState, job: DecodeJob) -> None:
         """Submit an image to the vision worker; a request without a sequence frees its memory."""
@@ -351,41 +372,34 @@ class Engine:
                 self._release_sequence(state)
                 self.scheduler.release(state)
 
-    def _collect_images(self) -> list[RequestOutput]:
+    def _collect_images(self) -> None:
         """The events of images that are decoded, in the order in which they were submitted."""
-        outputs: list[RequestOutput] = []
         while self._pending and self._pending[0].future.done():
             pending = self._pending[0]
             state, error = pending.state, pending.future.exception()
             with self.lock:
                 self._pending.popleft()
                 cancelled = state.request_id in self._cancelled
-                if pending.final:
-                    event: Event
-                    if cancelled:
-                        event = RequestCancelled()
-                    elif error is not None:
-                        event = _failure(error)
-                    else:
-                        event = pending.event(pending.future.result())
-                    outputs.append(self._record_end(state, event))
+                if pending.final and cancelled:
+                    self._record_end(state, RequestCancelled())
+                elif pending.final and error is not None:
+                    self._record_end(state, _failure(error))
+                elif pending.final:
+                    self._record_end(state, pending.event(pending.future.result()))
                 elif error is None and not cancelled:
-                    event = pending.event(pending.future.result())
-                    outputs.append(RequestOutput(state.request_id, event))
-        return outputs
+                    self._emit(state, pending.event(pending.future.result()))
 
-    def _fail(self, state: RequestState, error: BaseException) -> RequestOutput:
-        return self._end(state, _failure(error))
-
-    def _end(self, state: RequestState, event: FinalEvent) -> RequestOutput:
-        """Free what a running request holds; its end."""
+    def _end(self, state: RequestState, event: FinalEvent) -> None:
+        """Free what a running request holds, and report its end."""
         self._release_sequence(state)
         with self.lock:
             self.scheduler.release(state)
-            return self._record_end(state, event)
+            # Partial images of an ended request are not wanted any more.
+            self._pending = deque(each for each in self._pending if each.state is not state)
+            self._record_end(state, event)
 
-    def _record_end(self, state: RequestState, event: Event) -> RequestOutput:
-        """Count an end, under the lock in which its request ceases to be held."""
+    def _record_end(self, state: RequestState, event: Event) -> None:
+        """Count and report an end, under the lock in which its request ceases to be held."""
         counters = self._counters
         self._cancelled.discard(state.request_id)
         counters.finished_images += isinstance(event, ImageResult)
@@ -393,7 +407,7 @@ class Engine:
         counters.finished_chats += isinstance(event, ChatResult)
         counters.failed += isinstance(event, RequestFailed)
         counters.cancelled += isinstance(event, RequestCancelled)
-        return RequestOutput(state.request_id, event)
+        self._emit(state, event)
 
 
 def _default_limit(checkpoint: Checkpoint) -> int:

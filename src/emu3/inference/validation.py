@@ -120,7 +120,8 @@ def check_codes(checkpoint: Checkpoint, codes: Tensor, dims: int) -> None:
     if codes.ndim != dims or not codes.numel():
         axes = "[h, w]" if dims == 2 else "[t, h, w]"
         raise InputError(f"codes must be {axes}, at least one, got {list(codes.shape)}")
-    if codes.is_floating_point() or codes.min() < 0 or codes.max() >= size:
+    integers = not codes.is_floating_point() and codes.dtype != torch.bool
+    if not integers or codes.long().min() < 0 or codes.long().max() >= size:
         raise InputError(f"codes must be integers in 0 to {size - 1}")
 
 

@@ -211,7 +211,7 @@ class VideoRequestState(RequestState):
         if request.video is None:
             return self.known
         if isinstance(request.video, VideoCodes):
-            return request.video.codes[: self.given]
+            return request.video.codes[: self.given].long()
         return processor.encode(request.video.frames[: self.given * processor.frames_per_group])
 
     def _begin(self, prompt: str) -> None:
@@ -238,7 +238,7 @@ class VideoRequestState(RequestState):
         sequence = self.sequence
         if isinstance(sequence, TextSequence):
             if sequence.done:
-                self._begin(decode_text(self.checkpoint, sequence.ids))
+                self._begin(self._caption(sequence.ids))
             return []
         out: list[Event | DecodeJob] = list(self._new_frames())
         if not sequence.done:
@@ -249,6 +249,13 @@ class VideoRequestState(RequestState):
             return out
         frames = torch.cat(self.decoded)
         return [*out, VideoResult(frames, self.codes, self.plan.settings, self.prompt_tokens)]
+
+    def _caption(self, ids: list[int]) -> str:
+        """The caption's text, cut so that it has the tokens that were planned for."""
+        text = decode_text(self.checkpoint, ids)
+        while len(self.checkpoint.text_tokenizer.encode(text)) > MAX_CAPTION_TOKENS:
+            text = text[:-1]  # ids that are invalid UTF-8 become more ids when encoded again
+        return text
 
     def _new_frames(self) -> list[VideoFrames]:
         """Decode the groups that were finished since the last call."""
