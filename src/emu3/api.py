@@ -213,8 +213,8 @@ class Emu3:
 
         The result has the old frames as the vision tokenizer reconstructs them, and the new ones. A
         last group of fewer than four frames is dropped and generated anew. Any length is possible:
-        a longer clip is generated in overlapping context windows. `prompt` says what happens; without one, a
-        checkpoint that answers questions about clips writes it (`inference/captioning.py`),
+        a longer clip is generated in overlapping context windows. `prompt` says what happens;
+        without one, a checkpoint that can describe clips writes it (`inference/captioning.py`),
         `settings.prompt` has it, and guidance is 1 unless it or a `negative_prompt` is given. Other
         arguments are those of `video`.
         Raises InputError on fewer than four frames, and where the context holds no two groups.

@@ -40,9 +40,10 @@ def encode_video(checkpoint: Checkpoint, source: VideoSource) -> VideoCodes:
         groups.append(group)
         _, height, width = group.codes.shape
         if document_format.num_tokens(height, width, len(groups)) > limit:
+            frames = document_format.frames_per_group * len(groups)
             raise InputError(
-                f"a video of {document_format.frames_per_group * len(groups)} frames or more exceeds the "
-                f"context of {limit}; cut it, or use a lower fps"
+                f"a video of {frames} frames or more exceeds the context of {limit}; cut it, or "
+                "use a lower fps"
             )
     if not groups:
         raise InputError("a video without frames")

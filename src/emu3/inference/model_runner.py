@@ -76,7 +76,7 @@ class ModelRunner:
         self._append(prefill(self.model, prompts, new_tokens)[1], sequences)
 
     def _row_capacity(self, sequence: DecodingSequence) -> int:
-        """KV-cache tokens of a row; `kv_tokens_per_row` counts with drafts of at most `MAX_DRAFT` codes."""
+        """KV-cache tokens of a row, more than reserved only for drafts above `MAX_DRAFT` codes."""
         return sequence.kv_tokens_per_row + 3 * max(0, (self.draft_length or 0) - MAX_DRAFT)
 
     def _append(self, fresh: KVCache, sequences: Sequence[DecodingSequence]) -> None:

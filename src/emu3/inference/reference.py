@@ -1,8 +1,8 @@
 """Reference autoregressive decoding: one token per forward pass.
 
 The slow, obvious version. `model_runner.py` produces the same ids for many requests at once and in
-fewer passes; tests check that they agree. Prompts are token ids, results are token ids. Sequences of a
-batch may have different prompts and sizes; each result is the one it would have alone.
+fewer passes; tests check that they agree. Prompts and results are token ids. Sequences of a batch
+may have different prompts and sizes; each result is the one it would have alone.
 """
 
 from __future__ import annotations

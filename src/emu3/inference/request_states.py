@@ -1,7 +1,7 @@
 """Request states: what the engine keeps for a request while it works on it.
 
-A request state reserves rows of the KV cache, encodes its inputs when it is admitted, hands sequences to the
-model runner, and turns finished ids into events. `video.py` has that of a video.
+A request state reserves rows of the KV cache, encodes its inputs when it is admitted, hands
+sequences to the model runner, and turns finished ids into events. `video.py` has that of a video.
 """
 
 from __future__ import annotations

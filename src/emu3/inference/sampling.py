@@ -119,7 +119,7 @@ class SamplingTensors:
 
 
 class GumbelNoise:
-    """Gumbel noise from one generator per row, on the CPU, so that every device samples the same."""
+    """Gumbel noise from one generator per row, on the CPU, so that all devices sample alike."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -54,8 +54,8 @@ class Scheduler(Generic[R]):
         if need > self.max_kv_cache_tokens:
             raise InputError(
                 f"the request needs {need:,} KV-cache tokens ({request.num_rows} sequences of "
-                f"{request.kv_tokens_per_row:,}), the limit is {self.max_kv_cache_tokens:,}; lower the "
-                "size or the length"
+                f"{request.kv_tokens_per_row:,}), the limit is {self.max_kv_cache_tokens:,}; lower "
+                "the size or the length"
             )
 
     def enqueue(self, request: R) -> None:

@@ -122,7 +122,7 @@ class DocumentFormat:
         frames = groups * self.frames_per_group if frames is None else frames
         if not groups or self.num_groups(frames) != groups:
             raise DocumentFormatError(
-                f"{frames} frames cannot be {groups} groups of codes of {self.frames_per_group} frames each"
+                f"{frames} frames cannot be {groups} groups of {self.frames_per_group} frames each"
             )
         return self._headed(self.video_header(height, width, fps, frames), codes)
 
