@@ -68,6 +68,7 @@ def test_prompt_ids_are_the_same_in_every_format(
     assert converted.image(TEXT, (3, 4)) == expected.image(TEXT, (3, 4))
 
 
+@pytest.mark.slow
 def test_block_size_does_not_matter(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_chat_equals_the_reference(reference: Path, golden: dict[str, Tensor]) -
     assert all(isinstance(answer, str) for answer in names["answers"])
 
 
+@pytest.mark.slow
 def test_chat_without_image_padding_equals_single_questions(
     reference: Path, golden: dict[str, Tensor]
 ) -> None:

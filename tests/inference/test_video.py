@@ -116,6 +116,7 @@ def test_a_clip_that_fits_is_one_context_window() -> None:
     assert torch.equal(generated(out, 16, 2), out.codes)
 
 
+@pytest.mark.slow
 def test_any_length_slides_through_the_context() -> None:
     """Several times the context; each window is the document that it stands for."""
     out = MODEL.extend(moving(4), seconds=12, fps=8, seed=2)

@@ -42,6 +42,7 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
     assert (theirs.double()(input_ids=ids).logits - decoder(ids)).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_nano_comes_back_from_transformers(folder: Path, tmp_path: Path) -> None:
     """Saved by transformers, opened by us, it draws the same picture."""
     there = transformers.Emu3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)

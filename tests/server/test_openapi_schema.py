@@ -66,6 +66,7 @@ def api(video_server: Server, document: dict[str, Any]) -> Any:
     return api
 
 
+@pytest.mark.slow
 def test_generated_requests_get_described_responses(api: Any) -> None:
     """Whatever the document allows to send gets a described response, and never a 5xx."""
     headers = {"Authorization": f"Bearer {KEY}"}

@@ -128,6 +128,7 @@ def final_weights(folder: Path, muon: bool = False) -> dict[str, Any]:
     return toy.model.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("world_sizes", [(1, 2, 1), (2, 1, 2)])
 def test_run_continues_on_another_number_of_processes(
@@ -162,6 +163,7 @@ def die_in_the_second_save(distributed: DistributedContext, folder: Path) -> Non
     train_up_to(distributed, 9, folder)
 
 
+@pytest.mark.slow
 def test_kill_during_a_distributed_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     codes = run_two_ranks(tmp_path / "rendezvous-1", die_in_the_second_save, folder)

@@ -38,6 +38,7 @@ BATCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 def test_compiled_equals_eager(batch: list[TrainingSequence], checkpointed: bool) -> None:

@@ -131,6 +131,7 @@ def kill_after(after: int) -> Callable[[PackedLoader], RowPlan]:
     return until
 
 
+@pytest.mark.slow
 def test_compiled_run_pads_to_the_context(
     tmp_path: Path, data: list[WeightedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_output_does_not_change(nano: Transformer, rows: list[Tensor]) -> None:
         assert torch.equal(grown(ids[None]), nano(ids[None]))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_values_distinguish_codes(nano: Transformer, rows: list[Tensor]) -> None:
     grown, found = insert_previous_frame_block(nano, AT, DISTANCES, rows, VISUAL), []

@@ -83,6 +83,7 @@ def documents(
     return documents_for(phase, vision, TEXT, icon_sets, folder, phase.curriculum)
 
 
+@pytest.mark.slow
 def test_all_phases_run_and_resume(
     icon_sets: IconSets, vision: VisionTokenizer, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def call_event(url: str, api_name: str, data: list[Any]) -> str:
     return str(call(url, path="/gradio_api/queue/data?session_hash=test").text)
 
 
+@pytest.mark.slow
 def test_server_contacts_no_other_host(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, photo: str
 ) -> None:

@@ -31,6 +31,7 @@ def images(rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(flat).float()
 
 
+@pytest.mark.slow
 def test_reconstruction_improves_and_codes_stay(tmp_path: Path) -> None:
     model, pixels = tiny_vision(), images(np.random.default_rng(0))
     with torch.no_grad():

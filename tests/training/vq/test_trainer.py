@@ -77,6 +77,7 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [[2], [3], [5]])
 def test_killed_and_resumed_equals_never_killed(
     tmp_path: Path, never_killed: Path, kills: list[int]
@@ -95,6 +96,7 @@ def test_no_checkpoint_before_the_codebook_is_initialized(tmp_path: Path) -> Non
     assert saved == [4, 6]
 
 
+@pytest.mark.slow
 def test_reconstruction_improves(tmp_path: Path) -> None:
     run = replace(TRAINING, steps=20, unquantized_steps=8, learning_rate=1e-2, save_every=20)
     fixed = batch(np.random.default_rng(0), 2)
@@ -264,6 +266,7 @@ def test_discriminator_starts_at_its_step(tmp_path: Path, adversarial: Path) -> 
     assert on[4]["generator_loss"] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("stlpips_pytorch") is None, reason="stlpips-pytorch is not installed")
 def test_perceptual_loss_decreases(tmp_path: Path) -> None:
     run = replace(
@@ -282,6 +285,7 @@ def test_perceptual_loss_decreases(tmp_path: Path) -> None:
     assert lines[-1]["perceptual_loss"] < lines[0]["perceptual_loss"] * 0.75
 
 
+@pytest.mark.slow
 def test_training_on_clips_and_images(tmp_path: Path) -> None:
     """In one run, with batches of either kind."""
     kinds = iter([clips, stripes, clips, clips, stripes, clips])
@@ -310,6 +314,7 @@ def test_latents_of_clips_equal_the_tokenizer() -> None:
     assert torch.equal(decode_latent(model, latent, image=False), model.decode(codes))
 
 
+@pytest.mark.slow
 def test_initial_model_keeps_its_codebook(tmp_path: Path) -> None:
     """Training starts from its weights, without k-means."""
     run = replace(TRAINING, steps=1, save_every=1, unquantized_steps=0, learning_rate=0.0)

@@ -48,6 +48,7 @@ def distorted(image: Pixels, rng: np.random.Generator) -> Pixels:
     return out.clip(0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_objects_are_found_anywhere_mirrored_or_distorted(
     icons: Icons, classifier: NearestIconClassifier
 ) -> None:

@@ -112,6 +112,7 @@ def test_perfect_model_scores_all(icons: Icons, classifier: NearestIconClassifie
         assert metrics.proportions["question_motion"].hits == SAMPLES
 
 
+@pytest.mark.slow
 def test_model_without_motion_gains_nothing(
     icons: Icons, classifier: NearestIconClassifier
 ) -> None:
