@@ -21,10 +21,10 @@ from benchmarks.serve import HOST, prompt
 Outcome = Literal["answered", "refused", "corrected", "gone", "broken"]
 """Answered; refused for lack of capacity (429); rejected as invalid; disconnected; or failed."""
 
-DRAW, CHAT, FILM = "/v1/images/generations", "/v1/chat/completions", "/v1/videos"
+IMAGES, CHAT, VIDEOS = "/v1/images/generations", "/v1/chat/completions", "/v1/videos"
 JSON = {"Content-Type": "application/json"}
-PATIENCE = 600  # seconds
-CHUNK, PAUSE = 256, 0.05  # bytes a slow client reads at a time, and seconds between reads
+TIMEOUT = 600  # seconds
+SLOW_CHUNK, PAUSE = 256, 0.05  # bytes a slow client reads at a time, and seconds between reads
 POLL = 0.5  # seconds between two polls of a video
 ABANDONED, CANCELLED = 0.15, 0.15  # proportions of videos never fetched, and cancelled
 
@@ -49,14 +49,14 @@ def chat_request(seed: int, stream: bool) -> dict[str, Any]:
     return {"messages": [message], "max_tokens": 1 + seed % 16, "stream": stream}
 
 
-WRONG: tuple[tuple[str, bytes], ...] = (
-    (DRAW, b"{"),
-    (DRAW, b'{"prompt": "a fox", "colour": 1}'),
-    (DRAW, b'{"prompt": "a fox", "n": 99}'),
-    (DRAW, b'{"prompt": NaN}'),
-    (DRAW, b"\xff" * 1000),
-    (DRAW, b"[" * 100_000),
-    (FILM, b'{"prompt": "a fox", "seconds": "for ever"}'),
+INVALID: tuple[tuple[str, bytes], ...] = (
+    (IMAGES, b"{"),
+    (IMAGES, b'{"prompt": "a fox", "colour": 1}'),
+    (IMAGES, b'{"prompt": "a fox", "n": 99}'),
+    (IMAGES, b'{"prompt": NaN}'),
+    (IMAGES, b"\xff" * 1000),
+    (IMAGES, b"[" * 100_000),
+    (VIDEOS, b'{"prompt": "a fox", "seconds": "for ever"}'),
     (CHAT, b'{"messages": []}'),
     (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url", '
            b'"image_url": {"url": "data:image/png;base64,AAAA"}}]}]}'),
@@ -66,25 +66,25 @@ WRONG: tuple[tuple[str, bytes], ...] = (
 
 def post(port: int, path: str, body: bytes) -> http.client.HTTPResponse:
     """Send a POST request; returns the response, which owns the connection."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT)
     connection.request("POST", path, body, JSON | {"Connection": "close"})
     return connection.getresponse()
 
 
-def heard(port: int, method: str, path: str) -> bytes:
+def get(port: int, method: str, path: str) -> bytes:
     """The body of the response to a request without a body."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT)
     connection.request(method, path, headers={"Connection": "close"})
     return connection.getresponse().read()
 
 
-def told(port: int, method: str, path: str) -> dict[str, Any]:
+def get_json(port: int, method: str, path: str) -> dict[str, Any]:
     """The response parsed as JSON."""
-    body: dict[str, Any] = json.loads(heard(port, method, path))
+    body: dict[str, Any] = json.loads(get(port, method, path))
     return body
 
 
-def refusal(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
+def error_outcome(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
     """The outcome of an error response, which needs a message, and for 429 a Retry-After."""
     status, message = answer.status, json.loads(answer.read())["error"]["message"]
     if status == 429 and message and answer.headers["Retry-After"]:
@@ -94,33 +94,33 @@ def refusal(answer: http.client.HTTPResponse) -> tuple[Outcome, str]:
     return "broken", f"{status}: {message}"
 
 
-def whole(port: int, path: str, body: dict[str, Any], sip: int = 0) -> tuple[Outcome, str]:
+def send(port: int, path: str, body: dict[str, Any], chunk: int = 0) -> tuple[Outcome, str]:
     """Send a request and read the whole response, slowly for a slow client."""
     answer = post(port, path, json.dumps(body).encode())
     if answer.status != 200:
-        return refusal(answer)
+        return error_outcome(answer)
     data = b""
-    while part := answer.read1(sip or -1):
+    while part := answer.read1(chunk or -1):
         data += part
-        time.sleep(PAUSE if sip else 0)
-    return ("answered", "") if is_whole(data, body["stream"]) else ("broken", f"{data[-200:]!r}")
+        time.sleep(PAUSE if chunk else 0)
+    return ("answered", "") if is_complete(data, body["stream"]) else ("broken", f"{data[-200:]!r}")
 
 
-def is_whole(data: bytes, stream: bool) -> bool:
+def is_complete(data: bytes, stream: bool) -> bool:
     """Whether a response is complete."""
     if stream:
         return b'"image_generation.completed"' in data or data.endswith(b"data: [DONE]\n\n")
-    said = json.loads(data)
-    return bool(said.get("data") or said.get("choices"))
+    response = json.loads(data)
+    return bool(response.get("data") or response.get("choices"))
 
 
-def vanish(port: int, seed: int) -> tuple[Outcome, str]:
+def disconnect(port: int, seed: int) -> tuple[Outcome, str]:
     """Send a request, read a part of the response or none, and disconnect."""
     chance = random.Random(seed)
-    path, ask = chance.choice(((DRAW, image_request), (CHAT, chat_request)))
+    path, ask = chance.choice(((IMAGES, image_request), (CHAT, chat_request)))
     body = json.dumps(ask(seed, chance.random() < 0.7)).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((HOST, port), timeout=PATIENCE) as connection:
+    with socket.create_connection((HOST, port), timeout=TIMEOUT) as connection:
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
         if chance.random() < 0.3:
             connection.sendall(body[: len(body) // 2])
@@ -132,39 +132,39 @@ def vanish(port: int, seed: int) -> tuple[Outcome, str]:
     return "gone", ""
 
 
-def wrong(port: int, seed: int) -> tuple[Outcome, str]:
+def invalid(port: int, seed: int) -> tuple[Outcome, str]:
     """Send an invalid request, which must be rejected."""
-    outcome, reason = refusal(post(port, *WRONG[seed % len(WRONG)]))
+    outcome, reason = error_outcome(post(port, *INVALID[seed % len(INVALID)]))
     return (outcome, reason) if outcome == "corrected" else ("broken", f"{outcome} {reason}")
 
 
-def film(port: int, seed: int) -> tuple[Outcome, str]:
+def video(port: int, seed: int) -> tuple[Outcome, str]:
     """Request a video of one second; abandon it, cancel it, or fetch and delete it."""
     chance = random.Random(seed)
     body = {"prompt": prompt(seed % 1000), "seed": seed, "seconds": "1"}
-    answer = post(port, FILM, json.dumps(body).encode())
+    answer = post(port, VIDEOS, json.dumps(body).encode())
     if answer.status != 200:
-        return refusal(answer)
-    path = f"{FILM}/{json.loads(answer.read())['id']}"
-    if (fate := chance.random()) < ABANDONED:
+        return error_outcome(answer)
+    path = f"{VIDEOS}/{json.loads(answer.read())['id']}"
+    if (choice := chance.random()) < ABANDONED:
         return "gone", ""
-    if fate < ABANDONED + CANCELLED:
+    if choice < ABANDONED + CANCELLED:
         time.sleep(4 * chance.random())
-        return ("gone", "") if told(port, "DELETE", path).get("deleted") else ("broken", path)
-    end = time.monotonic() + PATIENCE
-    while (status := told(port, "GET", path)["status"]) in ("queued", "in_progress"):
+        return ("gone", "") if get_json(port, "DELETE", path).get("deleted") else ("broken", path)
+    end = time.monotonic() + TIMEOUT
+    while (status := get_json(port, "GET", path)["status"]) in ("queued", "in_progress"):
         if time.monotonic() > end:
             return "broken", f"{path} is {status} still"
         time.sleep(POLL)
-    clip = heard(port, "GET", f"{path}/content")
-    told(port, "DELETE", path)
-    whole_clip = status == "completed" and clip[4:8] == b"ftyp"
-    return ("answered", "") if whole_clip else ("broken", f"{status}: {clip[:200]!r}")
+    clip = get(port, "GET", f"{path}/content")
+    get_json(port, "DELETE", path)
+    complete = status == "completed" and clip[4:8] == b"ftyp"
+    return ("answered", "") if complete else ("broken", f"{status}: {clip[:200]!r}")
 
 
 def unfinished(port: int) -> int:
     """The number of unfinished videos; raises ValueError if one failed."""
-    page, count = told(port, "GET", f"{FILM}?limit=100"), 0
+    page, count = get_json(port, "GET", f"{VIDEOS}?limit=100"), 0
     while True:
         statuses = [each["status"] for each in page["data"]]
         if "failed" in statuses:
@@ -172,7 +172,7 @@ def unfinished(port: int) -> int:
         count += sum(status != "completed" for status in statuses)
         if not page["has_more"]:
             return count
-        page = told(port, "GET", f"{FILM}?limit=100&after={page['last_id']}")
+        page = get_json(port, "GET", f"{VIDEOS}?limit=100&after={page['last_id']}")
 
 
 @dataclass(frozen=True)
@@ -181,23 +181,23 @@ class Kind:
 
     weight: float
     act: Callable[[int, int], tuple[Outcome, str]]
-    works: bool = True  # whether it gives the engine something to do
+    uses_engine: bool = True  # whether it gives the engine something to do
 
 
 KINDS = {
-    "picture": Kind(3, lambda port, seed: whole(port, DRAW, image_request(seed, False))),
-    "stream": Kind(3, lambda port, seed: whole(port, DRAW, image_request(seed, True))),
-    "question": Kind(2, lambda port, seed: whole(port, CHAT, chat_request(seed, False))),
-    "chat": Kind(2, lambda port, seed: whole(port, CHAT, chat_request(seed, True))),
-    "video": Kind(1, film),
-    "slow": Kind(1, lambda port, seed: whole(port, DRAW, image_request(seed, True), CHUNK)),
-    "vanish": Kind(2, vanish),
-    "wrong": Kind(2, wrong, works=False),
+    "image": Kind(3, lambda port, seed: send(port, IMAGES, image_request(seed, False))),
+    "stream": Kind(3, lambda port, seed: send(port, IMAGES, image_request(seed, True))),
+    "question": Kind(2, lambda port, seed: send(port, CHAT, chat_request(seed, False))),
+    "chat": Kind(2, lambda port, seed: send(port, CHAT, chat_request(seed, True))),
+    "video": Kind(1, video),
+    "slow": Kind(1, lambda port, seed: send(port, IMAGES, image_request(seed, True), SLOW_CHUNK)),
+    "disconnect": Kind(2, disconnect),
+    "invalid": Kind(2, invalid, uses_engine=False),
 }
 
 
-def numbers(port: int) -> dict[str, float]:
+def read_metrics(port: int) -> dict[str, float]:
     """The values of `GET /metrics`."""
-    lines = heard(port, "GET", "/metrics").decode().splitlines()
+    lines = get(port, "GET", "/metrics").decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.full_size_checkpoint import DECODER
 
 TOKENS = 32
-SIDE = 90  # codes of a 720x720 picture
+SIDE = 90  # codes of a 720x720 image
 PROMPT = "a portrait of young girl. masterpiece, film grained, best quality."
 NEGATIVE = "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit."
 GB = 1e9
@@ -35,12 +35,12 @@ class Enough(Exception):
 
 def memory() -> dict[str, float]:
     """Peak resident memory, and anonymous resident memory now, in GB."""
-    said: dict[str, float] = {}
+    values: dict[str, float] = {}
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in ("VmHWM", "RssAnon"):
-            said[name] = int(value.split()[0]) * 1024 / GB
-    return said
+            values[name] = int(value.split()[0]) * 1024 / GB
+    return values
 
 
 def bytes_read() -> float:
@@ -157,9 +157,9 @@ def run(case: str, folder: Path, parse_precision: str) -> dict[str, Any]:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
         return {"case": case, "precision": parse_precision, "failed": last[0]}
-    said = json.loads(done.stdout.splitlines()[-1])
+    values = json.loads(done.stdout.splitlines()[-1])
     whole = time.perf_counter() - start
-    return {"case": case, "precision": parse_precision, **said, "process_s": whole}
+    return {"case": case, "precision": parse_precision, **values, "process_s": whole}
 
 
 def main(folder: Path, cases: list[str]) -> None:
@@ -173,7 +173,7 @@ def main(folder: Path, cases: list[str]) -> None:
         "bf16_units": torch.cpu._is_amx_tile_supported(),
         "torch": torch.__version__,
         "tokens": TOKENS,
-        "picture": [SIDE * 8, SIDE * 8],
+        "image": [SIDE * 8, SIDE * 8],
     }
     print(json.dumps(about), flush=True)
     for one in cases:

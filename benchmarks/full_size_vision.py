@@ -29,8 +29,8 @@ def photograph(side: int) -> Any:
     from PIL import Image
     from skimage import data
 
-    picture = Image.fromarray(data.astronaut()).resize((side, side), Image.Resampling.BICUBIC)
-    values = torch.from_numpy(np.asarray(picture).copy()).float().div(127.5).sub(1)
+    image = Image.fromarray(data.astronaut()).resize((side, side), Image.Resampling.BICUBIC)
+    values = torch.from_numpy(np.asarray(image).copy()).float().div(127.5).sub(1)
     return values.permute(2, 0, 1)[None].contiguous()
 
 
@@ -108,8 +108,8 @@ def main(folder: Path, cases: list[str]) -> None:
             last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
             print(json.dumps({"case": one, "failed": last[0]}), flush=True)
             continue
-        said = json.loads(done.stdout.splitlines()[-1])
-        shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in said.items()}
+        figures = json.loads(done.stdout.splitlines()[-1])
+        shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in figures.items()}
         print(json.dumps({"case": one, **shown}), flush=True)
 
 

@@ -26,26 +26,26 @@ from emu3.processing.image import size_in_codes
 from emu3.training.presets import INSTRUCTION, PRETRAINING_1, PRETRAINING_2, QUALITY, Preset
 
 FACTOR = 8  # pixels of a code's side
-FRAMED = 4  # ids before and behind: BOS, EOS, and what a template has
+NUM_SPECIAL = 4  # special and template tokens of a document, BOS and EOS included
 MIXTURES: tuple[tuple[Preset, dict[str, float]], ...] = (
-    (PRETRAINING_1, {"text": 0.5, "picture": 0.5}),
-    (PRETRAINING_2, {"text": 0.4, "picture": 0.4, "clip": 0.2}),
-    (QUALITY, {"picture": 1.0}),
-    (INSTRUCTION, {"picture": 0.7, "text": 0.3}),
+    (PRETRAINING_1, {"text": 0.5, "image": 0.5}),
+    (PRETRAINING_2, {"text": 0.4, "image": 0.4, "clip": 0.2}),
+    (QUALITY, {"image": 1.0}),
+    (INSTRUCTION, {"image": 0.7, "text": 0.3}),
 )
 
 
 def text(random: np.random.Generator, stage: Preset) -> int:
     """Token ids of a page of text."""
-    return int(np.clip(random.lognormal(np.log(600), 1.2), 1, 20_000)) + FRAMED
+    return int(np.clip(random.lognormal(np.log(600), 1.2), 1, 20_000)) + NUM_SPECIAL
 
 
-def picture(random: np.random.Generator, stage: Preset) -> int:
+def image(random: np.random.Generator, stage: Preset) -> int:
     """Token ids of an image in the areas of the preset, and of its text."""
     wide, area = 2 ** random.uniform(-1, 1), random.uniform(*stage.image_areas)
     height, width = size_in_codes(f"{round(100 * wide)}:100", int(area), FACTOR)
-    said = random.integers(10, 400) if stage is INSTRUCTION else random.integers(20, 150)
-    return DocumentFormat.num_tokens(height, width) + int(said) + FRAMED
+    text_tokens = random.integers(10, 400) if stage is INSTRUCTION else random.integers(20, 150)
+    return DocumentFormat.num_tokens(height, width) + int(text_tokens) + NUM_SPECIAL
 
 
 def clip(random: np.random.Generator, stage: Preset) -> int:
@@ -55,7 +55,7 @@ def clip(random: np.random.Generator, stage: Preset) -> int:
     )
 
 
-KINDS = {"text": text, "picture": picture, "clip": clip}
+KINDS = {"text": text, "image": image, "clip": clip}
 
 
 def pieces(stage: Preset, shares: dict[str, float], count: int) -> tuple[list[DocumentSpan], int]:
@@ -81,7 +81,7 @@ def main() -> None:
     for stage, shares in MIXTURES:
         waiting, left_out = pieces(stage, shares, count)
         rows = list(pack_rows(waiting, stage.context_length))
-        told = {
+        figures = {
             "stage": stage.name,
             "context": stage.context_length,
             "documents": shares,
@@ -93,7 +93,7 @@ def main() -> None:
             ),
             "waiting": BUFFER_SIZE,
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

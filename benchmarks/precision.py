@@ -47,8 +47,8 @@ def documents(model: Emu3) -> list[tuple[Tensor, Tensor, Tensor, int]]:
     for _ in range(SCENES):
         thing, style = map(int, pairs[rng.integers(len(pairs))])
         scene = random_scene(rng, thing, style)
-        picture = torch.from_numpy(render_scene(scene, icons)).permute(2, 0, 1).float() / 127.5 - 1
-        codes = model.checkpoint.vision_processor.vision.encode(picture[None])[0]
+        image = torch.from_numpy(render_scene(scene, icons)).permute(2, 0, 1).float() / 127.5 - 1
+        codes = model.checkpoint.vision_processor.vision.encode(image[None])[0]
         _, question, answer = question_answer(scene, rng)
         found.append(
             (
@@ -70,12 +70,12 @@ def on_nano(
     codes: list[Tensor] = []
     answers: list[Tensor] = []
     likeliest: list[Tensor] = []
-    for drawn, uncaptioned, answered, start in texts:
+    for image_ids, uncaptioned, answered, start in texts:
         logits, blind = (
-            model.checkpoint.decoder(ids[None])[0, :-1] for ids in (drawn, uncaptioned)
+            model.checkpoint.decoder(ids[None])[0, :-1] for ids in (image_ids, uncaptioned)
         )
-        is_code = (drawn[1:] >= visual.start) & (drawn[1:] < visual.stop)
-        codes.append(F.cross_entropy(logits[is_code], drawn[1:][is_code], reduction="none"))
+        is_code = (image_ids[1:] >= visual.start) & (image_ids[1:] < visual.stop)
+        codes.append(F.cross_entropy(logits[is_code], image_ids[1:][is_code], reduction="none"))
         is_blind = (uncaptioned[1:] >= visual.start) & (uncaptioned[1:] < visual.stop)
         mixed = apply_cfg(logits[is_code][:, visual], blind[is_blind][:, visual], SCALE)
         likeliest.append(mixed.argmax(-1))
@@ -113,7 +113,7 @@ def main() -> None:
             got = logits(Path(name), to, ids)
             want = got if want is None else want
             error = ((got - want).norm() / (want - want.mean(-1, keepdim=True)).norm()).item()
-            said = {
+            figures = {
                 "precision": to.name,
                 "nano_codes_perplexity": round(math.exp(codes), 4),
                 "nano_answers_perplexity": round(math.exp(answers), 4),
@@ -123,7 +123,7 @@ def main() -> None:
                 "codes": len(exact),
                 "full_width_logits_error": round(error, 5),
             }
-            print(json.dumps(said), flush=True)
+            print(json.dumps(figures), flush=True)
 
 
 def logits(folder: Path, to: Precision, ids: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def load(port: int, clients: int, requests: int) -> dict[str, Any]:
     return {
         "clients": clients,
         "requests": requests,
-        "pictures_per_minute": 60 * requests / seconds,
+        "images_per_minute": 60 * requests / seconds,
         "p50_s": median(whole),
         "p95_s": quantiles(whole, n=20, method="inclusive")[-1],
         "first_event_p50_s": median(each.first for each in answered),
@@ -152,7 +152,7 @@ def wrap(port: int) -> None:
     from emu3.models.precision import FP32
 
     checkpoint = load_checkpoint("nano", None, DeviceConfig(torch.device("cpu"), FP32))
-    card, prompts = checkpoint.defaults, checkpoint.prompts
+    defaults, prompts = checkpoint.defaults, checkpoint.prompts
     size = (8, 8)
 
     def subject(words: str) -> BenchmarkModel:
@@ -160,24 +160,24 @@ def wrap(port: int) -> None:
         return BenchmarkModel(checkpoint.decoder, prompts.document_format, rows, size)
 
     model, lock = transformers_baseline.convert_model(subject("")), threading.Lock()
-    sampling = SamplingParams(card.top_k, 1.0, card.temperature)
+    sampling = SamplingParams(defaults.top_k, 1.0, defaults.temperature)
     application = FastAPI()
 
     def draw(request: dict[str, Any]) -> PlainTextResponse:
-        drawn = 0
+        num_ids = 0
 
         def on_token() -> bool:
-            nonlocal drawn
-            drawn += 1
+            nonlocal num_ids
+            num_ids += 1
             return False
 
         with lock:
             torch.manual_seed(request["seed"])
-            asked = subject(request["prompt"])
+            model_prompt = subject(request["prompt"])
             transformers_baseline.generate_unbatched(
-                model, asked, sampling, card.guidance_scale, on_token
+                model, model_prompt, sampling, defaults.guidance_scale, on_token
             )
-        return PlainTextResponse(f"{drawn} ids\n")
+        return PlainTextResponse(f"{num_ids} ids\n")
 
     application.post(PATH)(draw)
     uvicorn.run(application, host=HOST, port=port, log_level="error")
@@ -188,9 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--wrap", type=int, metavar="PORT", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.wrap is not None:
-        wrap(asked.wrap)
+    args = parser.parse_args()
+    if args.wrap is not None:
+        wrap(args.wrap)
         return
     figures: dict[str, Any] = {"machine": describe_machine(torch.device("cpu"))}
     cases = {
@@ -201,10 +201,10 @@ def main() -> None:
         with server(*command) as running:
             figures[name] = [load(running.port, *case) for case in clients.items()]
         for line in figures[name]:
-            told = ", ".join(f"{key} {value:.3g}" for key, value in line.items())
-            print(f"{name}: {told}", flush=True)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            values = ", ".join(f"{key} {value:.3g}" for key, value in line.items())
+            print(f"{name}: {values}", flush=True)
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.clients import KINDS, PATIENCE, Outcome, numbers, unfinished
+from benchmarks.clients import KINDS, TIMEOUT, Outcome, read_metrics, unfinished
 from benchmarks.serve import load, server
 from emu3.bench.machine import describe_machine
 
@@ -60,7 +60,7 @@ class Counts:
         """Run one client and record its outcome."""
         try:
             outcome, reason = act()
-        except Exception as error:  # whatever it was, it is no answer
+        except Exception as error:  # any error is a broken client
             outcome, reason = "broken", f"{type(error).__name__}: {error}"
         with self.lock:
             self.outcomes[kind, outcome] += 1
@@ -77,18 +77,18 @@ class Memory:
     """The resident memory of the server in MiB by seconds since the start."""
 
     process: int
-    told: list[tuple[float, float]] = field(default_factory=list)
+    samples: list[tuple[float, float]] = field(default_factory=list)
 
-    def look(self, at: float) -> None:
+    def sample(self, at: float) -> None:
         """Record the current value."""
         for line in Path(f"/proc/{self.process}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmRSS:"):
-                self.told.append((at, int(line.split()[1]) / 1024))
+                self.samples.append((at, int(line.split()[1]) / 1024))
 
     def growth(self, whole: float) -> float:
         """The maximum of the last quarter relative to that of the second quarter, minus one."""
         quarters = [
-            [mib for at, mib in self.told if low * whole <= at < high * whole]
+            [mib for at, mib in self.samples if low * whole <= at < high * whole]
             for low, high in ((WARM, 0.5), (0.75, 1.01))
         ]
         before, after = (max(quarter, default=0.0) for quarter in quarters)
@@ -99,13 +99,13 @@ def drive(port: int, rate: float, seconds: float, memory: Memory) -> Counts:
     """Send requests at random times, `rate` per second on average, and wait for all."""
     chance, counts, clients = random.Random(0), Counts(), list[threading.Thread]()
     names, weights = list(KINDS), [kind.weight for kind in KINDS.values()]
-    start, due, looked = time.monotonic(), 0.0, -1.0
+    start, due, sampled_at = time.monotonic(), 0.0, -1.0
     while due < seconds:
         due += chance.expovariate(rate)
         while (now := time.monotonic() - start) < due:
-            if now - looked >= 1:
-                memory.look(now)
-                looked = now
+            if now - sampled_at >= 1:
+                memory.sample(now)
+                sampled_at = now
             time.sleep(min(0.2, due - now))
         clients = [client for client in clients if client.is_alive()]
         if len(clients) >= MOST_CLIENTS:
@@ -117,29 +117,29 @@ def drive(port: int, rate: float, seconds: float, memory: Memory) -> Counts:
         client.start()
         clients.append(client)
     for client in clients:
-        client.join(timeout=PATIENCE)
+        client.join(timeout=TIMEOUT)
     with counts.lock:
         if stuck := sum(client.is_alive() for client in clients):
-            counts.broken.append(f"{stuck} clients were never answered")
+            counts.broken.append(f"{stuck} clients got no response")
     return counts
 
 
 def capacity(port: int) -> float:
     """Images per second with as many clients as slots."""
-    return float(load(port, SLOTS, 3 * SLOTS)["pictures_per_minute"]) / 60
+    return float(load(port, SLOTS, 3 * SLOTS)["images_per_minute"]) / 60
 
 
-def settled(port: int) -> tuple[dict[str, float], int]:
+def wait_until_idle(port: int) -> tuple[dict[str, float], int]:
     """Metrics and unfinished videos once the server is idle, or after a minute."""
     for _ in range(120):
-        told, videos = numbers(port), unfinished(port)
-        if not videos and not any(told[name] for name in GAUGES):
+        samples, videos = read_metrics(port), unfinished(port)
+        if not videos and not any(samples[name] for name in GAUGES):
             break
         time.sleep(0.5)
-    return told, videos
+    return samples, videos
 
 
-def promises(
+def conditions(
     counts: Counts,
     before: dict[str, float],
     after: dict[str, float],
@@ -164,17 +164,17 @@ def promises(
     done = outcomes("completed")
     answered, gone = counts.of("answered"), counts.of("gone")
     return {
-        "every client heard what it should": not counts.of("broken") and not counts.broken,
+        "every client got the expected response": not counts.of("broken") and not counts.broken,
         "no status of 5xx": statuses('status="5') == 0 and outcomes("failed") == 0,
-        "every request accepted was answered, or its client had gone": (
+        "every accepted request was completed or its client disconnected": (
             answered <= done and done + outcomes("cancelled") <= answered + gone
         ),
-        "it was asked for more than it can do": outcomes("rejected") > 0,
-        "every one refused was told why": counts.of("refused") <= statuses('status="429'),
-        "the engine holds nothing at the end": not any(
+        "the load exceeded the capacity": outcomes("rejected") > 0,
+        "every rejected request has a message": counts.of("refused") <= statuses('status="429'),
+        "the engine is empty at the end": not any(
             after[name] for name in (*GAUGES, "emu3_kv_cache_tokens")
         ),
-        "every video that was not given up is made": videos == 0,
+        "every video that was not cancelled is completed": videos == 0,
         f"memory flat within {FLAT:.0%}": growth <= FLAT,
     }
 
@@ -185,25 +185,25 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
     bounds = ("--slots", str(SLOTS), "--queue", str(QUEUE), "--jobs", str(jobs))
     command = ("emu3", "serve", "--quiet", *bounds, "--port")
     with server(*command) as running:
-        found = capacity(running.port)
-        works = sum(kind.weight for kind in KINDS.values() if kind.works)
-        rate = 2 * found * sum(kind.weight for kind in KINDS.values()) / works
-        memory, before = Memory(running.process), numbers(running.port)
+        per_second = capacity(running.port)
+        uses_engine = sum(kind.weight for kind in KINDS.values() if kind.uses_engine)
+        rate = 2 * per_second * sum(kind.weight for kind in KINDS.values()) / uses_engine
+        memory, before = Memory(running.process), read_metrics(running.port)
         counts = drive(running.port, rate, 60 * minutes, memory)
-        after, videos = settled(running.port)
+        after, videos = wait_until_idle(running.port)
         growth = memory.growth(60 * minutes)
     return {
         "machine": describe_machine(torch.device("cpu")),
         "minutes": minutes,
-        "capacity_pictures_a_second": found,
-        "requests_a_second": rate,
+        "capacity_images_per_second": per_second,
+        "requests_per_second": rate,
         "outcomes": {f"{kind}: {how}": n for (kind, how), n in sorted(counts.outcomes.items())},
         "unsent": counts.unsent,
         "broken": counts.broken,
         "server": {name: after[name] - before.get(name, 0.0) for name in sorted(after)},
-        "memory_mib": memory.told,
+        "memory_mib": memory.samples,
         "memory_growth": growth,
-        "promises": promises(counts, before, after, videos, growth),
+        "conditions": conditions(counts, before, after, videos, growth),
     }
 
 
@@ -212,21 +212,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = soak(asked.minutes, Path(folder))
-    for name in ("capacity_pictures_a_second", "requests_a_second", "memory_growth"):
+        figures = soak(args.minutes, Path(folder))
+    for name in ("capacity_images_per_second", "requests_per_second", "memory_growth"):
         print(f"{name}: {figures[name]:.3g}")
     for name, count in figures["outcomes"].items():
         print(f"{name}: {count}")
     print(f"unsent: {figures['unsent']}")
     for line in figures["broken"]:
         print(f"broken: {line}")
-    for promise, kept in figures["promises"].items():
-        print(f"{'kept' if kept else 'BROKEN'}: {promise}")
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if not all(figures["promises"].values()):
+    for condition, holds in figures["conditions"].items():
+        print(f"{'holds' if holds else 'BROKEN'}: {condition}")
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if not all(figures["conditions"].values()):
         sys.exit(1)
 
 

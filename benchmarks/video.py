@@ -33,7 +33,7 @@ SIZE, FRAMES, FPS = (8, 8), 16, 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class VideoPrompt:
     """One video: the prompts of both branches, and a seed."""
 
     prompts: list[list[int]]
@@ -53,7 +53,7 @@ class Ways:
         """Frames of codes in a video."""
         return self.m.checkpoint.prompts.document_format.num_groups(FRAMES)
 
-    def no_cache(self, asked: Asked) -> tuple[Tensor, int]:
+    def no_cache(self, request: VideoPrompt) -> tuple[Tensor, int]:
         """Without a KV cache: every pass reads all ids again."""
         document_format = self.m.checkpoint.prompts.document_format
         start = document_format.vocabulary.visual_start
@@ -67,53 +67,53 @@ class Ways:
         )
         for step in range(steps):
             if len(codes) % 64 == 0 and forced[step] < 0:
-                noise.generators[0].manual_seed(frame_seed(asked.seed, len(codes) // 64))
+                noise.generators[0].manual_seed(frame_seed(request.seed, len(codes) // 64))
             if forced[step] >= 0:
                 ids.append(forced[step])
                 continue
-            logits = self._logits(asked, ids)
+            logits = self._logits(request, ids)
             code = int(self.sampling.sample(logits, noise))
             passes += 1
             codes.append(code)
             ids.append(code + start)
         return torch.tensor(codes).view(-1, *SIZE), passes
 
-    def _logits(self, asked: Asked, ids: list[int]) -> Tensor:
+    def _logits(self, request: VideoPrompt, ids: list[int]) -> Tensor:
         model = self.m.checkpoint.decoder
         visual = self.m.checkpoint.prompts.document_format.vocabulary.visual
         rows = [
             model.compute_logits(
                 model.forward_hidden(torch.tensor([[*prompt, *ids]]))[:, -1], visual
             )
-            for prompt in asked.prompts
+            for prompt in request.prompts
         ]
         return apply_cfg(rows[0], rows[1], self.scale) if len(rows) > 1 else rows[0]
 
-    def reference(self, asked: Asked) -> tuple[Tensor, int]:
+    def reference(self, request: VideoPrompt) -> tuple[Tensor, int]:
         """The reference decoder: one pass per token, line ends included."""
         document_format = self.m.checkpoint.prompts.document_format
         ids = generate_visual(
             self.m.checkpoint.decoder,
             document_format,
-            [asked.prompts[0]],
-            [asked.prompts[1]] if len(asked.prompts) > 1 else None,
+            [request.prompts[0]],
+            [request.prompts[1]] if len(request.prompts) > 1 else None,
             [SIZE],
             self.sampling,
             self.scale,
-            [asked.seed],
+            [request.seed],
             groups=[self.groups],
         )[0]
         visual = document_format.vocabulary.visual
         codes = ids[(ids >= visual.start) & (ids < visual.stop)] - visual.start
         return codes.view(-1, *SIZE), len(ids) - 1
 
-    def speculative(self, asked: Asked, window: int) -> tuple[Tensor, int]:
+    def speculative(self, request: VideoPrompt, window: int) -> tuple[Tensor, int]:
         """Speculative decoding with a draft length."""
         document_format = self.m.checkpoint.prompts.document_format
         sequence = VisualSequence(
-            asked.prompts,
+            request.prompts,
             SIZE,
-            asked.seed,
+            request.seed,
             document_format,
             self.sampling,
             self.scale,
@@ -123,18 +123,20 @@ class Ways:
         return sequence.finished_frames(), sequence.steps
 
 
-Draw = Callable[[Asked], tuple[Tensor, int]]
+Draw = Callable[[VideoPrompt], tuple[Tensor, int]]
 
 
 def main(clips: int) -> None:
     """Generate, compare, and print a table."""
     m = Emu3.from_pretrained("nano")
-    card, prompts = m.checkpoint.defaults, m.checkpoint.prompts
-    ways = Ways(m, SamplingParams(card.top_k, 1.0, card.temperature), card.guidance_scale)
+    defaults, prompts = m.checkpoint.defaults, m.checkpoint.prompts
+    ways = Ways(
+        m, SamplingParams(defaults.top_k, 1.0, defaults.temperature), defaults.guidance_scale
+    )
     scenes = choose_scenes(np.random.default_rng(0), held_out_motions(), clips)
-    texts = [[full_video_caption(scene), card.negative_prompt] for scene in scenes]
-    asked = [
-        Asked([prompts.video(text, SIZE, FPS, FRAMES) for text in both], seed)
+    texts = [[full_video_caption(scene), defaults.negative_prompt] for scene in scenes]
+    requests = [
+        VideoPrompt([prompts.video(text, SIZE, FPS, FRAMES) for text in both], seed)
         for seed, both in enumerate(texts)
     ]
     many = draft_length_for(m.checkpoint.decoder, 2)
@@ -150,17 +152,17 @@ def main(clips: int) -> None:
     first, slowest = list[Tensor](), 0.0
     with torch.inference_mode(), count_progress("drawing", clips * len(rows)) as advance:
         for name, draw in rows.items():
-            draw(asked[0])  # once for nothing: the first call builds things
-            drawn, passes, spent = list[Tensor](), 0, 0.0
-            for each in asked:
+            draw(requests[0])  # warm-up
+            generated, passes, spent = list[Tensor](), 0, 0.0
+            for request in requests:
                 begun = perf_counter()
-                codes, count = draw(each)
+                codes, count = draw(request)
                 spent += perf_counter() - begun
-                drawn.append(codes)
+                generated.append(codes)
                 passes += count
                 advance(1)
-            first, slowest = first or drawn, slowest or spent
-            equal = torch.stack([a == b for a, b in zip(first, drawn, strict=True)])
+            first, slowest = first or generated, slowest or spent
+            equal = torch.stack([a == b for a, b in zip(first, generated, strict=True)])
             total = equal.numel()
             table.add_row(
                 name,

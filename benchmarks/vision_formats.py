@@ -119,5 +119,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The vision tokenizer in several formats.")
     parser.add_argument("--side", type=int, default=256, help="pixels along a side")
     parser.add_argument("--format", action="append", choices=list(FORMATS))
-    asked = parser.parse_args()
-    main(asked.side, asked.format or list(FORMATS))
+    args = parser.parse_args()
+    main(args.side, args.format or list(FORMATS))

@@ -172,8 +172,8 @@ def run_seed(
     if seed == 0:
         preset = replace(PRESET, steps=size.steps, batch_size=size.batch_size)
         figures = {name: f"{before[name]} before, {after[name]} after" for name in before}
-        card = ModelCardData(DATA, "CPU; see the log.", preset, folder / "log.jsonl", figures)
-        export_model(replace(checkpoint, name="nano-dpo"), card, folder.parent / "model")
+        model_card = ModelCardData(DATA, "CPU; see the log.", preset, folder / "log.jsonl", figures)
+        export_model(replace(checkpoint, name="nano-dpo"), model_card, folder.parent / "model")
     return {"pairs": len(pairs), **accuracies}
 
 

@@ -49,7 +49,7 @@ TOGETHER = {
 
 @contextmanager
 def baai_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]:
-    """A hub with both, a cache of its own, and nobody logged in."""
+    """A hub with both, a cache of its own, and no login."""
     with running() as hub:
         # The library reads its environment when it is imported, which has happened long ago.
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)

@@ -154,10 +154,10 @@ def digest(file: str, body: bytes) -> str:
 
 def entry(file: str, body: bytes) -> dict[str, object]:
     """One line of the list of a commit's files."""
-    said = {"type": "file", "path": file, "size": len(body), "oid": digest(file, body)}
+    entry = {"type": "file", "path": file, "size": len(body), "oid": digest(file, body)}
     if is_large(file):
-        said["lfs"] = {"oid": digest(file, body), "size": len(body), "pointerSize": 134}
-    return said
+        entry["lfs"] = {"oid": digest(file, body), "size": len(body), "pointerSize": 134}
+    return entry
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The one door: pictures and answers, alone and in a batch, saved and reopened."""
+"""The Python API: images and answers, alone and in a batch, saved and loaded."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def test_batched_images_equal_single_ones() -> None:
 def test_scarce_memory_serialises_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    together, told = MODEL.image(PROMPTS, ratio=RATIOS, seed=5), list[list[int]]()
+    together, calls = MODEL.image(PROMPTS, ratio=RATIOS, seed=5), list[list[int]]()
 
     def on_row(done: int, total: int, rows: Sequence[Tensor]) -> None:
-        told.append([len(each) for each in rows])
+        calls.append([len(each) for each in rows])
 
-    monkeypatch.setattr("emu3.inference.engine.max_kv_cache_tokens", lambda model: 1)
+    monkeypatch.setattr("emu3.models.memory.max_kv_cache_tokens", lambda model: 1)
     alone = MODEL.image(PROMPTS, ratio=RATIOS, seed=5, on_row=on_row)
     assert equal(alone.codes, together.codes)
     heights = [len(each) for each in alone.codes]
-    assert all(heights[0] == rows[0] or rows[1:] == [0, 0] for rows in told)
-    assert told[-1] == heights
+    assert all(heights[0] == rows[0] or rows[1:] == [0, 0] for rows in calls)
+    assert calls[-1] == heights
 
 
 def test_num_images_use_consecutive_seeds() -> None:
@@ -87,7 +87,7 @@ def test_num_images_use_consecutive_seeds() -> None:
 def test_every_setting_has_an_effect() -> None:
     plain = MODEL.image("a cat").codes
     assert equal(MODEL.image("a cat").codes, plain)
-    heard = [
+    changes = [
         {"seed": 1},
         {"suffix": " in oil"},
         {"negative_prompt": "a dog"},
@@ -96,33 +96,33 @@ def test_every_setting_has_an_effect() -> None:
         {"top_p": 0.1},
         {"temperature": 0.2},
     ]
-    for change in heard:
+    for change in changes:
         out = MODEL.image("a cat", **change)  # type: ignore[arg-type]
         assert not equal(out.codes, plain), change
-        (key, value), said = next(iter(change.items())), asdict(out.settings[0])
-        assert said[key] == value
+        (key, value), settings = next(iter(change.items())), asdict(out.settings[0])
+        assert settings[key] == value
 
 
 def test_settings_reproduce_the_image() -> None:
     out = MODEL.image("a cat", ratio="2:1", top_k=20, temperature=1.5, num_images=2, seed=3)
-    said = asdict(out.settings[1])
-    assert (said.pop("model"), said.pop("dtype")) == ("tiny", "fp32")
-    assert equal(MODEL.image(**said).codes, [out.codes[1]])
+    settings = asdict(out.settings[1])
+    assert (settings.pop("model"), settings.pop("dtype")) == ("tiny", "fp32")
+    assert equal(MODEL.image(**settings).codes, [out.codes[1]])
 
 
 def test_generation_defaults_apply() -> None:
-    card = GenerationDefaults(suffix=" best", negative_prompt="bad")
-    model = Emu3(replace(MODEL.checkpoint, defaults=card))
+    defaults = GenerationDefaults(suffix=" best", negative_prompt="bad")
+    model = Emu3(replace(MODEL.checkpoint, defaults=defaults))
     out = model.image("a cat")
     assert (out.settings[0].suffix, out.settings[0].negative_prompt) == (" best", "bad")
     assert equal(out.codes, MODEL.image("a cat", suffix=" best", negative_prompt="bad").codes)
 
 
 def test_arguments_override_generation_defaults() -> None:
-    card = GenerationDefaults(
+    defaults = GenerationDefaults(
         suffix="", negative_prompt="", guidance_scale=1.5, top_k=7, temperature=0.5
     )
-    model = Emu3(replace(MODEL.checkpoint, defaults=card))
+    model = Emu3(replace(MODEL.checkpoint, defaults=defaults))
     out = model.image("a cat")
     assert asdict(out.settings[0]).items() >= {"guidance_scale": 1.5, "top_k": 7}.items()
     same = MODEL.image("a cat", guidance_scale=1.5, top_k=7, temperature=0.5)
@@ -144,20 +144,20 @@ def test_names_of_control_tokens_are_text_unless_allowed() -> None:
 
 
 def test_on_row_reports_finished_rows() -> None:
-    told: list[tuple[int, int, list[Tensor]]] = []
+    calls: list[tuple[int, int, list[Tensor]]] = []
     out = MODEL.image(
-        PROMPTS, ratio=RATIOS, on_row=lambda done, of, codes: told.append((done, of, list(codes)))
+        PROMPTS, ratio=RATIOS, on_row=lambda done, of, codes: calls.append((done, of, list(codes)))
     )
     rows = sum(len(codes) for codes in out.codes)
-    assert {of for _, of, _ in told} == {rows}
-    assert [done for done, _, _ in told] == sorted({done for done, _, _ in told})
-    for done, _, so_far in told:
+    assert {of for _, of, _ in calls} == {rows}
+    assert [done for done, _, _ in calls] == sorted({done for done, _, _ in calls})
+    for done, _, so_far in calls:
         assert done == sum(map(len, so_far))
         assert equal(
             so_far, [whole[: len(part)] for part, whole in zip(so_far, out.codes, strict=True)]
         )
-    assert equal(told[-1][2], out.codes)
-    assert len(told) >= max(len(codes) for codes in out.codes)  # often enough to watch
+    assert equal(calls[-1][2], out.codes)
+    assert len(calls) >= max(len(codes) for codes in out.codes)  # often enough to watch
 
 
 @pytest.mark.parametrize("name", ["a.png", "b.jpg", "c.jpeg", "d.webp", "E.PNG"])
@@ -169,9 +169,9 @@ def test_a_saved_image_stores_its_settings(tmp_path: Path, name: str) -> None:
         note = saved.info["emu3"] if path.suffix.lower() == ".png" else saved.getexif()[0x010E]
         if path.suffix.lower() == ".png":
             assert saved.tobytes() == out.images[1].tobytes()
-    said = json.loads(note)
-    assert said == asdict(out.settings[1])
-    assert said["prompt"] == "ein Kätzchen 🐈"
+    settings = json.loads(note)
+    assert settings == asdict(out.settings[1])
+    assert settings["prompt"] == "ein Kätzchen 🐈"
 
 
 def test_invalid_paths_are_refused(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_invalid_image_arguments_are_refused(change: dict[str, object], message:
 
 
 def test_the_context_is_used_up_to_its_last_token() -> None:
-    """Prompt and picture up to the last place of the context, which is computed exactly."""
+    """Prompt and image up to the last place of the context, which is computed exactly."""
     header = len("4*4") + 2
     body = 4 * 5 + 2
     longest = 512 - body - header - 1
@@ -222,13 +222,17 @@ def test_the_context_is_used_up_to_its_last_token() -> None:
 
 # Understanding.
 
-QUESTIONS = ["What is it?", "Describe the picture, please", "Hi"]
-PICTURES: list[Image.Image | list[Image.Image]] = [photo(), [photo(8, 8, 1), photo(12, 8, 2)], []]
+QUESTIONS = ["What is it?", "Describe the image, please", "Hi"]
+IMAGE_GROUPS: list[Image.Image | list[Image.Image]] = [
+    photo(),
+    [photo(8, 8, 1), photo(12, 8, 2)],
+    [],
+]
 
 
 @pytest.mark.parametrize("top_k", [1, 50])
 def test_batched_answers_equal_single_ones(top_k: int) -> None:
-    together = MODEL.chat_batch(QUESTIONS, PICTURES, max_new_tokens=20, top_k=top_k, seed=2)
+    together = MODEL.chat_batch(QUESTIONS, IMAGE_GROUPS, max_new_tokens=20, top_k=top_k, seed=2)
     alone = [
         MODEL.chat(
             question,
@@ -237,7 +241,7 @@ def test_batched_answers_equal_single_ones(top_k: int) -> None:
             top_k=top_k,
             seed=2 + index,
         )
-        for index, (question, group) in enumerate(zip(QUESTIONS, PICTURES, strict=True))
+        for index, (question, group) in enumerate(zip(QUESTIONS, IMAGE_GROUPS, strict=True))
     ]
     assert together == alone
     assert len(set(alone)) == 3
@@ -251,10 +255,10 @@ def test_an_answer_depends_on_the_image() -> None:
 
 
 def test_on_text_follows_the_answer() -> None:
-    told: list[str] = []
-    answer = MODEL.chat("Hi", max_new_tokens=15, on_text=told.append)
-    assert len(told) == 15
-    assert told[-1] == answer
+    calls: list[str] = []
+    answer = MODEL.chat("Hi", max_new_tokens=15, on_text=calls.append)
+    assert len(calls) == 15
+    assert calls[-1] == answer
 
 
 @pytest.mark.parametrize(
@@ -273,11 +277,11 @@ def test_invalid_chat_arguments_are_refused(change: dict[str, object], message: 
 
 
 def test_an_answer_ends_where_the_context_ends() -> None:
-    """No more is asked for than fits; one id less of room, and the question is refused."""
+    """As many tokens as fit are generated; with no room for one, the request is refused."""
     question = "x" * (512 - 1 - len("You are a helpful assistant. USER: . ASSISTANT:") - 3)
-    told: list[str] = []
-    MODEL.chat(question, max_new_tokens=1000, on_text=told.append)
-    assert len(told) <= 3
+    calls: list[str] = []
+    MODEL.chat(question, max_new_tokens=1000, on_text=calls.append)
+    assert len(calls) <= 3
     with pytest.raises(InputError, match="exceed the context"):
         MODEL.chat(question + "xxx")
 
@@ -295,15 +299,15 @@ def test_encode_resizes_and_decode_inverts() -> None:
     codes = MODEL.encode(photo(20, 30))
     assert isinstance(codes, Tensor)
     assert codes.shape == (5, 8)  # round(30 / 4) = 8
-    picture = MODEL.decode(codes)
-    assert isinstance(picture, Image.Image)
-    assert picture.size == (32, 20)
+    image = MODEL.decode(codes)
+    assert isinstance(image, Image.Image)
+    assert image.size == (32, 20)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
 def test_encode_takes_every_mode(mode: str) -> None:
-    picture = photo().convert(mode)
-    assert torch.equal(MODEL.encode(picture), MODEL.encode(picture.convert("RGB")))
+    image = photo().convert(mode)
+    assert torch.equal(MODEL.encode(image), MODEL.encode(image.convert("RGB")))
 
 
 def test_groups_of_frames_are_independent() -> None:
@@ -321,9 +325,9 @@ def test_groups_of_frames_are_independent() -> None:
 
 
 def test_an_image_equals_four_identical_frames() -> None:
-    picture = photo(16, 16)
-    frames = torch.from_numpy(np.asarray(picture).copy()).expand(4, -1, -1, -1)
-    assert torch.equal(MODEL.encode(frames)[0], MODEL.encode(picture))
+    image = photo(16, 16)
+    frames = torch.from_numpy(np.asarray(image).copy()).expand(4, -1, -1, -1)
+    assert torch.equal(MODEL.encode(frames)[0], MODEL.encode(image))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6])

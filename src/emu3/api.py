@@ -34,7 +34,7 @@ from emu3.inference.optimize import optimize_for_inference, optimize_vision_toke
 from emu3.inference.request_states import resolve_sampling
 from emu3.inference.requests import ChatRequest, ImageRequest, VideoRequest
 from emu3.inference.sampling import SamplingParams
-from emu3.inference.validation import check_seed, requested_size
+from emu3.inference.validation import check_seed, requested_grid
 from emu3.models.precision import Precision
 from emu3.outputs import ImageOutput, VideoOutput
 from emu3.processing.document_format import VideoCodes
@@ -152,7 +152,7 @@ class Emu3:
 
     def _sizes(self, requests: Sequence[ImageRequest]) -> list[tuple[int, int]]:
         """Height and width in codes of each image."""
-        return [requested_size(self.checkpoint, r.size, r.ratio, r.area) for r in requests]
+        return [requested_grid(self.checkpoint, r.size, r.ratio, r.area) for r in requests]
 
     def video(
         self,

@@ -168,7 +168,7 @@ def test_offline_mode_uses_the_cache(hub: FakeHub, monkeypatch: pytest.MonkeyPat
 
 def test_unreachable_hub_uses_the_cache(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_model(GEN)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no server listens there
     assert find_model(GEN) == folder
 
 

@@ -63,15 +63,15 @@ def test_from_samples_to_a_model(
     assert emu3("info", "run/model/baai").exit_code == 0
     drawing = ("a glow", "-o", "glow.png", "--model", "run/model/transformers", "--device", "cpu")
     assert emu3("image", *drawing).exit_code == 0
-    card = (here / "run" / "model" / "README.md").read_text()
+    model_card = (here / "run" / "model" / "README.md").read_text()
     for expected in (
         "# run: pre-training on text and images",
         "| steps | 4 | ours |",
         "| starts from | tiny | ours |",
     ):
-        assert expected in card, expected
-    assert str(here) not in card
-    assert str(tiny) not in card
+        assert expected in model_card, expected
+    assert str(here) not in model_card
+    assert str(tiny) not in model_card
 
 
 @pytest.mark.slow

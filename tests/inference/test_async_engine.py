@@ -1,4 +1,4 @@
-"""A request in a crowd is the request alone; places are freed, queues are bounded, work is done."""
+"""The engine in a thread: equality alone and in a batch, limits, cancellation, failures."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def engine(checkpoint: Checkpoint) -> Iterator[AsyncEngine]:
     engine.close(drain=False)
 
 
-def drawn(ticket: RequestHandle) -> ImageResult:
-    end = ticket.result()
+def image_result(handle: RequestHandle) -> ImageResult:
+    end = handle.result()
     assert isinstance(end, ImageResult), end
     return end
 
 
-def said(ticket: RequestHandle) -> ChatResult:
-    end = ticket.result()
+def chat_result(handle: RequestHandle) -> ChatResult:
+    end = handle.result()
     assert isinstance(end, ChatResult), end
     return end
 
 
-def crowd() -> list[ImageRequest]:
+def mixed_requests() -> list[ImageRequest]:
     return [
         ImageRequest(
             prompt="x" * (seed % 7),
@@ -90,11 +90,11 @@ def photo(width: int = 20, height: int = 16) -> Image.Image:
 def test_an_image_among_thirty_equals_the_image_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
-    tickets = [engine.submit(request) for request in crowd()]
-    together = [drawn(ticket) for ticket in tickets]
-    for request, theirs in zip(crowd()[::3], together[::3], strict=True):
-        assert torch.equal(drawn(engine.submit(request)).codes, theirs.codes)
-    for request, theirs in zip(crowd(), together, strict=True):
+    handles = [engine.submit(request) for request in mixed_requests()]
+    together = [image_result(handle) for handle in handles]
+    for request, batched in zip(mixed_requests()[::3], together[::3], strict=True):
+        assert torch.equal(image_result(engine.submit(request)).codes, batched.codes)
+    for request, batched in zip(mixed_requests(), together, strict=True):
         assert request.sampling is not None
         out = Emu3(checkpoint).image(
             request.prompt,
@@ -107,10 +107,10 @@ def test_an_image_among_thirty_equals_the_image_alone(
             top_p=request.sampling.top_p,
             temperature=request.sampling.temperature,
         )
-        assert torch.equal(theirs.codes, out.codes[0])
-        assert theirs.settings == out.settings[0]
-        # Decoded in company, which rounds otherwise: by one level of 255 at most.
-        apart = np.asarray(theirs.image).astype(int) - np.asarray(out.images[0])
+        assert torch.equal(batched.codes, out.codes[0])
+        assert batched.settings == out.settings[0]
+        # Images decoded in a batch may differ by rounding: at most one level of 255.
+        apart = np.asarray(batched.image).astype(int) - np.asarray(out.images[0])
         assert np.abs(apart).max() <= 1
     stats = engine.stats()
     assert (stats.finished_images, stats.waiting, stats.running_images, stats.kv_cache_tokens) == (
@@ -138,11 +138,11 @@ def questions() -> list[ChatRequest]:
 def test_an_answer_among_others_equals_the_answer_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
-    """Among pictures that are drawn in the meantime."""
-    tickets = [engine.submit(request) for request in questions()]
-    others = [engine.submit(request) for request in crowd()[:6]]
-    for request, ticket in zip(questions(), tickets, strict=True):
-        end = said(ticket)
+    """While images are generated in the same batch."""
+    handles = [engine.submit(request) for request in questions()]
+    others = [engine.submit(request) for request in mixed_requests()[:6]]
+    for request, handle in zip(questions(), handles, strict=True):
+        end = chat_result(handle)
         alone = Emu3(checkpoint).chat(
             request.text,
             request.images,
@@ -152,20 +152,20 @@ def test_an_answer_among_others_equals_the_answer_alone(
         )
         assert end.text == alone
         assert end.new_tokens == request.max_new_tokens or end.complete
-        assert said(engine.submit(request)) == end
-    assert all(drawn(other) for other in others)
+        assert chat_result(engine.submit(request)) == end
+    assert all(image_result(other) for other in others)
 
 
 def test_a_second_turn_contains_the_first(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     """Byte by byte, an answer of ASCII is read as the conversation has it."""
     first = ChatTurn("look", "a b", (photo(),))
     request = ChatRequest("and now?", max_new_tokens=4, history=(first,))
-    end = said(engine.submit(request))
+    end = chat_result(engine.submit(request))
     prompts, codes = checkpoint.prompts, checkpoint.vision_processor.encode(photo())
     asked = prompts.chat("look", [codes]) + checkpoint.text_tokenizer.encode(" a b")
     assert end.prompt_tokens == len(asked + prompts.turn("and now?", []))
     other = ChatRequest("and now?", max_new_tokens=4, history=(ChatTurn("look", "c"),))
-    assert said(engine.submit(other)).prompt_tokens < end.prompt_tokens
+    assert chat_result(engine.submit(other)).prompt_tokens < end.prompt_tokens
 
 
 def test_progress_events_precede_the_result(engine: AsyncEngine) -> None:
@@ -195,7 +195,7 @@ def test_no_partial_images_unless_requested(engine: AsyncEngine) -> None:
 def held(
     checkpoint: Checkpoint, max_running: int, max_waiting: int
 ) -> tuple[AsyncEngine, RequestHandle, threading.Event]:
-    """An engine at work on a picture that waits for leave to go on."""
+    """An engine that generates an image, blocked in a listener until the event is set."""
     engine, started, go = (
         AsyncEngine(checkpoint, max_running=max_running, max_waiting=max_waiting),
         threading.Event(),
@@ -207,20 +207,20 @@ def held(
         started.set()
         go.wait()
 
-    ticket = engine.submit(ImageRequest("held", size=(32, 32)), listener)
+    handle = engine.submit(ImageRequest("held", size=(32, 32)), listener)
     started.wait()
-    return engine, ticket, go
+    return engine, handle, go
 
 
 def test_cancelling_frees_memory(checkpoint: Checkpoint) -> None:
-    engine, ticket, go = held(checkpoint, max_running=1, max_waiting=4)
+    engine, handle, go = held(checkpoint, max_running=1, max_waiting=4)
     waiting, next_one = (engine.submit(ImageRequest("x", seed=seed)) for seed in (1, 2))
     assert engine.stats().running_images == 1
-    ticket.cancel()
+    handle.cancel()
     waiting.cancel()
     go.set()
     assert isinstance(waiting.result(), RequestCancelled)
-    assert drawn(next_one)
+    assert image_result(next_one)
     stats = engine.stats()
     assert (stats.cancelled, stats.finished_images, stats.kv_cache_tokens) == (2, 1, 0)
     engine.close()
@@ -228,12 +228,12 @@ def test_cancelling_frees_memory(checkpoint: Checkpoint) -> None:
 
 def test_a_full_queue_refuses_at_once(checkpoint: Checkpoint) -> None:
     engine, _, go = held(checkpoint, max_running=1, max_waiting=2)
-    tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(2)]
+    handles = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(2)]
     with pytest.raises(EngineFull, match="2 requests are waiting"):
         engine.submit(ChatRequest("x"))
     assert engine.stats().refused == 1
     go.set()
-    assert all(drawn(ticket) for ticket in tickets)
+    assert all(image_result(handle) for handle in handles)
     engine.close()
 
 
@@ -241,18 +241,18 @@ def test_a_cancelled_waiting_request_leaves_the_queue_at_once(checkpoint: Checkp
     engine, _, go = held(checkpoint, max_running=1, max_waiting=1)
     gone = engine.submit(ImageRequest("x"))
     gone.cancel()
-    comes = engine.submit(ImageRequest("y"))  # at once, while the engine is still in its pass
+    late = engine.submit(ImageRequest("y"))  # at once, while the engine is still in its pass
     assert isinstance(gone.result(), RequestCancelled)
     assert (engine.stats().waiting, engine.stats().cancelled) == (1, 1)
     go.set()
-    assert drawn(comes)
+    assert image_result(late)
     engine.close()
 
 
 @pytest.mark.parametrize("drain", [True, False])
 def test_closing_drains_or_cancels(checkpoint: Checkpoint, drain: bool) -> None:
     engine, _, go = held(checkpoint, max_running=1, max_waiting=4)
-    tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
+    handles = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
     closing = threading.Thread(target=engine.close, args=(drain,))
     closing.start()
     while engine.stats().open:
@@ -261,7 +261,7 @@ def test_closing_drains_or_cancels(checkpoint: Checkpoint, drain: bool) -> None:
         engine.submit(ImageRequest("late"))
     go.set()
     closing.join()
-    kinds = {type(ticket.result()) for ticket in tickets}
+    kinds = {type(handle.result()) for handle in handles}
     assert kinds == ({ImageResult} if drain else {RequestCancelled})
 
 
@@ -276,9 +276,9 @@ def test_a_request_that_fails_to_start_fails_alone(
     assert isinstance(end, RequestFailed)
     assert end.internal
     assert "division" not in end.message
-    assert drawn(fine)
+    assert image_result(fine)
     monkeypatch.undo()
-    assert said(engine.submit(ChatRequest("x", max_new_tokens=2)))
+    assert chat_result(engine.submit(ChatRequest("x", max_new_tokens=2)))
     assert engine.stats().failed == 1
     engine.close()
 
@@ -287,7 +287,7 @@ def test_a_failing_listener_cancels_its_request(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint)
 
     def listener(event: object) -> None:
-        raise RuntimeError("nobody is there")
+        raise RuntimeError("the listener failed")
 
     engine.submit(ImageRequest("x", size=(32, 32)), listener)
     engine.close()
@@ -296,8 +296,8 @@ def test_a_failing_listener_cancels_its_request(checkpoint: Checkpoint) -> None:
 
 def test_a_small_kv_cache_is_used_by_one_request_after_another(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_kv_cache_tokens=200)
-    tickets = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(5)]
-    assert all(drawn(ticket) for ticket in tickets)
+    handles = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(5)]
+    assert all(image_result(handle) for handle in handles)
     assert engine.stats().kv_cache_tokens == 0
     with pytest.raises(InputError, match="the limit is 200"):
         engine.submit(ChatRequest("x", max_new_tokens=400))
@@ -332,7 +332,7 @@ def test_invalid_requests_are_refused_at_once(
 
 def test_names_of_control_tokens_stay_text(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
     name = "<|extra_204|>"
-    end = drawn(engine.submit(ImageRequest(name)))
+    end = image_result(engine.submit(ImageRequest(name)))
     assert end.prompt_tokens == len(checkpoint.prompts.image("y" * len(name), (4, 4)))
 
 
@@ -370,7 +370,7 @@ def test_every_request_ends_once_whatever_fails(
     ends = [handle.result() for handle in handles]
     assert call == 3 or any(isinstance(end, RequestFailed) for end in ends)
     monkeypatch.undo()
-    assert said(engine.submit(ChatRequest("x", max_new_tokens=2)))
+    assert chat_result(engine.submit(ChatRequest("x", max_new_tokens=2)))
     engine.close()
     stats = engine.stats()
     ended = stats.finished_images + stats.finished_videos + stats.finished_chats + stats.failed

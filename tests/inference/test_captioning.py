@@ -1,4 +1,4 @@
-"""A model that goes on with a clip first says what it sees in it."""
+"""Captioning before a continuation: when it happens, and what it changes."""
 
 from __future__ import annotations
 
@@ -62,27 +62,27 @@ def no_caption(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emu3.inference.video.caption_prompt_ids", None)
 
 
-def extended(card: GenerationDefaults, prompt: str | None, **settings: Any) -> VideoOutput:
-    model = Emu3(replace(ABLE, defaults=card))
+def extended(defaults: GenerationDefaults, prompt: str | None, **settings: Any) -> VideoOutput:
+    model = Emu3(replace(ABLE, defaults=defaults))
     return model.extend(moving(8), seconds=1, fps=FPS, prompt=prompt, **settings)
 
 
 def test_a_continuation_uses_the_caption() -> None:
-    said = caption(moving(8))
+    text = caption(moving(8))
     out = extended(ABLE.defaults, None)
-    assert out.settings.prompt == said
-    assert same(out, extended(ABLE.defaults, said, guidance_scale=1.0))
+    assert out.settings.prompt == text
+    assert same(out, extended(ABLE.defaults, text, guidance_scale=1.0))
     assert not same(out, extended(ABLE.defaults, ""))
 
 
 def test_a_caption_is_not_guided_unless_requested() -> None:
     guided = replace(ABLE.defaults, guidance_scale=4.0)
-    said = caption(moving(8))
+    text = caption(moving(8))
     asked: list[tuple[str | None, dict[str, Any]]] = [
         (None, {}),
         (None, {"guidance_scale": 2.0}),
         (None, {"negative_prompt": "b"}),
-        (said, {}),
+        (text, {}),
     ]
     scales = [extended(guided, text, **more).settings.guidance_scale for text, more in asked]
     assert scales == [1.0, 2.0, 4.0, 4.0]

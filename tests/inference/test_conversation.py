@@ -15,18 +15,18 @@ from emu3.testing import tiny_checkpoint
 
 CHECKPOINT = tiny_checkpoint()
 PROMPTS, V = CHECKPOINT.prompts, CHECKPOINT.text_tokenizer.vocabulary
-PICTURE = Image.effect_noise((16, 16), 80).convert("RGB")
+IMAGE = Image.effect_noise((16, 16), 80).convert("RGB")
 TURNS: list[tuple[str, list[Image.Image]]] = [
-    ("what?", [PICTURE]),
+    ("what?", [IMAGE]),
     ("and why", []),
-    ("b", [PICTURE]),
+    ("b", [IMAGE]),
 ]
 
 
 def uncached(new: int) -> list[str]:
     """The same turns, each asked anew with everything before it."""
     ids: list[int] = []
-    said = []
+    answers = []
     for text, images in TURNS:
         codes = [CHECKPOINT.vision_processor.encode(image) for image in images]
         ids += PROMPTS.turn(text, codes) if ids else PROMPTS.chat(text, codes)
@@ -35,14 +35,14 @@ def uncached(new: int) -> list[str]:
         )
         answer = [i for i in out[0].tolist() if i != V.eos]
         ids += answer
-        said.append(CHECKPOINT.text_tokenizer.decode(answer, skip_special=True).strip())
-    return said
+        answers.append(CHECKPOINT.text_tokenizer.decode(answer, skip_special=True).strip())
+    return answers
 
 
 @pytest.mark.parametrize("new", [1, 6])
 def test_cached_equals_uncached(new: int) -> None:
-    talk = Conversation(CHECKPOINT)
-    assert [talk.say(t, images, max_new_tokens=new) for t, images in TURNS] == uncached(new)
+    conversation = Conversation(CHECKPOINT)
+    assert [conversation.say(t, images, max_new_tokens=new) for t, images in TURNS] == uncached(new)
 
 
 def test_no_token_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,40 +54,40 @@ def test_no_token_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         return plain(self, ids, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Transformer, "forward_hidden", counted)
-    talk = Conversation(CHECKPOINT)
+    conversation = Conversation(CHECKPOINT)
     for text, images in TURNS:
-        talk.say(text, images, max_new_tokens=4)
-    assert sum(read) == talk.num_tokens - 1
+        conversation.say(text, images, max_new_tokens=4)
+    assert sum(read) == conversation.num_tokens - 1
 
 
 def test_a_full_context_is_refused_and_the_conversation_continues() -> None:
-    talk = Conversation(CHECKPOINT)
-    first = talk.say("hi", max_new_tokens=3)
-    length = talk.num_tokens
+    conversation = Conversation(CHECKPOINT)
+    first = conversation.say("hi", max_new_tokens=3)
+    length = conversation.num_tokens
     with pytest.raises(InputError, match="context of 512"):
-        talk.say("why? " * 200)
-    assert talk.num_tokens == length
+        conversation.say("why? " * 200)
+    assert conversation.num_tokens == length
     again = Conversation(CHECKPOINT)
     assert again.say("hi", max_new_tokens=3) == first
-    assert again.say("and?", max_new_tokens=3) == talk.say("and?", max_new_tokens=3)
+    assert again.say("and?", max_new_tokens=3) == conversation.say("and?", max_new_tokens=3)
 
 
 def test_an_interrupted_answer_leaves_no_trace() -> None:
-    talk, calm = Conversation(CHECKPOINT), Conversation(CHECKPOINT)
-    for each in (talk, calm):
+    conversation, undisturbed = Conversation(CHECKPOINT), Conversation(CHECKPOINT)
+    for each in (conversation, undisturbed):
         each.say("hi", max_new_tokens=3)
 
     def stop(text: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        talk.say("never", on_text=stop)
-    assert talk.say("and?", max_new_tokens=5) == calm.say("and?", max_new_tokens=5)
+        conversation.say("never", on_text=stop)
+    assert conversation.say("and?", max_new_tokens=5) == undisturbed.say("and?", max_new_tokens=5)
 
 
 def test_a_training_document_equals_a_conversation() -> None:
     turns = [("what?", "a b"), ("and why", "c"), ("b", "ab ba")]
-    codes = CHECKPOINT.vision_processor.encode(PICTURE)
+    codes = CHECKPOINT.vision_processor.encode(IMAGE)
     ids, answered = PROMPTS.chat_document(codes, turns)
     pieces = [PROMPTS.chat("what?", [codes]), PROMPTS.turn("and why", []), PROMPTS.turn("b", [])]
     answers = [CHECKPOINT.text_tokenizer.encode(" " + answer) for _, answer in turns]
@@ -105,7 +105,7 @@ def test_a_training_document_equals_a_conversation() -> None:
     ],
 )
 def test_invalid_parameters_are_refused(settings: dict[str, int], says: str) -> None:
-    talk = Conversation(CHECKPOINT)
+    conversation = Conversation(CHECKPOINT)
     with pytest.raises(InputError, match=says):
-        talk.say("What?", **settings)  # type: ignore[arg-type]
-    assert talk.num_tokens == 0
+        conversation.say("What?", **settings)  # type: ignore[arg-type]
+    assert conversation.num_tokens == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emu3.inference import optimize as fuse
-from emu3.inference.optimize import is_optimized, optimize_for_inference, optimize_vision_tokenizer
+from emu3.inference.optimize import optimize_for_inference, optimize_vision_tokenizer
 from emu3.models.precision import BF16, FP32, INT4, INT8, Precision
 from emu3.models.quantization import Quantized, install_quantized_modules
 from emu3.models.transformer import Transformer
@@ -51,15 +51,15 @@ def test_optimized_equals_plain(to: Precision) -> None:
 def test_without_a_kernel_linears_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuse, "packable", lambda weight: False)
     plain, model = tiny_decoder(), optimize_for_inference(tiny_decoder(), V.visual)
-    assert not any(isinstance(module, fuse.Packed) for module in model.modules())
+    assert not any(isinstance(module, fuse.OneDNNLinear) for module in model.modules())
     ids = torch.randint(V.size, (2, 9))
     torch.testing.assert_close(model(ids), plain(ids), atol=1e-5, rtol=1e-5)
 
 
 def test_fewer_and_larger_products() -> None:
     plain, model = tiny_decoder(), tiny_decoder()
-    assert not is_optimized(model)
-    assert is_optimized(optimize_for_inference(model, V.visual))
+    assert not model.optimized_for_inference
+    assert optimize_for_inference(model, V.visual).optimized_for_inference
     for block in model.model.layers:
         assert not any(hasattr(block.self_attn, name) for name in ("q_proj", "k_proj", "v_proj"))
         assert len(list(block.mlp.children())) == 2

@@ -39,7 +39,7 @@ class Published:
             TextTokenizer.from_folder(folder / "Emu3-Gen-tiny")
         )
         self.golden = load_file(folder / "golden.safetensors")
-        self.said: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
+        self.golden: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
 
     def sample(
         self, texts: list[str], ratios: list[str]
@@ -68,8 +68,8 @@ def published(reference: Path) -> Published:
 
 
 def test_images_equal_baai(published: Published) -> None:
-    """Alone and in a batch; the original's own batch differs, for a reason told in the docs."""
-    single, batch = published.said["single"], published.said["batch"]
+    """Alone and in a batch; BAAI's own batch differs, as the documentation explains."""
+    single, batch = published.golden["single"], published.golden["batch"]
     cases = [
         ("single", [single["prompts"]], [single["ratios"]]),
         ("batch0", batch["prompts"][:1], batch["ratios"][:1]),
@@ -85,11 +85,11 @@ def test_images_equal_baai(published: Published) -> None:
 
 
 def test_answers_equal_baai(published: Published) -> None:
-    """The prompts with their pictures, what follows them alone, and in one batch."""
+    """The prompts with their images, what follows them alone, and in one batch."""
     golden, v = published.golden, published.prompts.tokenizer.vocabulary
     rows = [
         published.prompts.chat(question, [golden[f"vq.codes{index}"][0]])
-        for index, question in enumerate(published.said["chat"])
+        for index, question in enumerate(published.golden["chat"])
     ]
     outputs = [golden[f"chat{index}.output"][0].tolist() for index in range(2)]
     assert rows == [golden[f"chat{index}.input_ids"][0].tolist() for index in range(2)]
@@ -102,7 +102,7 @@ def test_answers_equal_baai(published: Published) -> None:
 
 
 @torch.no_grad()
-def slow_picture(
+def slow_image(
     model: Transformer,
     document_format: DocumentFormat,
     prompt: Sequence[int],
@@ -113,7 +113,7 @@ def slow_picture(
     seed: int,
     groups: int = 1,
 ) -> list[int]:
-    """One picture without a cache: the whole sequence and the whole vocabulary at each step."""
+    """One image without a cache: the whole sequence and the whole vocabulary at each step."""
     v, noise, new = document_format.vocabulary, GumbelNoise([seed], CPU), list[int]()
     for step in range(document_format.num_tokens(*size, groups) + 1):
         if new and new[-1] == v.eof:
@@ -162,7 +162,7 @@ SAMPLINGS = [
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("guided", [True, False])
 def test_batched_images_equal_the_uncached_loop(sampling: SamplingParams, guided: bool) -> None:
-    """Prompts of different lengths, pictures of different sizes: each as the slow loop draws it."""
+    """Prompts of different lengths, images of different sizes: each as the slow loop draws it."""
     model = tiny_decoder(initializer_range=0.3)
     negatives = NEGATIVES if guided else None
     seeds = [4, 5, 6, 7]
@@ -170,7 +170,7 @@ def test_batched_images_equal_the_uncached_loop(sampling: SamplingParams, guided
     steps = max(FORMAT.num_tokens(*size) for size in SIZES) + 1
     assert out.shape == (4, steps)
     for index, size in enumerate(SIZES):
-        slow = slow_picture(
+        slow = slow_image(
             model,
             FORMAT,
             ROWS[index],
@@ -199,7 +199,7 @@ def test_batched_images_equal_single_ones() -> None:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_batched_videos_equal_the_uncached_loop(sampling: SamplingParams) -> None:
-    """A picture among videos of several lengths; then the same with some codes given."""
+    """An image among videos of several lengths; then the same with some codes given."""
     model, groups, seeds = tiny_decoder(initializer_range=0.3), [3, 1, 4, 2], [4, 5, 6, 7]
     rows = [
         PROMPTS.video("ab" * index, size, 8, 4 * count) if count > 1 else ROWS[index]
@@ -208,7 +208,7 @@ def test_batched_videos_equal_the_uncached_loop(sampling: SamplingParams) -> Non
     settings = (SIZES, sampling, 3.0, seeds)
     out = generate_visual(model, FORMAT, rows, NEGATIVES, *settings, groups=groups)
     for index, size in enumerate(SIZES):
-        slow = slow_picture(
+        slow = slow_image(
             model,
             FORMAT,
             rows[index],
@@ -229,15 +229,15 @@ def test_batched_videos_equal_the_uncached_loop(sampling: SamplingParams) -> Non
 def test_guidance_of_one_needs_no_negative_prompt() -> None:
     model, size = tiny_decoder(), [(2, 3)]
     row, negative = ROWS[:1], NEGATIVES[:1]
-    drawn = [
+    generated = [
         generate_visual(model, FORMAT, row, other, size, SamplingParams(), scale, [0]).tolist()
         for other, scale in [(negative, 1.0), (None, 1.0), (None, 5.0), (negative, 5.0)]
     ]
-    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    assert generated[0] == generated[1] == generated[2] != generated[3]
 
 
 def test_on_step_gets_all_ids_so_far() -> None:
-    told: list[tuple[int, Tensor]] = []
+    calls: list[tuple[int, Tensor]] = []
     out = generate_visual(
         tiny_decoder(),
         FORMAT,
@@ -247,10 +247,10 @@ def test_on_step_gets_all_ids_so_far() -> None:
         GREEDY,
         3.0,
         [0] * 4,
-        lambda step, ids: told.append((step, ids.clone())),
+        lambda step, ids: calls.append((step, ids.clone())),
     )
-    assert [step for step, _ in told] == list(range(out.shape[1]))
-    assert all(torch.equal(ids, out[:, : step + 1]) for step, ids in told)
+    assert [step for step, _ in calls] == list(range(out.shape[1]))
+    assert all(torch.equal(ids, out[:, : step + 1]) for step, ids in calls)
 
 
 TEXTS = [[V.bos, *b"hello there"], [V.bos, 65], [V.bos, *b"what is it?"]]

@@ -87,7 +87,7 @@ WORST = 20.5  # of 5 degrees of freedom, exceeded once in 1000
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_samples_follow_the_softmax(temperature: float) -> None:
-    """Drawn one after another with one seed, and drawn first with each of many seeds."""
+    """Samples of one seed one after another, and the first sample of each of many seeds."""
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0])
     sampling = SamplingParams(top_k=0, temperature=temperature)
     wanted = (logits / temperature).softmax(-1)
@@ -101,25 +101,25 @@ def test_samples_follow_the_softmax(temperature: float) -> None:
 
 def test_filtered_entries_are_never_sampled() -> None:
     logits = some_logits(1, 6).expand(500, -1)
-    drawn = SamplingParams(top_k=2).sample(logits, GumbelNoise(list(range(500)), CPU))
-    assert set(drawn.tolist()) == set(logits[0].topk(2).indices.tolist())
+    sampled = SamplingParams(top_k=2).sample(logits, GumbelNoise(list(range(500)), CPU))
+    assert set(sampled.tolist()) == set(logits[0].topk(2).indices.tolist())
 
 
 def test_batched_rows_equal_single_rows() -> None:
-    """Whoever else is in the batch, and whether or not they are drawing."""
+    """Whatever other rows are in the batch, active or not."""
     logits = torch.randn(6, 3, 50)
-    drawing = [[True, True, False], [False] * 3, [True, False, True]] * 2
+    active = [[True, True, False], [False] * 3, [True, False, True]] * 2
     together = GumbelNoise([5, 6, 7], CPU)
-    drawn = [
+    sampled = [
         KEEP_ALL.sample(step, together, mask).tolist()
-        for step, mask in zip(logits, drawing, strict=True)
+        for step, mask in zip(logits, active, strict=True)
     ]
     for row, seed in enumerate([5, 6, 7]):
         alone = GumbelNoise([seed], CPU)
-        for step, mask in enumerate(drawing):
+        for step, mask in enumerate(active):
             if mask[row]:
                 expected = KEEP_ALL.sample(logits[step, row : row + 1], alone).item()
-                assert drawn[step][row] == expected
+                assert sampled[step][row] == expected
 
 
 def test_seeds_matter() -> None:

@@ -181,7 +181,7 @@ def test_the_noise_of_a_code_is_drawn_once() -> None:
     assert torch.equal(sequence.noise(10), ahead[2:])
 
 
-# Videos: (height, width, groups), and pictures among them.
+# Videos: (height, width, groups), and images among them.
 
 GRIDS = [(2, 3, 3), (3, 2, 1), (1, 1, 4), (2, 2, 2), (1, 4, 3)]
 

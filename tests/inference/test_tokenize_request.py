@@ -32,7 +32,7 @@ def photo() -> Image.Image:
     return Image.radial_gradient("L").resize((20, 16)).convert("RGB")
 
 
-def told(engine: AsyncEngine, request: TokenizeRequest) -> TokenizeResult:
+def tokenize(engine: AsyncEngine, request: TokenizeRequest) -> TokenizeResult:
     end = engine.submit(request).result()
     assert isinstance(end, TokenizeResult), end
     return end
@@ -42,18 +42,18 @@ def test_codes_and_image_equal_the_vision_processor(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
     codes = checkpoint.vision_processor.encode(photo())
-    there = told(engine, TokenizeRequest(photo()))
+    there = tokenize(engine, TokenizeRequest(photo()))
     assert torch.equal(there.codes, codes)
     assert there.image.tobytes() == checkpoint.vision_processor.decode_image(codes).tobytes()
-    back = told(engine, TokenizeRequest(there.codes))
+    back = tokenize(engine, TokenizeRequest(there.codes))
     assert torch.equal(back.codes, there.codes)
     assert back.image.tobytes() == there.image.tobytes()
 
 
 def test_other_requests_are_unaffected_and_memory_is_free_again(engine: AsyncEngine) -> None:
     drawing = [engine.submit(ImageRequest("x", seed=seed)) for seed in range(3)]
-    told(engine, TokenizeRequest(photo()))
-    ends = [ticket.result() for ticket in drawing]
+    tokenize(engine, TokenizeRequest(photo()))
+    ends = [handle.result() for handle in drawing]
     for seed, end in enumerate(ends):
         alone = engine.submit(ImageRequest("x", seed=seed)).result()
         assert isinstance(end, ImageResult)

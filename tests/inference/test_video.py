@@ -1,4 +1,4 @@
-"""Videos through the one door: drawn, begun with a picture, gone on with, and asked about."""
+"""Videos in the Python API: generation, first frames, continuation, chat about them."""
 
 from __future__ import annotations
 
@@ -61,45 +61,45 @@ def test_frames_are_decoded_codes() -> None:
 
 def test_settings_reproduce_the_video() -> None:
     out = MODEL.video("a car", seconds=1, fps=4, seed=5, top_k=20, temperature=1.5)
-    said = asdict(out.settings)
-    assert (said.pop("model"), said.pop("dtype"), said.pop("given")) == ("tiny", "fp32", 0)
-    assert same(MODEL.video(**said), out)
+    settings = asdict(out.settings)
+    assert [settings.pop(key) for key in ("model", "dtype", "given")] == ["tiny", "fp32", 0]
+    assert same(MODEL.video(**settings), out)
     for change in ({"seed": 6}, {"prompt": "b"}, {"fps": 5.0}, {"guidance_scale": 1.0}):
-        assert not same(MODEL.video(**{**said, **change}), out), change
+        assert not same(MODEL.video(**{**settings, **change}), out), change
 
 
 def test_an_image_is_the_first_four_frames() -> None:
-    picture = Image.fromarray(moving(1)[0].numpy()).resize((24, 16))
-    out = MODEL.video("it moves", image=picture, seconds=1.5, fps=8)
-    assert torch.equal(out.codes[0], torch.as_tensor(MODEL.encode(picture)))
+    image = Image.fromarray(moving(1)[0].numpy()).resize((24, 16))
+    out = MODEL.video("it moves", image=image, seconds=1.5, fps=8)
+    assert torch.equal(out.codes[0], torch.as_tensor(MODEL.encode(image)))
     assert out.frames.shape == (12, 16, 24, 3)
     assert out.settings.given == 1
-    alone = MODEL.video("it moves", image=picture, seconds=0.5, fps=8)
+    alone = MODEL.video("it moves", image=image, seconds=0.5, fps=8)
     assert torch.equal(alone.frames, out.frames[:4])
 
 
 def test_given_groups_are_continued_as_if_generated() -> None:
-    """Whatever was drawn, given again, is followed by what followed it."""
+    """Generated groups that are given again are followed by the same groups."""
     out = MODEL.video("a car", seconds=2, fps=8, seed=3)
     for given in range(5):
         assert torch.equal(generated(out, 16, given), out.codes)
 
 
 def test_groups_are_reported_in_order_each_once() -> None:
-    told: list[VideoFrames] = []
-    out = MODEL.video("a car", seconds=1.25, fps=8, on_group=told.append)
-    assert [(news.done, news.total) for news in told] == [(1, 3), (2, 3), (3, 3)]
-    assert torch.equal(torch.cat([news.frames for news in told]), out.frames)
-    assert {news.settings for news in told} == {out.settings}
-    told.clear()
-    longer = MODEL.extend(out.frames, seconds=1, fps=8, on_group=told.append)
-    assert [news.done for news in told] == list(range(1, len(longer.codes) + 1))
-    assert torch.equal(torch.cat([news.frames for news in told]), longer.frames)
+    events: list[VideoFrames] = []
+    out = MODEL.video("a car", seconds=1.25, fps=8, on_group=events.append)
+    assert [(event.done, event.total) for event in events] == [(1, 3), (2, 3), (3, 3)]
+    assert torch.equal(torch.cat([event.frames for event in events]), out.frames)
+    assert {event.settings for event in events} == {out.settings}
+    events.clear()
+    longer = MODEL.extend(out.frames, seconds=1, fps=8, on_group=events.append)
+    assert [event.done for event in events] == list(range(1, len(longer.codes) + 1))
+    assert torch.equal(torch.cat([event.frames for event in events]), longer.frames)
 
 
 @pytest.mark.parametrize("count", [4, 7, 8])
 def test_a_clip_is_continued(count: int) -> None:
-    """Its whole groups stay; what filled none is drawn anew, and the length is the sum."""
+    """Whole groups stay, an incomplete one is generated anew, and the lengths add up."""
     clip = moving(count)
     out = MODEL.extend(clip, seconds=1, fps=8)
     whole = count // 4
@@ -161,29 +161,29 @@ def test_chat_about_a_video() -> None:
     def answer(clip: Clip | VideoOutput) -> str:
         return MODEL.chat("what?", videos=[clip], max_new_tokens=12, top_k=0)
 
-    said = answer(Clip(iter(frames), 8.0))
-    assert said == answer(Clip(iter(frames.numpy()), 8.0))
-    assert said != answer(Clip(iter(frames), 4.0)) or said != answer(
+    first = answer(Clip(iter(frames), 8.0))
+    assert first == answer(Clip(iter(frames.numpy()), 8.0))
+    assert first != answer(Clip(iter(frames), 4.0)) or first != answer(
         Clip(iter(moving(6, 16, 1)), 8)
     )
-    assert said == MODEL.conversation().say(
+    assert first == MODEL.conversation().say(
         "what?", videos=[Clip(iter(frames), 8.0)], max_new_tokens=12, top_k=0
     )
-    drawn = MODEL.video("a car", seconds=0.5, fps=8)
-    assert answer(drawn) == answer(Clip(iter(drawn.frames), 8.0))
+    generated_video = MODEL.video("a car", seconds=0.5, fps=8)
+    assert answer(generated_video) == answer(Clip(iter(generated_video.frames), 8.0))
 
 
 def test_videos_follow_images_in_a_batch() -> None:
-    picture, clip = Image.fromarray(moving(1)[0].numpy()), moving(4)
+    image, clip = Image.fromarray(moving(1)[0].numpy()), moving(4)
 
-    def footage() -> Clip:
+    def clip_source() -> Clip:
         return Clip(iter(clip), 8.0)
 
     together = MODEL.chat_batch(
-        ["a?", "b?"], [[picture], []], [[footage()], [footage()]], max_new_tokens=8
+        ["a?", "b?"], [[image], []], [[clip_source()], [clip_source()]], max_new_tokens=8
     )
-    alone = MODEL.chat("a?", [picture], [footage()], max_new_tokens=8)
-    assert together == [alone, MODEL.chat("b?", [], [footage()], max_new_tokens=8)]
+    alone = MODEL.chat("a?", [image], [clip_source()], max_new_tokens=8)
+    assert together == [alone, MODEL.chat("b?", [], [clip_source()], max_new_tokens=8)]
 
 
 def test_documents_of_videos() -> None:
@@ -195,9 +195,9 @@ def test_documents_of_videos() -> None:
     assert ids[-1] == v.eos
     read = PROMPTS.document_format.decode_video(ids[prompt.index(v.sov) : -1])
     assert torch.equal(read.codes, video.codes)
-    asked, said = PROMPTS.chat_document(video, [("what?", "a car")])
-    assert asked[: len(PROMPTS.chat("what?", [video]))].tolist() == PROMPTS.chat("what?", [video])
-    assert asked[said].tolist() == [*PROMPTS.tokenizer.encode(" a car"), v.eos]
+    ids, answered = PROMPTS.chat_document(video, [("what?", "a car")])
+    assert ids[: len(PROMPTS.chat("what?", [video]))].tolist() == PROMPTS.chat("what?", [video])
+    assert ids[answered].tolist() == [*PROMPTS.tokenizer.encode(" a car"), v.eos]
 
 
 BAD: list[tuple[dict[str, object], str]] = [
@@ -226,14 +226,14 @@ def test_invalid_arguments_are_refused(change: dict[str, object], message: str) 
 
 
 def test_invalid_continuations_are_refused() -> None:
-    told: list[VideoFrames] = []
+    events: list[VideoFrames] = []
     with pytest.raises(InputError, match="3 frames is too short; a continuation needs 4"):
         MODEL.extend(moving(3))
     with pytest.raises(InputError, match="two groups of frames exceed the context of 512"):
-        MODEL.extend(moving(4), prompt="x" * 470, on_group=told.append)
+        MODEL.extend(moving(4), prompt="x" * 470, on_group=events.append)
     with pytest.raises(InputError, match="H, W, 3"):
         MODEL.extend(torch.zeros(4, 16, 16, dtype=torch.uint8))
-    assert told == []
+    assert events == []
 
 
 def test_clips_beyond_the_context_are_refused_early() -> None:
@@ -247,8 +247,8 @@ def test_clips_beyond_the_context_are_refused_early() -> None:
 
 
 def test_generation_defaults_apply() -> None:
-    card = replace(MODEL.checkpoint.defaults, suffix=" best", guidance_scale=1.5, top_k=7)
-    out = Emu3(replace(MODEL.checkpoint, defaults=card)).video("a car", seconds=0.5)
+    defaults = replace(MODEL.checkpoint.defaults, suffix=" best", guidance_scale=1.5, top_k=7)
+    out = Emu3(replace(MODEL.checkpoint, defaults=defaults)).video("a car", seconds=0.5)
     assert (out.settings.suffix, out.settings.guidance_scale, out.settings.top_k) == (
         " best",
         1.5,

@@ -1,4 +1,4 @@
-"""A video in a crowd is the video alone; it grows, slides, is cancelled, and can be asked about."""
+"""Video requests: equality alone and in a batch, context windows, cancellation, chat."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from emu3.processing.document_format import VideoCodes
 from emu3.processing.video import Clip
 from emu3.testing import tiny_checkpoint
 
-PLAIN = SamplingParams(2048, 1.0, 1.0)  # the card's, so that pictures share its passes
+PLAIN = SamplingParams(2048, 1.0, 1.0)  # the checkpoint's defaults
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def image_of(video: VideoInput) -> Image.Image:
     return Image.fromarray(video.frames[0].numpy())
 
 
-def filmed(ticket: RequestHandle) -> VideoResult:
-    end = ticket.result()
+def video_result(handle: RequestHandle) -> VideoResult:
+    end = handle.result()
     assert isinstance(end, VideoResult), end
     return end
 
@@ -102,18 +102,20 @@ def alone(model: Emu3, request: VideoRequest) -> VideoOutput:
 def test_a_video_among_others_equals_the_video_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
-    """Among pictures of its own passes too, one of which is longer than the context."""
+    """Among image_handles of its own passes too, one of which is longer than the context."""
     videos = [engine.submit(request) for request in VIDEOS]
-    drawings = [ImageRequest("x", seed=seed, ratio="2:1", sampling=PLAIN) for seed in range(6)]
-    pictures = [engine.submit(request) for request in drawings]
-    together = [filmed(ticket) for ticket in videos]
+    image_requests = [
+        ImageRequest("x", seed=seed, ratio="2:1", sampling=PLAIN) for seed in range(6)
+    ]
+    image_handles = [engine.submit(request) for request in image_requests]
+    together = [video_result(handle) for handle in videos]
     for request, theirs in zip(VIDEOS, together, strict=True):
         assert same(theirs, alone(Emu3(checkpoint), request)), request.prompt
     long = len(together[5].codes)
     assert checkpoint.prompts.document_format.num_tokens(4, 4, long) > 200
-    assert torch.equal(filmed(engine.submit(VIDEOS[5])).codes, together[5].codes)
-    for request, ticket in zip(drawings, pictures, strict=True):
-        end = ticket.result()
+    assert torch.equal(video_result(engine.submit(VIDEOS[5])).codes, together[5].codes)
+    for request, handle in zip(image_requests, image_handles, strict=True):
+        end = handle.result()
         assert isinstance(end, ImageResult)
         out = Emu3(checkpoint).image("x", ratio="2:1", seed=request.seed)
         assert torch.equal(end.codes, out.codes[0])
@@ -127,7 +129,7 @@ def test_a_video_among_others_equals_the_video_alone(
 
 
 def test_size_equals_ratio_and_area(engine: AsyncEngine, checkpoint: Checkpoint) -> None:
-    end = filmed(engine.submit(VideoRequest("x", size=(24, 16), seconds=0.5)))
+    end = video_result(engine.submit(VideoRequest("x", size=(24, 16), seconds=0.5)))
     out = Emu3(checkpoint).video("x", ratio="3:2", area=24 * 16, seconds=0.5)
     assert same(end, out)
     assert end.frames.shape[1:] == (16, 24, 3)
@@ -135,9 +137,9 @@ def test_size_equals_ratio_and_area(engine: AsyncEngine, checkpoint: Checkpoint)
 
 def test_frames_are_reported_in_order_each_once(engine: AsyncEngine) -> None:
     for request, total in ((VIDEOS[1], 2), (VIDEOS[2], 2), (VIDEOS[4], 4), (VIDEOS[5], 11)):
-        *told, end = engine.submit(request).events()
+        *progress, end = engine.submit(request).events()
         assert isinstance(end, VideoResult)
-        frames = [event for event in told if isinstance(event, VideoFrames)]
+        frames = [event for event in progress if isinstance(event, VideoFrames)]
         assert [(event.done, event.total) for event in frames] == [
             (number, total) for number in range(1, total + 1)
         ]
@@ -147,22 +149,24 @@ def test_frames_are_reported_in_order_each_once(engine: AsyncEngine) -> None:
 def test_a_result_is_continued_without_encoding(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
-    """Its codes stay, and nothing is encoded again; the rest is what one request would draw."""
-    first = filmed(engine.submit(VideoRequest("a car", seconds=1.25)))
-    longer = filmed(engine.submit(VideoRequest("a car", video=first.video_codes, seconds=1.0)))
+    """Its codes stay and are not encoded again; the rest is as in one request."""
+    first = video_result(engine.submit(VideoRequest("a car", seconds=1.25)))
+    longer = video_result(
+        engine.submit(VideoRequest("a car", video=first.video_codes, seconds=1.0))
+    )
     assert torch.equal(longer.codes[:2], first.codes[:2])
     assert torch.equal(longer.frames[:8], first.frames[:8])
     assert (len(first.frames), len(longer.frames)) == (10, 18)
-    again = replace(first.video_codes, codes=longer.codes[:3])  # the last group is drawn anew
-    same_again = filmed(engine.submit(VideoRequest("a car", video=again, seconds=1.0)))
+    again = replace(first.video_codes, codes=longer.codes[:3])  # the last group is generated anew
+    same_again = video_result(engine.submit(VideoRequest("a car", video=again, seconds=1.0)))
     assert torch.equal(same_again.codes, longer.codes)
 
 
 def test_describe_video_equals_the_result(engine: AsyncEngine) -> None:
     for request in VIDEOS:
-        measured, end = engine.describe_video(request), filmed(engine.submit(request))
-        assert (measured.height, measured.width) == end.frames.shape[1:3]
-        assert (measured.frames, measured.fps) == (len(end.frames), end.fps)
+        spec, end = engine.describe_video(request), video_result(engine.submit(request))
+        assert (spec.height, spec.width) == end.frames.shape[1:3]
+        assert (spec.frames, spec.fps) == (len(end.frames), end.fps)
     few = AsyncEngine(engine.checkpoint, max_kv_cache_tokens=100)
     with pytest.raises(InputError, match="the limit is 100"):
         few.describe_video(VIDEOS[0])
@@ -178,10 +182,10 @@ def test_cancelling_frees_memory(checkpoint: Checkpoint) -> None:
         started.set()
         go.wait()
 
-    ticket = engine.submit(VIDEOS[5], listener)
+    handle = engine.submit(VIDEOS[5], listener)
     started.wait()
     assert engine.stats().running_videos == 1
-    ticket.cancel()
+    handle.cancel()
     go.set()
     engine.close()
     assert isinstance(last[-1], RequestCancelled)
@@ -197,29 +201,31 @@ def test_a_failure_in_a_later_window_is_reported(
     assert isinstance(end, RequestFailed)
     assert end.internal
     monkeypatch.undo()
-    assert filmed(engine.submit(VIDEOS[0]))
+    assert video_result(engine.submit(VIDEOS[0]))
     assert engine.stats().kv_cache_tokens == 0
 
 
 def test_chat_about_videos_among_others_equals_alone(
     engine: AsyncEngine, checkpoint: Checkpoint
 ) -> None:
-    def said(request: ChatRequest) -> ChatResult:
+    def chat_result(request: ChatRequest) -> ChatResult:
         end = engine.submit(request).result()
         assert isinstance(end, ChatResult), end
         return end
 
-    image, reel = image_of(clip(1)), clip(6)
+    image, video = image_of(clip(1)), clip(6)
     for images in ((), (image,)):
-        request = ChatRequest("what?", images, 9, SamplingParams(0), videos=(reel,))
+        request = ChatRequest("what?", images, 9, SamplingParams(0), videos=(video,))
         other = [engine.submit(each) for each in (VIDEOS[0], ImageRequest("x"))]
-        footage = Clip(iter(reel.frames), 8.0)
-        answer = Emu3(checkpoint).chat("what?", images, [footage], max_new_tokens=9, top_k=0)
-        assert said(request).text == answer
-        assert all(ticket.result() for ticket in other)
-    before = (ChatTurn("look", "a b", (), (reel,)),)
-    asked = said(ChatRequest("and now?", max_new_tokens=2, history=before)).prompt_tokens
-    assert asked > said(ChatRequest("and now?", max_new_tokens=2)).prompt_tokens + 16
+        source = Clip(iter(video.frames), 8.0)
+        answer = Emu3(checkpoint).chat("what?", images, [source], max_new_tokens=9, top_k=0)
+        assert chat_result(request).text == answer
+        assert all(handle.result() for handle in other)
+    before = (ChatTurn("look", "a b", (), (video,)),)
+    with_history = chat_result(
+        ChatRequest("and now?", max_new_tokens=2, history=before)
+    ).prompt_tokens
+    assert with_history > chat_result(ChatRequest("and now?", max_new_tokens=2)).prompt_tokens + 16
 
 
 FLOATS = VideoInput(clip(4).frames.float(), 8.0)
@@ -275,7 +281,7 @@ def test_invalid_requests_are_refused_at_once(
 def test_codes_of_any_integer_type_are_continued(engine: AsyncEngine, dtype: torch.dtype) -> None:
     given = torch.arange(32).view(2, 4, 4) % 64
     video = VideoCodes(given.to(dtype), 8.0, 8)
-    result = filmed(engine.submit(VideoRequest("x", seconds=0.5, video=video)))
+    result = video_result(engine.submit(VideoRequest("x", seconds=0.5, video=video)))
     assert torch.equal(result.codes[:2], given)
     wrong = VideoCodes(given.bool(), 8.0, 8)
     with pytest.raises(InputError, match="integers"):

@@ -1,4 +1,4 @@
-"""Pictures decoded beside the passes: all of them, in order; one that fails hurts nobody else."""
+"""Vision workers: order, batching, and failures of single images."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def fragile(checkpoint: Checkpoint) -> Fragile:
 def test_sizes_decoded_together_equal_alone(checkpoint: Checkpoint) -> None:
     vision_processor = checkpoint.vision_processor
     codes = [torch.randint(0, 64, size) for size in ((4, 4), (2, 4), (4, 4), (40, 40), (4, 4))]
-    for mine, picture in zip(codes, vision_processor.decode_images(codes), strict=True):
+    for mine, image in zip(codes, vision_processor.decode_images(codes), strict=True):
         alone = torch.tensor(list(vision_processor.decode_image(mine).tobytes())).int()
-        assert (torch.tensor(list(picture.tobytes())).int() - alone).abs().max() <= 1
+        assert (torch.tensor(list(image.tobytes())).int() - alone).abs().max() <= 1
     assert vision_processor.decode_images([]) == []
 
 
@@ -113,22 +113,22 @@ def test_an_image_that_cannot_be_decoded_fails_alone(checkpoint: Checkpoint) -> 
 
 def test_close_waits_for_generated_images(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_running=2)
-    tickets = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(7)]
+    handles = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(7)]
     engine.close()
-    ends = [list(ticket.events())[-1] for ticket in tickets]
+    ends = [list(handle.events())[-1] for handle in handles]
     assert all(isinstance(end, ImageResult) for end in ends)
 
 
 def test_every_request_is_counted_once_at_any_moment(checkpoint: Checkpoint) -> None:
     engine = AsyncEngine(checkpoint, max_running=3)
-    tickets = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(9)]
-    for ticket in tickets[::3]:
-        ticket.cancel()
+    handles = [engine.submit(ImageRequest("x", size=(16, 16), seed=seed)) for seed in range(9)]
+    for handle in handles[::3]:
+        handle.cancel()
     while True:
         now = engine.stats()
         ended = now.finished_images + now.cancelled
-        assert ended + now.running_images + now.waiting == len(tickets)
-        if ended == len(tickets):
+        assert ended + now.running_images + now.waiting == len(handles)
+        if ended == len(handles):
             break
         time.sleep(0.0005)  # who never waits keeps the engine from its work
     engine.close()

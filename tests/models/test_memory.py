@@ -65,7 +65,7 @@ def test_narrowest_possible_precision_if_none_fits(
     assert memory.widest_fitting_precision(tiny, tiny_vision().config, CPU) == INT8
 
 
-def test_max_kv_cache_tokens_leaves_room_for_a_copy(
+def test_max_kv_cache_tokens_leaves_memory_for_a_copy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_decoder()

@@ -1,4 +1,4 @@
-"""Pictures written into ids and read back: every grid, every step, every way to be malformed."""
+"""Images written into ids and read back: every grid, every step, every way to be malformed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SMALL_GRIDS = [(height, width) for height in range(1, 9) for width in range(1, 9
 
 
 @st.composite
-def pictures(draw: st.DrawFn, largest: int = 12) -> Tensor:
+def images(draw: st.DrawFn, largest: int = 12) -> Tensor:
     height, width = draw(st.integers(1, largest)), draw(st.integers(1, largest))
     codes = st.integers(0, CODEBOOK - 1)
-    drawn = draw(st.lists(codes, min_size=height * width, max_size=height * width))
-    return torch.tensor(drawn).view(height, width)
+    codes_drawn = draw(st.lists(codes, min_size=height * width, max_size=height * width))
+    return torch.tensor(codes_drawn).view(height, width)
 
 
 def test_image_layout() -> None:
@@ -43,7 +43,7 @@ def test_small_grids_round_trip() -> None:
         assert torch.equal(FORMAT.decode_image(FORMAT.encode_image(codes)), codes)
 
 
-@given(pictures(largest=20))
+@given(images(largest=20))
 def test_decode_inverts_encode(codes: Tensor) -> None:
     assert torch.equal(FORMAT.decode_image(FORMAT.encode_image(codes)), codes)
     assert torch.equal(FORMAT.decode_body(FORMAT.body_token_ids(codes), *codes.shape), codes)
@@ -67,9 +67,9 @@ def test_encoded_ids_are_exactly_the_allowed_ones() -> None:
         assert forced.count(-1) == height * width
 
 
-@given(st.lists(st.one_of(pictures(4), st.binary(min_size=1, max_size=5)), max_size=6))
+@given(st.lists(st.one_of(images(4), st.binary(min_size=1, max_size=5)), max_size=6))
 def test_parse_document(parts: list[Tensor | bytes]) -> None:
-    """Texts that touch become one; pictures come back as codes, wherever they stand."""
+    """Texts that touch become one; images come back as codes, wherever they stand."""
     written: list[Tensor] = []
     expected: list[Tensor] = []
     for part in parts:
@@ -89,9 +89,9 @@ def test_parse_document(parts: list[Tensor | bytes]) -> None:
 def test_the_frame_of_a_document_is_text() -> None:
     codes = torch.randint(CODEBOOK, (2, 2))
     document = PromptTemplates.from_tokenizer(TEXT).document("hi", codes)
-    opening, picture, closing = FORMAT.split(document)
+    opening, image, closing = FORMAT.split(document)
     assert opening.tolist() == [V.bos, *b"hi"]
-    assert torch.equal(picture, codes)
+    assert torch.equal(image, codes)
     assert closing.tolist() == [V.eos]
 
 
@@ -140,7 +140,7 @@ def test_malformed_ids_are_refused(ids: list[int], message: str) -> None:
 
 @given(st.data())
 def test_decodable_ids_are_canonical(data: st.DataObject) -> None:
-    """Ids with something exchanged or dropped: refused, or another well-formed picture."""
+    """Ids with something exchanged or dropped: refused, or another well-formed image."""
     ids = list(GOOD)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(ids) - 1))
@@ -177,10 +177,10 @@ def test_small_videos_round_trip() -> None:
 def test_rate_and_duration_identify_the_number_of_frames(thousandths: int, frames: int) -> None:
     """Read as `read_video` reads it, and without any codes."""
     header = FORMAT.video_header(2, 3, thousandths / 1000, frames)
-    with pytest.raises(DocumentFormatError) as told:
+    with pytest.raises(DocumentFormatError) as raised:
         FORMAT.decode_video(torch.tensor(header))
     length = FORMAT.num_tokens(2, 3, FORMAT.num_groups(frames))
-    assert str(told.value) == f"video cut short: 0 of {length} ids"
+    assert str(raised.value) == f"video cut short: 0 of {length} ids"
 
 
 def test_encoded_video_ids_are_exactly_the_allowed_ones() -> None:
@@ -202,15 +202,15 @@ def test_an_image_body_is_a_video_of_one_frame() -> None:
 
 
 def test_parse_document_of_text_image_and_video() -> None:
-    picture, clip = torch.randint(CODEBOOK, (2, 3)), torch.randint(CODEBOOK, (2, 2, 2))
+    image, clip = torch.randint(CODEBOOK, (2, 3)), torch.randint(CODEBOOK, (2, 2, 2))
     ids = torch.cat(
-        [torch.tensor([65]), FORMAT.encode_image(picture), FORMAT.encode_video(clip, 12, 5)]
+        [torch.tensor([65]), FORMAT.encode_image(image), FORMAT.encode_video(clip, 12, 5)]
     )
     text, first, second = FORMAT.parse(ids)
     assert isinstance(text, Tensor)
     assert text.tolist() == [65]
     assert isinstance(first, Tensor)
-    assert torch.equal(first, picture)
+    assert torch.equal(first, image)
     assert isinstance(second, VideoCodes)
     assert torch.equal(second.codes, clip)
     assert (second.fps, second.frames) == (12, 5)

@@ -44,7 +44,7 @@ def test_nano_gives_the_same_logits_and_codes_in_transformers(folder: Path) -> N
 
 @pytest.mark.slow
 def test_nano_comes_back_from_transformers(folder: Path, tmp_path: Path) -> None:
-    """Saved by transformers, opened by us, it draws the same picture."""
+    """Saved by transformers, opened by us, it draws the same image."""
     there = transformers.Emu3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     there.save_pretrained(tmp_path / "again")
     for name in (
@@ -56,6 +56,6 @@ def test_nano_comes_back_from_transformers(folder: Path, tmp_path: Path) -> None
         (tmp_path / "again" / name).write_bytes((folder / name).read_bytes())
     again = Emu3.from_pretrained(tmp_path / "again")
     here = Emu3.from_pretrained("nano")
-    drawn, wanted = (m.image("a red apple, noto style", seed=1).images[0] for m in (again, here))
-    assert isinstance(drawn, Image.Image)
-    assert drawn.tobytes() == wanted.tobytes()
+    image, expected = (m.image("a red apple, noto style", seed=1).images[0] for m in (again, here))
+    assert isinstance(image, Image.Image)
+    assert image.tobytes() == expected.tobytes()

@@ -1,7 +1,7 @@
 """One step of training is the one that transformers would make, and documents are BAAI's.
 
 Their loss means over labels and knows no weights, so labels stand on the ids of codes alone, as in
-`datasets.py` of baaivision/Emu3, whose samples are `BOS prompt picture` without an EOS.
+`datasets.py` of baaivision/Emu3, whose samples are `BOS prompt image` without an EOS.
 """
 
 from __future__ import annotations
@@ -61,22 +61,22 @@ def test_loss_and_every_gradient_are_theirs() -> None:
         assert torch.allclose(parameter.grad, theirs_of_it, atol=1e-7, rtol=1e-4), name
 
 
-def test_a_document_is_bos_prompt_picture_eos() -> None:
+def test_a_document_is_bos_prompt_image_eos() -> None:
     codes = torch.tensor([[5, 6], [7, 8]])
     ids = PROMPTS.document("ab", codes)
     v = V.visual.start
     rows = [v + 5, v + 6, V.eol, v + 7, v + 8, V.eol]
-    picture = [V.sov, *b"2*2", V.sot, *rows, V.eof, V.eov]
-    assert ids.tolist() == [V.bos, *b"ab", *picture, V.eos]
+    image = [V.sov, *b"2*2", V.sot, *rows, V.eof, V.eov]
+    assert ids.tolist() == [V.bos, *b"ab", *image, V.eos]
 
 
 @pytest.mark.parametrize(("key", "at"), [("single", None), ("batch0", 0), ("batch1", 1)])
 def test_a_document_is_what_the_published_code_writes(
     reference: Path, key: str, at: int | None
 ) -> None:
-    """Its data set joins what its processor does: a prompt, then a picture of any size."""
-    said = json.loads((reference / "golden.json").read_text("utf-8"))
-    text = said["single"]["prompts"] if at is None else said["batch"]["prompts"][at]
+    """Its data set joins what its processor does: a prompt, then an image of any size."""
+    golden = json.loads((reference / "golden.json").read_text("utf-8"))
+    text = golden["single"]["prompts"] if at is None else golden["batch"]["prompts"][at]
     prompts = PromptTemplates.from_tokenizer(TextTokenizer.from_folder(reference / "Emu3-Gen-tiny"))
     v = prompts.tokenizer.vocabulary
     whole = load_file(reference / "golden.safetensors")[f"{key}.output"][0].long()

@@ -69,7 +69,7 @@ def test_a_folder_of_ours_is_opened_by_theirs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 1), (2, 6)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_guided_pictures_are_theirs_token_for_token(size: tuple[int, int], seed: int) -> None:
+def test_guided_images_are_theirs_token_for_token(size: tuple[int, int], seed: int) -> None:
     """Their `generate`: greedy, guidance 3, and only ids that our document_format allows."""
     ours = tiny_decoder(seed, initializer_range=0.3)
     prompts = PromptTemplates.from_tokenizer(byte_tokenizer())
@@ -192,7 +192,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[VisionTokenizer, Any]:
 
 
 @torch.no_grad()
-def test_codes_and_pictures_are_theirs(pair: tuple[VisionTokenizer, Any]) -> None:
+def test_codes_and_images_are_theirs(pair: tuple[VisionTokenizer, Any]) -> None:
     ours, theirs = pair
     factor = ours.config.spatial_factor
     height, width = 3 * factor, 5 * factor

@@ -46,7 +46,7 @@ def test_images_equal_those_of_the_python_api(client: Any, server: Server) -> No
         prompt="a fox",
         n=2,
         size="16x24",
-        user="somebody",
+        user="a user",
         extra_body={"seed": 7, "guidance_scale": 2.0, "top_k": 20, "temperature": 1.1},
     )
     expected = Emu3(server.engine.checkpoint).image(

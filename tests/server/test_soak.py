@@ -9,8 +9,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.clients import FILM, KINDS, WRONG, numbers, told, unfinished, vanish, wrong
-from benchmarks.soak import GAUGES, Counts, Memory, promises
+from benchmarks.clients import (
+    INVALID,
+    KINDS,
+    VIDEOS,
+    disconnect,
+    get_json,
+    invalid,
+    read_metrics,
+    unfinished,
+)
+from benchmarks.soak import GAUGES, Counts, Memory, conditions
 from emu3.server.settings import Settings
 
 from .conftest import serving, video_checkpoint
@@ -27,19 +36,21 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield urlsplit(server.url).port or 0
 
 
-@pytest.mark.parametrize("kind", [name for name in KINDS if name not in ("vanish", "wrong")])
+@pytest.mark.parametrize("kind", [name for name in KINDS if name not in ("disconnect", "invalid")])
 def test_clients_are_answered(port: int, kind: str) -> None:
     assert KINDS[kind].act(port, 7) == ("answered", "")
 
 
 def test_invalid_bodies_are_refused(port: int) -> None:
-    for seed in range(len(WRONG)):
-        assert wrong(port, seed) == ("corrected", "")
+    for seed in range(len(INVALID)):
+        assert invalid(port, seed) == ("corrected", "")
 
 
 def statuses(port: int) -> dict[str, float]:
     return {
-        name: n for name, n in numbers(port).items() if name.startswith("emu3_http_requests_total")
+        name: n
+        for name, n in read_metrics(port).items()
+        if name.startswith("emu3_http_requests_total")
     }
 
 
@@ -57,19 +68,19 @@ def test_disconnecting_in_the_middle_of_a_body_is_499(port: int) -> None:
 
 def test_disconnecting_leaves_nothing_in_the_engine(port: int) -> None:
     for seed in range(8):
-        assert vanish(port, seed) == ("gone", "")
-    while any(numbers(port)[name] for name in ENGINE_GAUGES):
+        assert disconnect(port, seed) == ("gone", "")
+    while any(read_metrics(port)[name] for name in ENGINE_GAUGES):
         time.sleep(0.01)
     assert not any('status="5' in name for name in statuses(port))
 
 
 @pytest.mark.parametrize(("seed", "kept"), [(1, 1), (3, 0)])
 def test_abandoned_and_deleted_videos(port: int, seed: int, kept: int) -> None:
-    before = len(told(port, "GET", FILM)["data"])
+    before = len(get_json(port, "GET", VIDEOS)["data"])
     assert KINDS["video"].act(port, seed) == ("gone", "")
     while unfinished(port):
         time.sleep(0.01)
-    assert len(told(port, "GET", FILM)["data"]) == before + kept
+    assert len(get_json(port, "GET", VIDEOS)["data"]) == before + kept
 
 
 def metrics(http_429: float = 2, kv_cache_tokens: float = 0, **outcomes: float) -> dict[str, float]:
@@ -95,21 +106,21 @@ def metrics(http_429: float = 2, kv_cache_tokens: float = 0, **outcomes: float) 
         (metrics(completed=3, cancelled=1, rejected=2, kv_cache_tokens=9), "holds nothing"),
     ],
 )
-def test_promises(after: dict[str, float], broken: str | None) -> None:
+def test_conditions(after: dict[str, float], broken: str | None) -> None:
     counts = Counts()
     for outcome, times in (("answered", 3), ("gone", 1), ("refused", 2)):
         for _ in range(times):
             counts.count("x", lambda outcome=outcome: (outcome, ""))
-    kept = promises(counts, metrics(http_429=0), after, 0, 0.01)
-    assert [name for name, how in kept.items() if not how and (not broken or broken in name)] == [
-        name for name in kept if broken and broken in name
+    holds = conditions(counts, metrics(http_429=0), after, 0, 0.01)
+    assert [name for name, how in holds.items() if not how and (not broken or broken in name)] == [
+        name for name in holds if broken and broken in name
     ]
 
 
-def test_an_unfinished_video_breaks_a_promise() -> None:
-    kept = promises(Counts(), metrics(http_429=0), metrics(rejected=1), 1, 0)
-    assert [name for name, how in kept.items() if not how] == [
-        name for name in kept if "video" in name
+def test_an_unfinished_video_breaks_a_condition() -> None:
+    holds = conditions(Counts(), metrics(http_429=0), metrics(rejected=1), 1, 0)
+    assert [name for name, how in holds.items() if not how] == [
+        name for name in holds if "video" in name
     ]
 
 

@@ -175,7 +175,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path, never_killed: Path) ->
 
 def test_finished_run_draws_no_batch(never_killed: Path) -> None:
     def refuse(rng: np.random.Generator) -> Sequence[TrainingSequence]:
-        raise AssertionError("a batch was drawn")
+        raise AssertionError("a batch was read")
 
     model = train_decoder(
         init_decoder(CONFIG, TRAINING.seed), TRAINING, refuse, VISUAL, never_killed

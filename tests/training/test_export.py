@@ -18,7 +18,7 @@ from emu3.training.lora import LoraConfig, add_adapter
 from emu3.training.presets import NANO_DPO, PRETRAINING_1
 
 CPU = DeviceConfig(torch.device("cpu"), None)
-CARD_DATA = ModelCardData(
+MODEL_CARD_DATA = ModelCardData(
     data="Squares and circles.",
     hardware="Two cores.",
     preset=PRETRAINING_1,
@@ -41,7 +41,7 @@ def metrics_log(tmp_path: Path) -> Path:
 @torch.no_grad()
 def test_both_formats_compute_the_same(tmp_path: Path, format: str) -> None:
     checkpoint, ids = tiny_checkpoint(), torch.randint(0, 500, (1, 9))
-    export_model(checkpoint, CARD_DATA, tmp_path / "out")
+    export_model(checkpoint, MODEL_CARD_DATA, tmp_path / "out")
     again = load_checkpoint(tmp_path / "out" / format, None, CPU)
     assert torch.equal(again.decoder(ids), checkpoint.decoder(ids))
     pixels = torch.rand(1, 3, 16, 16)
@@ -53,7 +53,7 @@ def test_both_formats_compute_the_same(tmp_path: Path, format: str) -> None:
 
 
 def test_model_card_content(metrics_log: Path) -> None:
-    card = model_card(tiny_checkpoint(), replace(CARD_DATA, metrics_log=metrics_log))
+    text = model_card(tiny_checkpoint(), replace(MODEL_CARD_DATA, metrics_log=metrics_log))
     for expected in (
         "license: apache-2.0",
         "# tiny: pre-training on text and images",
@@ -71,13 +71,13 @@ def test_model_card_content(metrics_log: Path) -> None:
         "| drawing | 0.1235 |",
         "| pairs | 1,200 |",
     ):
-        assert expected in card, expected
-    assert "training metric" not in model_card(tiny_checkpoint(), CARD_DATA)
+        assert expected in text, expected
+    assert "training metric" not in model_card(tiny_checkpoint(), MODEL_CARD_DATA)
 
 
 def test_existing_export_is_replaced(tmp_path: Path) -> None:
     for preset in (PRETRAINING_1, NANO_DPO):
-        export_model(tiny_checkpoint(), replace(CARD_DATA, preset=preset), tmp_path / "out")
+        export_model(tiny_checkpoint(), replace(MODEL_CARD_DATA, preset=preset), tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert NANO_DPO.name in (tmp_path / "out" / "README.md").read_text()
 
@@ -85,14 +85,14 @@ def test_existing_export_is_replaced(tmp_path: Path) -> None:
 def test_failed_export_keeps_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_model(tiny_checkpoint(), CARD_DATA, tmp_path / "out")
+    export_model(tiny_checkpoint(), MODEL_CARD_DATA, tmp_path / "out")
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(export, "convert_checkpoint", full)
     with pytest.raises(OSError, match="No space"):
-        export_model(tiny_checkpoint(1), CARD_DATA, tmp_path / "out")
+        export_model(tiny_checkpoint(1), MODEL_CARD_DATA, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     again = load_checkpoint(tmp_path / "out" / "baai", None, CPU)
     assert torch.equal(again.decoder.lm_head.weight, tiny_checkpoint().decoder.lm_head.weight)
@@ -108,5 +108,5 @@ def test_invalid_input_is_refused(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint()
     add_adapter(checkpoint.decoder, LoraConfig())
     with pytest.raises(InputError, match="merge"):
-        export_model(checkpoint, CARD_DATA, tmp_path / "out")
+        export_model(checkpoint, MODEL_CARD_DATA, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -71,8 +71,8 @@ def encode_document(kind: str, number: int) -> TokenizedDocument:
     if kind == "draw":
         ids = TINY.prompts.document(f"noise {number}", codes)
         return TokenizedDocument(ids, writer._roles(ids, TEXT))
-    ids, said = TINY.prompts.chat_document(codes, TURNS)
-    return TokenizedDocument(ids, writer._roles(ids, CONTEXT).masked_fill_(said, ANSWER))
+    ids, answered = TINY.prompts.chat_document(codes, TURNS)
+    return TokenizedDocument(ids, writer._roles(ids, CONTEXT).masked_fill_(answered, ANSWER))
 
 
 def dataset(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
@@ -99,7 +99,7 @@ def dataset(folder: Path, *kinds: str, each: int = 8) -> TokenDataset:
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[WeightedDataset]:
     folder = tmp_path_factory.mktemp("data")
     return [
-        (dataset(folder / "drawn", "draw", "text"), 2.0),
+        (dataset(folder / "images", "draw", "text"), 2.0),
         (dataset(folder / "asked", "look"), 1),
     ]
 
@@ -226,27 +226,27 @@ def test_dropped_caption_equals_an_empty_one() -> None:
     assert drop_captions(pack, 0.0, sov, rng).lengths == pack.lengths
 
 
-def test_finished_model_loads_generates_and_has_a_card(never_killed: Path) -> None:
+def test_finished_model_loads_generates_and_has_a_model_card(never_killed: Path) -> None:
     model = Emu3.from_pretrained(never_killed / "model" / "baai", device="cpu")
-    (picture,) = model.image("noise", seed=0).images
-    assert picture.size == (16, 16)
+    (image,) = model.image("noise", seed=0).images
+    assert image.size == (16, 16)
     one, other = weights_of(never_killed), weights_of(never_killed, "transformers")
     assert not changed(one, other)
     assert len(changed(TINY.decoder.state_dict(), one)) == len(one)  # all were trained
-    card = (never_killed / "model" / "README.md").read_text()
-    for said in (
+    model_card = (never_killed / "model" / "README.md").read_text()
+    for expected in (
         "| steps | 5 | ours |",
         "| batch size | 2 | ours |",
         "| image areas | 64 to 1,024 | ours |",
         "| loss weights | text 1, vision 0.5, answer 1, context 0 | paper |",
-        "* `drawn`: 16 documents",
+        "* `images`: 16 documents",
         "share of the mixture 0.6667",
         "1 process on",
         "Matrix products in float32",
         "micro-batch size 1; seed 3.",
         "| tokens a second, median |",
     ):
-        assert said in card, said
+        assert expected in model_card, expected
 
 
 def test_other_settings_are_refused_and_a_finished_run_is_not_repeated(
@@ -293,7 +293,7 @@ def test_instruction_tuning_trains_on_answers_and_quality_tuning_on_visual_token
         (NANO_INSTRUCTION, data[1], lambda id: id in answers),
         (
             NANO_QUALITY,
-            (dataset(tmp_path / "drawn", "draw"), 1.0),
+            (dataset(tmp_path / "images", "draw"), 1.0),
             lambda id: VISUAL.start <= id < VISUAL.stop,
         ),
     ):
@@ -363,7 +363,7 @@ def test_data_without_trained_tokens_is_refused(
     tmp_path: Path, data: list[WeightedDataset]
 ) -> None:
     preset = NANO_INSTRUCTION.override(**SMALL)
-    with pytest.raises(InputError, match=r"drawn: has no answer tokens"):
+    with pytest.raises(InputError, match=r"images: has no answer tokens"):
         run_preset(preset, tiny_checkpoint(), data, tmp_path / "run", OPTIONS)
     with pytest.raises(InputError, match="no data"):
         run_preset(PRESET, tiny_checkpoint(), [], tmp_path / "run", OPTIONS)
@@ -374,10 +374,10 @@ def test_documents_longer_than_the_context_are_reported(
 ) -> None:
     """A document with an image is left out, never split."""
     short = min(data[1][0].document_length(number) for number in range(len(data[1][0]))) - 1
-    both, said = [(dataset(tmp_path / "mixed", "draw", "look"), 1.0)], list[str]()
+    both, notices = [(dataset(tmp_path / "mixed", "draw", "look"), 1.0)], list[str]()
     preset = PRESET.override(context_length=short)
-    run_preset(preset, tiny_checkpoint(), both, tmp_path / "run", OPTIONS, on_notice=said.append)
-    (line,) = said
+    run_preset(preset, tiny_checkpoint(), both, tmp_path / "run", OPTIONS, on_notice=notices.append)
+    (line,) = notices
     assert line.startswith("8 documents left out")
     assert line in (tmp_path / "run" / "model" / "README.md").read_text()
 

@@ -17,9 +17,9 @@ from emu3.inference.events import (
     EngineStats,
     Event,
     FinalEvent,
+    RequestEvent,
     RequestFailed,
     RequestId,
-    RequestOutput,
     VideoSpec,
 )
 from emu3.inference.requests import Request, VideoRequest
@@ -164,7 +164,7 @@ class AsyncEngine:
         with self._changed:
             self._changed.notify()
 
-    def _deliver(self, outputs: list[RequestOutput]) -> None:
+    def _deliver(self, outputs: list[RequestEvent]) -> None:
         logged: set[int] = set()
         for output in outputs:
             event = output.event

@@ -2,7 +2,7 @@
 
     BOS opening  images text closing  answer  USER:  images text closing  answer  …
 
-Videos stand behind the images of their question. The engine keeps the KV cache of the turns so far,
+Videos follow the images of their question. The engine keeps the KV cache of the turns so far,
 so a question about an image of 16,000 tokens costs that much once, and the next question only its
 own tokens. BAAI did not publish how turns are joined; this is the template that transformers ships
 for its port.

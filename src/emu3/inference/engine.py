@@ -28,9 +28,9 @@ from emu3.inference.events import (
     FinalEvent,
     ImageResult,
     RequestCancelled,
+    RequestEvent,
     RequestFailed,
     RequestId,
-    RequestOutput,
     RequestStarted,
     VideoResult,
     VideoSpec,
@@ -54,7 +54,7 @@ from emu3.inference.scheduler import Scheduler
 from emu3.inference.sequences import DecodingSequence, TextSequence, VisualSequence
 from emu3.inference.video import VideoRequestState
 from emu3.inference.vision_worker import InlineVisionWorker, VisionWorker
-from emu3.models.memory import max_kv_cache_tokens
+from emu3.models import memory
 
 INTERNAL_ERROR = "the engine failed on this request; see its log"
 
@@ -107,15 +107,18 @@ class Engine:
         self.checkpoint = checkpoint
         vocabulary = checkpoint.text_tokenizer.vocabulary
         self.runner = ModelRunner(checkpoint.decoder, vocabulary)
-        limit = _default_limit(checkpoint) if max_kv_cache_tokens is None else max_kv_cache_tokens
-        self.scheduler: Scheduler[RequestState] = Scheduler(max_waiting, max_running, limit)
+        if max_kv_cache_tokens is None:
+            max_kv_cache_tokens = memory.max_kv_cache_tokens(checkpoint.decoder)
+        self.scheduler: Scheduler[RequestState] = Scheduler(
+            max_waiting, max_running, max_kv_cache_tokens
+        )
         self.vision_worker = vision_worker or InlineVisionWorker(checkpoint.vision_processor)
         self.lock = RLock()
         self._counters = Counters()
         self._ids = count(1)
         self._cancelled: set[RequestId] = set()
         self._pending: deque[PendingDecode] = deque()
-        self._outputs: list[RequestOutput] = []
+        self._outputs: list[RequestEvent] = []
         self._decoding: dict[RequestId, DecodingSequence] = {}  # in the model runner, by request
 
     # Requests in.
@@ -176,7 +179,7 @@ class Engine:
         with self.lock:
             return bool(self.scheduler.waiting or self.scheduler.running or self._pending)
 
-    def step(self) -> list[RequestOutput]:
+    def step(self) -> list[RequestEvent]:
         """Admit what fits, run one forward pass, and return what is new.
 
         Waits for the vision worker if nothing else is left to do.
@@ -193,13 +196,13 @@ class Engine:
         self._collect_images()
         return self._take_outputs()
 
-    def _take_outputs(self) -> list[RequestOutput]:
+    def _take_outputs(self) -> list[RequestEvent]:
         outputs, self._outputs = self._outputs, []
         return outputs
 
     def _emit(self, state: RequestState, event: Event) -> None:
         """Keep an event for the caller of `step`; it survives an error later in the step."""
-        self._outputs.append(RequestOutput(state.request_id, event))
+        self._outputs.append(RequestEvent(state.request_id, event))
 
     def run(
         self,
@@ -241,7 +244,7 @@ class Engine:
             self._take_outputs()
         return [results[index] for index in range(len(states))]
 
-    def fail_running(self, error: Exception) -> list[RequestOutput]:
+    def fail_running(self, error: Exception) -> list[RequestEvent]:
         """End all running requests after an error of `step` itself; returns all new outputs."""
         self._clear_runner()
         for state in list(self.scheduler.running):
@@ -366,10 +369,11 @@ class Engine:
         """Submit an image to the vision worker; a request without a sequence frees its memory."""
         final = state.sequence is None
         future = self.vision_worker.submit(job.codes)
+        if final:
+            self._release_sequence(state)
         with self.lock:
             self._pending.append(PendingDecode(state, future, job.event, final))
             if final:
-                self._release_sequence(state)
                 self.scheduler.release(state)
 
     def _collect_images(self) -> None:
@@ -408,10 +412,6 @@ class Engine:
         counters.failed += isinstance(event, RequestFailed)
         counters.cancelled += isinstance(event, RequestCancelled)
         self._emit(state, event)
-
-
-def _default_limit(checkpoint: Checkpoint) -> int:
-    return max_kv_cache_tokens(checkpoint.decoder)
 
 
 def _failure(error: BaseException) -> RequestFailed:

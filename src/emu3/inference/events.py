@@ -152,7 +152,7 @@ Event = RequestStarted | RowProgress | PartialImage | VideoFrames | PartialText 
 
 
 @dataclass(frozen=True)
-class RequestOutput:
+class RequestEvent:
     """An event of one request."""
 
     request_id: RequestId

@@ -26,7 +26,7 @@ from emu3.models.vq.tokenizer import VisionTokenizer
 MIN_ROWS = 4  # oneDNN reads a matrix a quarter faster for four rows than for one or two
 
 
-class Packed(nn.Module):
+class OneDNNLinear(nn.Module):
     """A matrix [out, in] in oneDNN's layout, which only oneDNN can read."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -72,7 +72,7 @@ class FusedMLP(MLP):
         return gate, up
 
 
-class HeadWithCodes(LMHead):
+class LMHeadWithVisualRows(LMHead):
     """`LMHead` with a copy of the rows of the visual codes, which image steps need."""
 
     def __init__(self, plain: LMHead, codes: slice) -> None:
@@ -96,7 +96,7 @@ def optimize_for_inference(model: Transformer, codes: slice) -> Transformer:
         block.self_attn = FusedAttention(block.self_attn)
         block.mlp = FusedMLP(block.mlp)
     if isinstance(model.lm_head, LMHead):
-        model.lm_head = HeadWithCodes(model.lm_head, codes)
+        model.lm_head = LMHeadWithVisualRows(model.lm_head, codes)
     model.optimized_for_inference = True
     return model.eval()
 
@@ -112,11 +112,6 @@ def optimize_vision_tokenizer(model: VisionTokenizer) -> VisionTokenizer:
             weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
             module.weight = nn.Parameter(weight, requires_grad=False)
     return model.eval()
-
-
-def is_optimized(model: nn.Module) -> bool:
-    """Whether a decoder has been through `optimize_for_inference`."""
-    return isinstance(model, Transformer) and model.optimized_for_inference
 
 
 def concat_linears(parts: Sequence[nn.Module]) -> nn.Module:
@@ -146,7 +141,7 @@ def _concat_quantized(parts: list[Quantized]) -> Quantized:
 def _matrix(weight: Tensor) -> nn.Module:
     """The fastest module that multiplies by a dense matrix on its device."""
     if packable(weight):
-        return Packed(weight)
+        return OneDNNLinear(weight)
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear

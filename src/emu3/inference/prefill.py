@@ -17,21 +17,21 @@ CHUNK = 2048  # prompt tokens per forward pass: bounds the attention mask of a l
 def prefill(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
-    capacity: int,
+    new_tokens: int,
     cache: KVCache | None = None,
 ) -> tuple[Tensor, KVCache]:
     """Read prompts of any lengths: the last hidden states [B, hidden] and the filled KV cache.
 
-    `capacity` tokens fit behind the longest prompt. With a `cache`, prompts continue its rows.
+    `new_tokens` tokens fit after the longest prompt. With a `cache`, prompts continue its rows.
     Hidden states are kept for the last position of each prompt only.
     """
     rows = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True).to(model.device)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     if cache is None:
-        cache = model.new_cache(len(rows), ids.shape[1] + capacity)
+        cache = model.new_cache(len(rows), ids.shape[1] + new_tokens)
     before = list(cache.lengths)
-    cache.reserve(cache.max_length + ids.shape[1] + capacity)
+    cache.reserve(cache.max_length + ids.shape[1] + new_tokens)
     last = torch.zeros(len(rows), model.config.hidden_size, dtype=model.dtype, device=model.device)
     for start in range(0, ids.shape[1], CHUNK):
         hidden = model.forward_hidden(ids[:, start : start + CHUNK], cache)

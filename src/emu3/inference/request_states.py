@@ -41,9 +41,9 @@ from emu3.inference.validation import (
     check_seed,
     check_tokenize,
     placeholder_codes,
-    requested_size,
+    requested_grid,
 )
-from emu3.outputs import ImageSettings
+from emu3.outputs import ImageSettings, VideoSettings
 
 Kind = Literal["image", "video", "chat", "tokenize"]
 
@@ -63,11 +63,8 @@ class RequestState:
 
     def __init__(self, checkpoint: Checkpoint, num_rows: int, kv_tokens_per_row: int) -> None:
         """`num_rows` rows of the KV cache with `kv_tokens_per_row` tokens each are reserved."""
-        self.checkpoint, self.num_rows, self.kv_tokens_per_row = (
-            checkpoint,
-            num_rows,
-            kv_tokens_per_row,
-        )
+        self.checkpoint = checkpoint
+        self.num_rows, self.kv_tokens_per_row = num_rows, kv_tokens_per_row
         self.request_id: RequestId = 0
         self.sequence: DecodingSequence | None = None
 
@@ -82,8 +79,8 @@ class RequestState:
         raise NotImplementedError
 
 
-def resolve_sampling(settings: GenerationSettings) -> SamplingParams:
-    """The sampling parameters of resolved generation settings. Raises InputError."""
+def resolve_sampling(settings: GenerationSettings | VideoSettings) -> SamplingParams:
+    """The sampling parameters of resolved settings. Raises InputError."""
     return SamplingParams(settings.top_k, settings.top_p, settings.temperature)
 
 
@@ -125,13 +122,13 @@ class ImageRequestState(RequestState):
         )
         if request.partials < 0:
             raise InputError(f"partials = {request.partials} must be 0 or more")
-        size = requested_size(checkpoint, request.size, request.ratio, request.area)
-        sequence = self._sequence(checkpoint, request, settings, size)
+        grid = requested_grid(checkpoint, request.size, request.ratio, request.area)
+        sequence = self._sequence(checkpoint, request, settings, grid)
         super().__init__(checkpoint, len(sequence.prompts), sequence.kv_tokens_per_row)
-        self._first, self._partials = sequence, request.partials
+        self._visual, self._partials = sequence, request.partials
         ratio, area = request.ratio, request.area
         if request.size is not None:
-            ratio, area = ratio_and_area(checkpoint, size)
+            ratio, area = ratio_and_area(checkpoint, grid)
         self.settings = ImageSettings(
             prompt=request.prompt,
             ratio=ratio,
@@ -148,21 +145,21 @@ class ImageRequestState(RequestState):
         checkpoint: Checkpoint,
         request: ImageRequest,
         settings: GenerationSettings,
-        size: tuple[int, int],
+        grid: tuple[int, int],
     ) -> VisualSequence:
         texts = [request.prompt + settings.suffix]
         if settings.guidance_scale != 1:
             texts.append(settings.negative_prompt)
         prompts = [
-            checkpoint.prompts.image(text, size, allow_special=request.allow_special)
+            checkpoint.prompts.image(text, grid, allow_special=request.allow_special)
             for text in texts
         ]
         limit = checkpoint.decoder.config.max_position_embeddings
-        length = checkpoint.prompts.document_format.num_tokens(*size)
+        length = checkpoint.prompts.document_format.num_tokens(*grid)
         check_context(limit, max(map(len, prompts)), length, "image", SMALLER_IMAGE)
         return VisualSequence(
             prompts,
-            size,
+            grid,
             request.seed,
             checkpoint.prompts.document_format,
             resolve_sampling(settings),
@@ -171,12 +168,12 @@ class ImageRequestState(RequestState):
 
     def start(self) -> None:
         """Begin the sequence."""
-        self.sequence = self._first
+        self.sequence = self._visual
 
     def advance(self) -> list[Event | DecodeJob]:
         """Finished rows; a partial image when one is due; the image at the end."""
-        sequence, height = self._first, self._first.size[0]
-        rows, out = sequence.num_codes // sequence.size[1], list[Event | DecodeJob]()
+        sequence, height = self._visual, self._visual.grid[0]
+        rows, out = sequence.num_codes // sequence.grid[1], list[Event | DecodeJob]()
         if rows == self._rows_reported:
             return out
         self._rows_reported = rows
@@ -198,9 +195,9 @@ class ImageRequestState(RequestState):
         return out
 
 
-def ratio_and_area(checkpoint: Checkpoint, size: tuple[int, int]) -> tuple[str, int]:
+def ratio_and_area(checkpoint: Checkpoint, grid: tuple[int, int]) -> tuple[str, int]:
     """Ratio (width:height) and area in pixels of height and width in codes."""
-    (height, width), factor = size, checkpoint.vision_processor.vision.config.spatial_factor
+    (height, width), factor = grid, checkpoint.vision_processor.vision.config.spatial_factor
     common = math.gcd(height, width)
     return f"{width // common}:{height // common}", height * width * factor**2
 

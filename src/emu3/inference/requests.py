@@ -85,7 +85,7 @@ class ChatTurn:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A question about images, videos or neither, behind the turns of `history`.
+    """A question about images, videos or neither, after the turns of `history`.
 
     With `stream`, the text so far is an event after each token. Images are PIL images or their
     codes [h, w]. `keep_cache` saves the KV cache for the next turn (`ModelRunner`).

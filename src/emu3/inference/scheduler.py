@@ -4,7 +4,7 @@ The length of an image or video is known before it starts and that of an answer 
 request that is admitted can be finished; none is ever preempted. The KV cache is a rectangle of
 rows times tokens. It keeps its width until its last row is free, and is counted so.
 
-First come, first served: a request that does not fit yet holds back those behind it, or it might
+First come, first served: a request that does not fit yet holds back those after it, or it might
 wait forever. The scheduler knows neither tensors nor threads; the engine holds a lock around it.
 """
 

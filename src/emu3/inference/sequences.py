@@ -22,22 +22,22 @@ MAX_DRAFT = POSITIONS_PER_PASS
 """Codes that a sequence samples per pass at most."""
 STEP_WIDTH = 3 * (MAX_DRAFT + 1)
 """Ids per row of a forward pass at most: each code may be followed by EOL and EOF. All rows
-of a pass are as wide as the widest, so each needs so many KV-cache tokens behind its last id."""
+of a pass are as wide as the widest, so each needs so many KV-cache tokens after its last id."""
 
 
 class VisualSequence:
     """The visual codes of an image, or of a video of `groups` frames of codes.
 
-    `prompts` end in the image or video header. `known` are codes [n] that are given (a first frame,
-    the frames before a continuation); they are read and not sampled. `frame_offset` counts frames
-    of codes that came before, in the noise. Codes [groups * h * w] are numbered in raster order,
-    frame by frame.
+    `prompts` end in the image or video header. `grid` is the height and width of a frame in codes.
+    `known` are codes [n] that are given (a first frame, the frames before a continuation); they are
+    read and not sampled. `frame_offset` counts frames of codes before this sequence; they count in
+    the noise. Codes [groups * h * w] are numbered in raster order, frame by frame.
     """
 
     def __init__(
         self,
         prompts: Sequence[Sequence[int]],
-        size: tuple[int, int],
+        grid: tuple[int, int],
         seed: int,
         document_format: DocumentFormat,
         sampling: SamplingParams,
@@ -47,12 +47,12 @@ class VisualSequence:
         known: Tensor | None = None,
         frame_offset: int = 0,
     ) -> None:
-        self.prompts, self.size, self.seed = prompts, size, seed
+        self.prompts, self.grid, self.seed = prompts, grid, seed
         self.document_format, self.sampling = document_format, sampling
         self.guidance_scale, self.groups, self.frame_offset = guidance_scale, groups, frame_offset
-        blank = torch.zeros(groups, *size, dtype=torch.long)
+        blank = torch.zeros(groups, *grid, dtype=torch.long)
         # All ids after the header. Line ends, frame ends and the end of the image are in place
-        # from the start; codes are written into `code_positions`, drafts behind accepted ones.
+        # from the start; codes are written into `code_positions`, drafts after accepted ones.
         self.body = document_format.body_token_ids(blank)
         visual_start = document_format.vocabulary.visual_start
         self.code_positions = (self.body >= visual_start).nonzero()[:, 0]
@@ -61,7 +61,7 @@ class VisualSequence:
         self.num_codes = 0 if known is None else known.numel()
         if known is not None:
             self.body[self.code_positions[: self.num_codes]] = known.flatten() + visual_start
-        self.num_drafted = 0  # codes behind `num_codes` that the last step suggests
+        self.num_drafted = 0  # codes after `num_codes` that the last step suggests
         self.steps = 0
         self._samples = 1
         self._noise: dict[int, Tensor] = {}  # by code; drawn ahead, never again
@@ -71,7 +71,7 @@ class VisualSequence:
     @property
     def frame_codes(self) -> int:
         """Codes of one frame."""
-        return self.size[0] * self.size[1]
+        return self.grid[0] * self.grid[1]
 
     @property
     def total_codes(self) -> int:
@@ -91,11 +91,11 @@ class VisualSequence:
     def finished_frames(self) -> Tensor:
         """The finished frames of codes, [t, h, w]."""
         whole = self.num_codes // self.frame_codes
-        return self.codes[: whole * self.frame_codes].view(whole, *self.size)
+        return self.codes[: whole * self.frame_codes].view(whole, *self.grid)
 
     def finished_rows(self) -> Tensor:
         """The finished rows of codes, [r, w]; those of a video's frames below each other."""
-        width = self.size[1]
+        width = self.grid[1]
         whole = self.num_codes // width
         return self.codes[: whole * width].view(whole, width)
 
@@ -110,9 +110,9 @@ class VisualSequence:
         return [*self.prompts[row], *self._body[:stop].tolist()][:-1]
 
     def begin_step(self, draft_length: int) -> int:
-        """Write a draft of the codes behind the next one; returns how many codes are sampled."""
+        """Write a draft of the codes after the next one; returns how many codes are sampled."""
         self._samples = min(draft_length, self.total_codes - self.num_codes)
-        height, width = self.size
+        height, width = self.grid
         propose_draft(
             self._body,
             self._positions,
@@ -156,7 +156,7 @@ class VisualSequence:
         return torch.stack([self._noise[self.num_codes + k] for k in range(self._samples)])
 
     def accept(self, sampled: list[int]) -> None:
-        """Accept the longest confirmed prefix of the draft and the code sampled behind it."""
+        """Accept the longest confirmed prefix of the draft and the code sampled after it."""
         at = self._positions[self.num_codes : self._last_sampled + 1]
         draft = [int(self._body[p]) - self._visual_start for p in at[:-1]]
         accepted = accept_draft(draft, sampled)
@@ -174,7 +174,7 @@ class VisualSequence:
 
 
 class TextSequence:
-    """An answer of at most `max_new_tokens` ids behind one prompt."""
+    """An answer of at most `max_new_tokens` ids after one prompt."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class TextSequence:
         return torch.tensor(self.ids[-1:] or self.prompts[0][-1:])
 
     def sample_positions(self, row: int, start: int) -> list[int]:
-        """Behind the newest id."""
+        """After the newest id."""
         return [0]
 
     def noise(self, size: int) -> Tensor:
@@ -241,5 +241,5 @@ class TextSequence:
 DecodingSequence = VisualSequence | TextSequence
 """What the model runner decodes. Both have the same methods, called in this order: `prefill_ids`
 once; then in each step `begin_step` (how many ids are sampled), `input_ids` (what a row reads),
-`sample_positions` (behind which of them the sampled ids come), `noise`, `accept` and
+`sample_positions` (after which of them the sampled ids come), `noise`, `accept` and
 `cached_tokens` (how many ids of a row are valid in the KV cache afterwards)."""

@@ -40,10 +40,14 @@ def check_guidance(scale: float) -> None:
 def check_context(limit: int, prompt: int, new: int, what: str, advice: str) -> None:
     """Raise InputError where prompt and new tokens exceed the context of `limit` tokens."""
     if prompt + new > limit:
-        raise InputError(
-            f"{prompt} prompt tokens and {new} tokens of {what} exceed the context of {limit}; "
-            f"{advice}"
-        )
+        raise context_error(limit, prompt, new, what, advice)
+
+
+def context_error(limit: int, prompt: int, new: int, what: str, advice: str) -> InputError:
+    """The error for prompt and new tokens that exceed the context of `limit` tokens."""
+    return InputError(
+        f"{prompt} prompt tokens and {new} tokens of {what} exceed the context of {limit}; {advice}"
+    )
 
 
 def check_max_new_tokens(count: int) -> None:
@@ -60,7 +64,7 @@ def num_frames(seconds: float, fps: float) -> int:
     return max(1, round(seconds * fps))
 
 
-def requested_size(
+def requested_grid(
     checkpoint: Checkpoint, size: tuple[int, int] | None, ratio: str, area: int | None
 ) -> tuple[int, int]:
     """Height and width in codes. Raises InputError on a size that is not a multiple of a code."""
@@ -78,7 +82,7 @@ def requested_size(
     return height // factor, width // factor
 
 
-def image_size(checkpoint: Checkpoint, image: Image.Image | Tensor) -> tuple[int, int]:
+def image_grid(checkpoint: Checkpoint, image: Image.Image | Tensor) -> tuple[int, int]:
     """Height and width in codes that an image will have. Raises InputError where it has none."""
     if isinstance(image, Tensor):
         check_codes(checkpoint, image, 2)
@@ -90,7 +94,7 @@ def image_size(checkpoint: Checkpoint, image: Image.Image | Tensor) -> tuple[int
     return height // factor, width // factor
 
 
-def video_size(checkpoint: Checkpoint, video: VideoInput | VideoCodes) -> tuple[int, int]:
+def video_grid(checkpoint: Checkpoint, video: VideoInput | VideoCodes) -> tuple[int, int]:
     """As `image_size`, for all frames of a video. Raises InputError on none, or bad shapes."""
     if isinstance(video, VideoCodes):
         check_codes(checkpoint, video.codes, 3)
@@ -127,7 +131,7 @@ def check_codes(checkpoint: Checkpoint, codes: Tensor, dims: int) -> None:
 
 def check_tokenize(checkpoint: Checkpoint, source: Image.Image | Tensor) -> None:
     """Raise InputError on an image or codes that the vision tokenizer does not take."""
-    height, width = image_size(checkpoint, source)
+    height, width = image_grid(checkpoint, source)
     limit = checkpoint.vision_processor.preprocessor
     if isinstance(source, Tensor) and height * width * limit.spatial_factor**2 > limit.max_pixels:
         raise InputError(
@@ -150,11 +154,11 @@ def given_frames(checkpoint: Checkpoint, request: VideoRequest) -> tuple[tuple[i
         what = "image" if video is None else "clip"
         raise InputError(f"the {what} decides the size; leave out size, ratio and area")
     if image is not None:
-        return image_size(checkpoint, image), 1, 0
+        return image_grid(checkpoint, image), 1, 0
     if video is None:
         ratio = request.ratio or "1:1"
-        return requested_size(checkpoint, request.size, ratio, request.area), 0, 0
-    size = video_size(checkpoint, video)
+        return requested_grid(checkpoint, request.size, ratio, request.area), 0, 0
+    size = video_grid(checkpoint, video)
     count = video.frames if isinstance(video, VideoCodes) else len(video.frames)
     if count < group:
         raise InputError(
@@ -168,10 +172,10 @@ def placeholder_codes(
 ) -> list[Tensor | VideoCodes]:
     """Codes of the shapes that a turn's images and videos will have. Raises InputError."""
     placeholders: list[Tensor | VideoCodes] = [
-        torch.zeros(image_size(checkpoint, image), dtype=torch.long) for image in turn.images
+        torch.zeros(image_grid(checkpoint, image), dtype=torch.long) for image in turn.images
     ]
     for video in turn.videos:
-        size = video_size(checkpoint, video)
+        size = video_grid(checkpoint, video)
         frames = video.frames if isinstance(video, VideoCodes) else len(video.frames)
         groups = checkpoint.prompts.document_format.num_groups(frames)
         placeholders.append(
@@ -187,7 +191,7 @@ def chat_prompt_ids(
 ) -> list[int]:
     """The prompt of an answer. `codes`: those of the images [h, w] and then the videos, per turn.
 
-    Turns are joined without an EOS behind earlier answers.
+    Turns are joined without an EOS after earlier answers.
     """
     prompts, ids = checkpoint.prompts, list[int]()
     for turn, visual in zip(request.turns, codes, strict=True):
@@ -195,6 +199,6 @@ def chat_prompt_ids(
         build = prompts.turn if ids else prompts.chat
         ids += build(turn.text, visual, allow_special=special)
         if isinstance(turn, ChatTurn):
-            known = turn.answer_ids
-            ids += checkpoint.text_tokenizer.encode(" " + turn.answer) if known is None else known
+            answer = turn.answer_ids
+            ids += checkpoint.text_tokenizer.encode(" " + turn.answer) if answer is None else answer
     return ids

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from emu3.checkpoints.loading import Checkpoint
-from emu3.errors import InputError
 from emu3.inference.captioning import MAX_CAPTION_TOKENS, can_caption, caption_prompt_ids
 from emu3.inference.events import Event, VideoFrames, VideoResult, VideoSpec
 from emu3.inference.request_states import (
@@ -31,6 +30,7 @@ from emu3.inference.validation import (
     SHORTER_VIDEO,
     check_context,
     check_seed,
+    context_error,
     given_frames,
     num_frames,
 )
@@ -60,7 +60,7 @@ class VideoPlan:
 
     checkpoint: Checkpoint
     settings: VideoSettings
-    size: tuple[int, int]  # height and width in codes
+    grid: tuple[int, int]  # height and width in codes
     extra_prompt_tokens: int = 0
 
     def prompts(self, frames: int) -> list[list[int]]:
@@ -69,13 +69,13 @@ class VideoPlan:
         texts = [settings.prompt + settings.suffix, settings.negative_prompt]
         guided = settings.guidance_scale != 1
         return [
-            prompts.video(text, self.size, settings.fps, frames) for text in texts[: 1 + guided]
+            prompts.video(text, self.grid, settings.fps, frames) for text in texts[: 1 + guided]
         ]
 
     def token_counts(self, frames: int) -> tuple[int, int]:
         """Tokens of the longest prompt of a video of so many frames, and of the video itself."""
         document_format = self.checkpoint.prompts.document_format
-        length = document_format.num_tokens(*self.size, document_format.num_groups(frames))
+        length = document_format.num_tokens(*self.grid, document_format.num_groups(frames))
         prompt = max(map(len, self.prompts(frames))) + self.extra_prompt_tokens
         return prompt, length
 
@@ -83,53 +83,51 @@ class VideoPlan:
     def _limit(self) -> int:
         return self.checkpoint.decoder.config.max_position_embeddings
 
-    def single_window(self, frames: int, known: int) -> list[ContextWindow]:
-        """The whole video behind `known` groups. Raises InputError where it exceeds the context."""
+    def single_window(self, frames: int, num_known: int) -> list[ContextWindow]:
+        """The whole video after `num_known` groups. Raises InputError beyond the context."""
         check_context(self._limit, *self.token_counts(frames), "video", SHORTER_VIDEO)
-        return [ContextWindow(0, known, frames)]
+        return [ContextWindow(0, num_known, frames)]
 
-    def sliding_windows(self, frames: int, known: int) -> list[ContextWindow]:
-        """As many windows behind `known` groups as `frames` need. Raises InputError."""
+    def sliding_windows(self, frames: int, num_known: int) -> list[ContextWindow]:
+        """As many windows after `num_known` groups as `frames` need. Raises InputError."""
         group, windows = self.checkpoint.vision_processor.frames_per_group, list[ContextWindow]()
-        while known < self.checkpoint.prompts.document_format.num_groups(frames):
-            context, new = self.next_window(known, frames)
-            before = known - context
+        while num_known < self.checkpoint.prompts.document_format.num_groups(frames):
+            context, new = self.next_window(num_known, frames)
+            before = num_known - context
             last = min(frames - before * group, (context + new) * group)
             windows.append(ContextWindow(before, context, last))
-            known += new
+            num_known += new
         return windows
 
-    def next_window(self, known: int, frames: int) -> tuple[int, int]:
+    def next_window(self, num_known: int, frames: int) -> tuple[int, int]:
         """How many groups are read next, and how many generated, towards `frames` in all.
 
         As many as fit; at least half of them are read, or all that there are. Raises InputError
         where the context does not hold two groups.
         """
         document_format, limit = self.checkpoint.prompts.document_format, self._limit
-        left = document_format.num_groups(frames) - known
-        most = min(known + left, limit // document_format.num_tokens(*self.size))
+        left = document_format.num_groups(frames) - num_known
+        most = min(num_known + left, limit // document_format.num_tokens(*self.grid))
         for total in range(most, 1, -1):  # groups of the window, read and generated
-            new = min(left, max(total // 2, total - known))
-            before = (known + new - total) * document_format.frames_per_group
+            new = min(left, max(total // 2, total - num_known))
+            before = (num_known + new - total) * document_format.frames_per_group
             window_frames = min(frames - before, total * document_format.frames_per_group)
             if sum(self.token_counts(window_frames)) <= limit:
                 return total - new, new
         prompt, length = self.token_counts(2 * document_format.frames_per_group)
-        raise InputError(
-            f"{prompt} prompt tokens and {length} tokens of two groups of frames exceed the "
-            f"context of {limit}; use smaller frames or a shorter text"
-        )
+        advice = "use smaller frames or a shorter text"
+        raise context_error(limit, prompt, length, "two groups of frames", advice)
 
     def sequence(self, window: ContextWindow, codes: Tensor) -> VisualSequence:
-        """The sequence of a window, behind its share of the video's codes [t, h, w]."""
+        """The sequence of a window, after its share of the video's codes [t, h, w]."""
         document_format = self.checkpoint.prompts.document_format
         settings = self.settings
         return VisualSequence(
             self.prompts(window.frames),
-            self.size,
+            self.grid,
             settings.seed,
             document_format,
-            SamplingParams(settings.top_k, settings.top_p, settings.temperature),
+            resolve_sampling(settings),
             settings.guidance_scale,
             groups=document_format.num_groups(window.frames),
             known=codes[window.before : window.before + window.context],
@@ -145,20 +143,20 @@ class VideoRequestState(RequestState):
     def __init__(self, checkpoint: Checkpoint, request: VideoRequest) -> None:
         """Check a request. Raises InputError."""
         check_seed(request.seed)
-        size, self.given, frames_before = given_frames(checkpoint, request)
+        grid, self.given, frames_before = given_frames(checkpoint, request)
         self.request = request
         self.captions = (
             request.prompt is None
             and request.video is not None
             and can_caption(checkpoint.defaults)
         )
-        settings = _settings(checkpoint, request, size, self.given, self.captions)
+        settings = _settings(checkpoint, request, grid, self.given, self.captions)
         extra = MAX_CAPTION_TOKENS if self.captions else 0
-        self.plan = VideoPlan(checkpoint, settings, size, extra)
+        self.plan = VideoPlan(checkpoint, settings, grid, extra)
         self.frames = frames_before + num_frames(request.seconds, settings.fps)
         self.windows = self._plan_windows()
         groups = checkpoint.prompts.document_format.num_groups(self.frames)
-        blank = torch.zeros(groups, *size, dtype=torch.long)
+        blank = torch.zeros(groups, *grid, dtype=torch.long)
         sequences = [self.plan.sequence(window, blank) for window in self.windows]
         generates = not all(sequence.done for sequence in sequences)
         kv_tokens_per_row = max(sequence.kv_tokens_per_row for sequence in sequences)
@@ -168,7 +166,7 @@ class VideoRequestState(RequestState):
         super().__init__(checkpoint, num_rows * generates, kv_tokens_per_row * generates)
         self.prompt_tokens = len(sequences[0].prompts[0])
         self.decoded: list[Tensor] = []
-        self.known = torch.empty(0, *size, dtype=torch.long)
+        self.known = torch.empty(0, *grid, dtype=torch.long)
 
     def _plan_windows(self) -> list[ContextWindow]:
         if self.request.video is None:
@@ -182,7 +180,7 @@ class VideoRequestState(RequestState):
 
     def spec(self) -> VideoSpec:
         """What the video will be."""
-        height, width = self.plan.size
+        height, width = self.plan.grid
         factor = self.checkpoint.vision_processor.vision.config.spatial_factor
         return VideoSpec(width * factor, height * factor, self.frames, self.plan.settings.fps)
 
@@ -217,7 +215,7 @@ class VideoRequestState(RequestState):
     def _begin(self, prompt: str) -> None:
         """Plan the windows with the final prompt and begin the first."""
         settings = replace(self.plan.settings, prompt=prompt)
-        self.plan = VideoPlan(self.checkpoint, settings, self.plan.size)
+        self.plan = VideoPlan(self.checkpoint, settings, self.plan.grid)
         self.windows = self._plan_windows()
         self._next_window()
         self.prompt_tokens = len(self.sequence.prompts[0])
@@ -276,7 +274,7 @@ class VideoRequestState(RequestState):
 def _settings(
     checkpoint: Checkpoint,
     request: VideoRequest,
-    size: tuple[int, int],
+    grid: tuple[int, int],
     given: int,
     captions: bool,
 ) -> VideoSettings:
@@ -292,8 +290,8 @@ def _settings(
         guidance_scale=guidance,
         sampling=request.sampling,
     )
-    resolve_sampling(generation)
-    ratio, area = ratio_and_area(checkpoint, size)
+    resolve_sampling(generation)  # refuses defaults out of range before anything is planned
+    ratio, area = ratio_and_area(checkpoint, grid)
     if request.size is None and request.image is None and request.video is None:
         ratio = request.ratio or "1:1"
         area = checkpoint.decoder.config.image_area if request.area is None else request.area

@@ -97,7 +97,7 @@ class ThreadedVisionWorker:
             except Empty:
                 break
         if batch[-1] is None and len(batch) > 1:
-            self._queue.put(None)  # for the next call; nothing comes behind it
+            self._queue.put(None)  # for the next call; nothing comes after it
         return [task for task in batch if task is not None]
 
     def _decode(self, tasks: Sequence[DecodeTask]) -> None:

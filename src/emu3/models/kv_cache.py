@@ -70,7 +70,7 @@ class KVCache:
         return min(self.lengths) == self.max_length
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, kv heads, L, head dim] behind each row; returns the filled part.
+        """Write [B, kv heads, L, head dim] after each row; returns the filled part.
 
         `advance` updates `lengths` once all layers have stored. Raises ValueError beyond the
         capacity.
@@ -101,7 +101,7 @@ class KVCache:
         self.lengths = [length + tokens for length in self.lengths]
 
     def truncate(self, lengths: Sequence[int]) -> None:
-        """Drop the tokens behind these lengths, one length per row."""
+        """Drop the tokens after these lengths, one length per row."""
         self.lengths = list(lengths)
 
     def positions(self, tokens: int) -> Tensor:
@@ -131,7 +131,7 @@ class KVCache:
     def select_rows(self, rows: Sequence[int]) -> None:
         """Keep some of the rows, in this order.
 
-        If all rows that move come from behind the last kept one (`compaction_order`), only they
+        If all rows that move come from after the last kept one (`compaction_order`), only they
         are copied and the rest stays as spare rows for `append_rows`, at most half of all.
         """
         moved = [(to, row) for to, row in enumerate(rows) if to != row]

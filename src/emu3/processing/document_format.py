@@ -7,7 +7,7 @@ No other module knows this order.
     frame    code … code EOL  …  code … code EOL  EOF
 
 `h*w` is the size in codes, as plain text; a video adds its frame rate and its duration. Every row
-ends in EOL and every frame of codes in EOF, including the last: behind its header, an image is a
+ends in EOL and every frame of codes in EOF, including the last: after its header, an image is a
 video of one frame. So the length is known before the first code, and the allowed ids of each step
 are one interval.
 

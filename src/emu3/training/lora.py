@@ -22,7 +22,6 @@ from torch import nn
 
 from emu3.errors import InputError, MissingExtraError
 from emu3.files import atomic_write, check_writable
-from emu3.inference.optimize import is_optimized
 from emu3.models.quantization import Quantized
 from emu3.models.transformer import Transformer
 
@@ -144,7 +143,7 @@ def _writable_config(model: Transformer) -> Iterator[None]:
 def _check(model: Transformer) -> None:
     if has_adapter(model):
         raise InputError("the model already has an adapter; merge it first")
-    if is_optimized(model):
+    if model.optimized_for_inference:
         raise InputError("the model is optimized for inference; load it with load_checkpoint")
     if any(isinstance(module, Quantized) for module in model.modules()):
         raise InputError("the model is quantized; LoRA needs it in fp32 or bf16")

@@ -67,10 +67,10 @@ def test_shift_is_closer_than_noise_of_equal_squared_error(
     distance: LPIPS,
 ) -> None:
     torch.manual_seed(0)
-    picture = images(detail=10)
-    one = crop(picture)
+    image = images(detail=10)
+    one = crop(image)
     for right in (1, 2):
-        moved = crop(picture, right)
+        moved = crop(image, right)
         error = (moved - one).square().mean((1, 2, 3), keepdim=True)
         noisy = one + error.sqrt() * torch.randn_like(one)
         assert (distance(one, moved) < distance(one, noisy) / 1.25).all()
