@@ -24,7 +24,7 @@ COLUMNS = {
     "checkpoints": 0.58, "processing": 0.58, "models": 0.58, "config": 0.58, "errors": 0.58,
 }  # fmt: skip
 """Where in its row a package stands, from 0 to 1, so that few arrows cross."""
-HELPERS = {"files", "outputs", "progress", "testing"}
+HELPERS = {"files", "lazy", "outputs", "progress", "testing"}
 
 Edge = tuple[str, str]
 

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emu3.errors import InputError, MissingExtraError
+from emu3.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from emu3.api import Emu3
@@ -31,23 +32,16 @@ __all__ = [
     "__version__",
 ]
 
-_LAZY_IMPORTS = {
-    "Emu3": "emu3.api",
-    "ImageOutput": "emu3.outputs",
-    "ImageSettings": "emu3.outputs",
-    "VideoOutput": "emu3.outputs",
-    "VideoSettings": "emu3.outputs",
-}
-"""Names imported on first use: importing PyTorch takes seconds, which `emu3 --help` avoids."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY_IMPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(_LAZY_IMPORTS[name]), name)
-    return value
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Emu3": "api",
+        "ImageOutput": "outputs",
+        "ImageSettings": "outputs",
+        "VideoOutput": "outputs",
+        "VideoSettings": "outputs",
+    },
+)
 
 
 def __dir__() -> list[str]:

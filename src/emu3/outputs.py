@@ -58,28 +58,16 @@ class ImageOutput:
 
 
 @dataclass(frozen=True)
-class VideoSettings:
+class VideoSettings(ImageSettings):
     """Everything that decides a video, except for frames that were given.
 
     The first `given` groups are those of an image or a clip and were not generated. `seconds` is
     the generated duration, without a clip that was continued.
     """
 
-    prompt: str
-    suffix: str
-    negative_prompt: str
-    ratio: str
-    area: int
     seconds: float
     fps: float
-    guidance_scale: float
-    top_k: int
-    top_p: float
-    temperature: float
-    seed: int
     given: int
-    model: str
-    dtype: str  # the precision: fp32, bf16, int8 or int4
 
 
 @dataclass(frozen=True)

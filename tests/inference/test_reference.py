@@ -38,7 +38,7 @@ class Published:
         self.prompts = PromptTemplates.from_tokenizer(
             TextTokenizer.from_folder(folder / "Emu3-Gen-tiny")
         )
-        self.golden = load_file(folder / "golden.safetensors")
+        self.tensors = load_file(folder / "golden.safetensors")
         self.golden: dict[str, Any] = json.loads((folder / "golden.json").read_text("utf-8"))
 
     def sample(
@@ -77,22 +77,22 @@ def test_images_equal_baai(published: Published) -> None:
     ]
     for key, texts, ratios in cases:
         negatives, whole = published.sample(texts, ratios)
-        assert negatives[0] == published.golden[f"{key}.neg_ids"][0].tolist()
-        assert whole[0] == published.golden[f"{key}.output"][0].tolist()
+        assert negatives[0] == published.tensors[f"{key}.neg_ids"][0].tolist()
+        assert whole[0] == published.tensors[f"{key}.output"][0].tolist()
     _, whole = published.sample(batch["prompts"], batch["ratios"])
     for index, ids in enumerate(whole):
-        assert ids == published.golden[f"batch{index}.output"][0].tolist()
+        assert ids == published.tensors[f"batch{index}.output"][0].tolist()
 
 
 def test_answers_equal_baai(published: Published) -> None:
     """The prompts with their images, what follows them alone, and in one batch."""
-    golden, v = published.golden, published.prompts.tokenizer.vocabulary
+    tensors, v = published.tensors, published.prompts.tokenizer.vocabulary
     rows = [
-        published.prompts.chat(question, [golden[f"vq.codes{index}"][0]])
+        published.prompts.chat(question, [tensors[f"vq.codes{index}"][0]])
         for index, question in enumerate(published.golden["chat"])
     ]
-    outputs = [golden[f"chat{index}.output"][0].tolist() for index in range(2)]
-    assert rows == [golden[f"chat{index}.input_ids"][0].tolist() for index in range(2)]
+    outputs = [tensors[f"chat{index}.output"][0].tolist() for index in range(2)]
+    assert rows == [tensors[f"chat{index}.input_ids"][0].tolist() for index in range(2)]
     new = len(outputs[0]) - len(rows[0])
     for row, output in zip(rows, outputs, strict=True):
         out = generate_text(published.decoder, [row], v.eos, v.pad, new, GREEDY, [0])

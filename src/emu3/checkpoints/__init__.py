@@ -6,7 +6,9 @@ names and config files of each checkpoint format.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emu3.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from emu3.checkpoints.convert import convert_checkpoint
@@ -36,11 +38,4 @@ _MODULES = {
     "load_checkpoint": "loading",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import public names on first use, because loading imports PyTorch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -7,7 +7,9 @@ start with `prepare`. Training runs `TokenDataset` → mixture → packing → r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emu3.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from emu3.data.dataset import TokenDataset
@@ -45,11 +47,4 @@ _MODULES = {
     "prepare_dataset": "prepare",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import public names on first use, because they import PyTorch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -43,7 +43,7 @@ from emu3.inference.validation import (
     placeholder_codes,
     requested_grid,
 )
-from emu3.outputs import ImageSettings, VideoSettings
+from emu3.outputs import ImageSettings
 
 Kind = Literal["image", "video", "chat", "tokenize"]
 
@@ -79,7 +79,7 @@ class RequestState:
         raise NotImplementedError
 
 
-def resolve_sampling(settings: GenerationSettings | VideoSettings) -> SamplingParams:
+def resolve_sampling(settings: GenerationSettings | ImageSettings) -> SamplingParams:
     """The sampling parameters of resolved settings. Raises InputError."""
     return SamplingParams(settings.top_k, settings.top_p, settings.temperature)
 

@@ -8,7 +8,9 @@ before anything else is imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emu3.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from emu3.server.app import create_app
@@ -19,10 +21,4 @@ __all__ = ["Settings", "check_extra", "create_app", "run_server"]
 
 _MODULES = {"create_app": "app", "check_extra": "run", "run_server": "run", "Settings": "settings"}
 
-
-def __getattr__(name: str) -> Any:  # `emu3 serve --help` must not import PyTorch or FastAPI
-    from importlib import import_module
-
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -54,7 +54,6 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 COMMON_ERRORS = error_responses(400, 401, 404, 405, 500)
-BODY_ERRORS = error_responses(413, 415)
 WORK_ERRORS = error_responses(413, 415, 429, 503, 504)
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 

@@ -215,7 +215,8 @@ def extension_request(
 ) -> VideoRequest:
     """Return the engine request that continues `video`. Raises APIError.
 
-    With `prompt` None, the engine captions the video if the model can, and refuses it if not.
+    With `prompt` None, the engine captions the video if the model can; otherwise the prompt is
+    empty, as in `Emu3.extend`.
     """
     frames = video.frames if isinstance(video, VideoCodes) else len(video.frames)
     _check_frames(frames + body.seconds * video.fps, settings)
