@@ -46,6 +46,15 @@ def test_failure_affects_one_case() -> None:
     assert "failed:" in text
 
 
+def test_an_error_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """A console that reads brackets as markup drops the name of a missing extra."""
+    error = 'measuring transformers needs transformers: pip install "emu3[hf]"'
+    failed = Result(Case("nano", "batched", "fp32"), 0, 0, 0, 0.0, 0.0, 0.0, 0.0, error=error)
+    print_results([failed])
+    print_results([failed], Console())
+    assert capsys.readouterr().out.count(error) == 2
+
+
 def test_time_limit() -> None:
     result = measure(Case("nano", "sequential", "fp32", seconds=1e-6))
     assert result.codes < result.image_codes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -265,6 +266,7 @@ def run_all(cases: list[Case]) -> Iterator[Result]:
         if process.returncode:
             lines = process.stderr.strip().splitlines()
             error = lines[-1] if lines else f"exit status {process.returncode}"
+            error = re.sub(r"^emu3\.errors\.\w+: ", "", error)
             yield Result(case, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, error=error)
         else:
             yield Result(**{**json.loads(process.stdout.splitlines()[-1]), "case": case})

@@ -22,7 +22,8 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     image that hit the time limit, *passes* has its passes and codes so far, and *time* is
     extrapolated.
     """
-    console = Console() if console is None else console
+    # Text in brackets, such as the name of an extra, is no markup.
+    console = Console(markup=False) if console is None else console
     size = MODELS[results[0].case.size]
     grid = f"{size.grid[0]}x{size.grid[1]} codes"
     # Narrow enough for 80 columns.
@@ -39,7 +40,7 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
         if result.error:
             title = METHODS[result.case.method].title
             line = f"{title}, {result.case.precision}: failed: {result.error}"
-            console.print(line, soft_wrap=True)
+            console.print(line, soft_wrap=True, markup=False)
 
 
 def _row(result: Result, results: Sequence[Result]) -> list[str]:

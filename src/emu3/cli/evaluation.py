@@ -81,7 +81,7 @@ def evaluate(
         "model": opened.checkpoint.name,
         "dtype": opened.checkpoint.precision,
     }
-    console = Console()
+    console = Console(markup=False)  # a name may have brackets
     if data is not None:
         dataset = TokenDataset.open(data, opened.text_tokenizer)
         loss = evaluate_token_loss(opened.checkpoint.decoder, dataset, limit)

@@ -43,7 +43,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(checkpoint.to_dict(), indent=2, ensure_ascii=False))
         return
-    Console().print(table(checkpoint))
+    Console(markup=False).print(table(checkpoint))  # a name may have brackets
 
 
 def table(checkpoint: CheckpointSummary) -> Table:
