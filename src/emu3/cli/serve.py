@@ -22,6 +22,7 @@ More: docs/how-to/serve.md, docs/reference/http.md
 """
 
 LIMITS = "Limits"
+ACCESS = "Access from browsers and through proxies (comma-separated or repeated)"
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
@@ -32,6 +33,36 @@ Name = Annotated[
 ApiKey = Annotated[
     str | None,
     typer.Option(envvar="EMU3_API_KEY", help="API key of clients.", show_default="none"),
+]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        metavar="NAME",
+        help="Host names to answer for without an API key, besides localhost.",
+        rich_help_panel=ACCESS,
+        show_default="none",
+    ),
+]
+AllowedOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-origins",
+        metavar="ORIGIN",
+        help="Origins whose web pages may use the server (CORS); * for all.",
+        rich_help_panel=ACCESS,
+        show_default="none",
+    ),
+]
+ForwardedAllowIps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--forwarded-allow-ips",
+        metavar="IP",
+        help="Proxies, addresses or networks, whose X-Forwarded-* headers are believed.",
+        rich_help_panel=ACCESS,
+        show_default="none",
+    ),
 ]
 Queue = Annotated[int, typer.Option(min=1, help="Requests in the queue.", rich_help_panel=LIMITS)]
 Slots = Annotated[
@@ -96,6 +127,9 @@ def serve(
     port: Port = 8000,
     name: Name = None,
     api_key: ApiKey = None,
+    allowed_hosts: AllowedHosts = None,
+    allowed_origins: AllowedOrigins = None,
+    forwarded_allow_ips: ForwardedAllowIps = None,
     queue: Queue = 64,
     slots: Slots = 32,
     max_body: MaxBody = 32 * 2**20,
@@ -124,7 +158,11 @@ def serve(
     with_studio = studio is not False and studio_available(studio is True, quiet)
     settings = Settings(
         model=served_name(model) if name is None else name,
+        host=host,
         api_key=api_key,
+        allowed_hosts=split_commas(allowed_hosts),
+        allowed_origins=split_commas(allowed_origins),
+        forwarded_allow_ips=split_commas(forwarded_allow_ips),
         max_body=max_body,
         max_prompt=max_prompt,
         max_pixels=max_pixels,
@@ -143,7 +181,7 @@ def serve(
     if not quiet:
         typer.echo(f"serving {settings.model} on http://{host}:{port}", err=True)
     try:
-        run_server(engine, settings, host, port, with_studio)
+        run_server(engine, settings, port, with_studio)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("server stopped") from None
 
@@ -170,3 +208,10 @@ def studio_available(required: bool, quiet: bool) -> bool:
 def served_name(model: str) -> str:
     """Return the name of a model for clients: of a folder, only the last part of its path."""
     return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def split_commas(values: list[str] | None) -> tuple[str, ...]:
+    """Return the comma-separated parts of all values of an option."""
+    return tuple(
+        part.strip() for value in values or () for part in value.split(",") if part.strip()
+    )

@@ -8,12 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from emu3.inference.async_engine import AsyncEngine
 from emu3.server.errors import add_exception_handlers
 from emu3.server.metrics import Metrics
 from emu3.server.middleware import AuthenticationMiddleware, RequestLogMiddleware
 from emu3.server.openapi import COMMON_ERRORS, openapi_document
+from emu3.server.origins import ForwardedHeadersMiddleware, OriginMiddleware
 from emu3.server.routes import chat, images, system, videos
 from emu3.server.settings import Settings
 from emu3.server.video_worker import VideoWorker
@@ -67,7 +69,18 @@ def create_app(engine: AsyncEngine, settings: Settings, studio: bool = False) ->
 
         app.add_middleware(StudioMiddleware, gateway=gateway)
     app.add_middleware(AuthenticationMiddleware, api_key=settings.api_key, studio=gateway)
-    app.add_middleware(RequestLogMiddleware, metrics=metrics)  # the last one added is outermost
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(OriginMiddleware, settings=settings)
+    app.add_middleware(RequestLogMiddleware, metrics=metrics)
+    # The last one added is outermost.
+    app.add_middleware(ForwardedHeadersMiddleware, trusted=settings.forwarded_allow_ips)
     return app
 
 

@@ -16,6 +16,7 @@ INTERNAL_ERROR = "internal server error; see the server's log"
 CLIENT_CLOSED_REQUEST = 499  # as in nginx; only the log and the metrics see it
 ERROR_TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
     500: "server_error",

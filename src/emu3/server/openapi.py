@@ -35,6 +35,7 @@ REFERENCE = "#/components/schemas/{model}"
 DESCRIPTIONS = {
     400: "The request is invalid; the message names the field and the limit",
     401: "The API key is missing or wrong",
+    403: "A browser sent the request for another host or from another origin",
     404: "Not found",
     405: "The method is not allowed on this path",
     413: "The body is too large",
@@ -53,7 +54,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-COMMON_ERRORS = error_responses(400, 401, 404, 405, 500)
+COMMON_ERRORS = error_responses(400, 401, 403, 404, 405, 500)
 WORK_ERRORS = error_responses(413, 415, 429, 503, 504)
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 

@@ -22,9 +22,7 @@ def check_extra() -> None:
             raise MissingExtraError(package, "serve", "emu3 serve") from None
 
 
-def run_server(
-    engine: AsyncEngine, settings: Settings, host: str, port: int, studio: bool = False
-) -> None:
+def run_server(engine: AsyncEngine, settings: Settings, port: int, studio: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C, then refuse new requests and finish the running ones."""
     check_extra()
     import uvicorn
@@ -43,11 +41,12 @@ def run_server(
     configure_logging()
     config = uvicorn.Config(
         app,
-        host=host,
+        host=settings.host,
         port=port,
         access_log=False,  # RequestLogMiddleware writes one without what clients send
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # ForwardedHeadersMiddleware reads them
         timeout_graceful_shutdown=max(1, round(settings.drain)),
     )
     # After its graceful shutdown uvicorn raises SIGTERM again for the handler that was there

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from emu3.errors import InputError
 from emu3.processing.video import check_fps
 from emu3.server.job_store import default_jobs_folder
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,11 @@ class Settings:
     """Settings of a server. Error messages name the limits by these names."""
 
     model: str = "nano"  # the name that clients use
+    host: str = "127.0.0.1"  # the address that the server listens on
     api_key: str | None = field(default=None, repr=False)  # None: no authentication
+    allowed_hosts: tuple[str, ...] = ()  # further names in `Host`, without a key; "*": all
+    allowed_origins: tuple[str, ...] = ()  # of web pages that may send requests; "*": all
+    forwarded_allow_ips: tuple[str, ...] = ()  # proxies whose X-Forwarded-* are believed
     max_body: int = 32 * 2**20  # bytes of a request body
     max_prompt: int = 4000  # characters of all texts of a request
     max_pixels: int = 1024 * 1024  # of a generated image or frame
@@ -53,3 +61,16 @@ class Settings:
             raise InputError("model: the served model needs a name")
         if self.api_key is not None and not self.api_key.strip():
             raise InputError("api_key: must not be blank; leave it out to accept every client")
+        for origin in self.allowed_origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.scheme or origin != f"{parts.scheme}://{parts.netloc}"):
+                raise InputError(
+                    f"allowed_origins: {origin!r} is not an origin such as https://example.org"
+                )
+        for address in self.forwarded_allow_ips:
+            try:
+                _ = address == "*" or ipaddress.ip_network(address, strict=False)
+            except ValueError:
+                raise InputError(
+                    f"forwarded_allow_ips: {address!r} is not an IP address or network"
+                ) from None
