@@ -11,6 +11,10 @@ class InputError(ValueError):
     """Invalid input. The message says what was wrong, the limit if there is one, and what to do."""
 
 
+class InputWarning(UserWarning):
+    """Input that could be used in part only. The message is one line, with figures."""
+
+
 class MissingExtraError(InputError):
     """An optional dependency is not installed. The message names the extra to install."""
 

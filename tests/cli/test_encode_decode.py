@@ -50,6 +50,31 @@ def test_note_on_codes_of_another_model(emu3: Emu3Command, tiny: Path, here: Pat
     assert "encoded by another" in done.stderr
 
 
+CASES = Path(__file__).parent.parent / "fixtures" / "cases" / "clips"
+
+
+def test_damaged_video_is_encoded_with_a_warning(emu3: Emu3Command, tiny: Path, here: Path) -> None:
+    """One line with figures, before the summary."""
+    pytest.importorskip("av")
+    clip = CASES / "busy_half.webm"
+    done = emu3("encode", clip, "-o", "codes.npz", "--model", tiny, "--fps", 2)
+    assert done.exit_code == 0, done.output
+    warning, _ = done.stderr.splitlines()
+    assert warning.startswith(f"warning: {clip}: ")
+    assert "2.5 of 6.0 seconds could be read" in warning
+
+
+def test_browser_recording_is_decoded_again(emu3: Emu3Command, tiny: Path, here: Path) -> None:
+    pytest.importorskip("av")
+    recording = CASES / "rec_jitter.webm"
+    assert emu3("encode", recording, "-o", "codes.npz", "--model", tiny).exit_code == 0
+    done = emu3("decode", "codes.npz", "-o", "back.mp4", "--model", tiny)
+    assert done.exit_code == 0, done.output
+    opened = open_clip(here / "back.mp4")
+    assert opened.fps == pytest.approx(30, rel=0.02)
+    assert abs(sum(1 for _ in opened.frames) - 64) <= 1
+
+
 def write_video(path: Path, count: int = 10, fps: float = 8) -> list[np.ndarray]:
     """Write a video whose frames have different greys."""
     pytest.importorskip("av")

@@ -70,6 +70,27 @@ def test_video_from_bytes_equals_video_from_file(
     assert tokenizer.tokenize(Sample(text="up", video=from_bytes)).ids.tolist() == file.ids.tolist()
 
 
+CASES = Path(__file__).parent.parent / "fixtures" / "cases" / "clips"
+
+
+def test_damaged_videos_are_skipped(
+    tokenizer: SampleTokenizer, tokenizer_config: TokenizerConfig, tmp_path: Path
+) -> None:
+    """From a file and from bytes, with figures in the reason."""
+    names = ("busy_half.webm", "busy_noise.webm")
+    lines = [json.dumps({"video": str(CASES / name), "text": "up"}) for name in names]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    sources = find_sources([tmp_path / "lines.jsonl"])
+    result = prepare_dataset(sources, tmp_path / "data", tokenizer_config)
+    assert (result.samples, result.skipped) == (0, 2)
+    skipped = (tmp_path / "data" / "skipped.jsonl").read_text().splitlines()
+    for line, figures in zip(skipped, ("2.5 of 6.0 seconds", "2.5 seconds without"), strict=True):
+        assert figures in json.loads(line)["reason"]
+    half = VideoFile(Path("some.tar/a.webm"), (CASES / names[0]).read_bytes())
+    with pytest.raises(InputError, match="damaged or incomplete"):
+        tokenizer.tokenize(Sample(text="up", video=half))
+
+
 def test_every_source_gives_the_same_document(tokenizer: SampleTokenizer, video_file: Path) -> None:
     video_file.with_suffix(".txt").write_text("up\n")
     lines = video_file.parent.parent / "lines"

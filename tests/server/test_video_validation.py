@@ -298,6 +298,16 @@ def test_invalid_videos_in_chats(video_server: Server, tmp_path: Path) -> None:
         assert status == 400
 
 
+@pytest.mark.parametrize("name", ["busy_half.webm", "busy_noise.webm"])
+def test_damaged_videos_are_refused(video_server: Server, name: str) -> None:
+    data = (Path(__file__).parent.parent / "fixtures" / "cases" / "clips" / name).read_bytes()
+    body = video_question(video_url(data, "webm"), fps=0.3)  # below the limits of this server
+    status, _, answer = call(video_server, "POST", CHAT, body)
+    message = error_of(status, answer)["message"]
+    assert (status, "2.5" in message) == (400, True)
+    assert "damaged or incomplete" in message
+
+
 def test_gifs_with_too_many_pixels_are_refused_before_decoding(video_server: Server) -> None:
     out = io.BytesIO()
     frames = [Image.new("L", (2, 2), 5 * shade) for shade in range(42)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from emu3.errors import InputError
+from emu3.errors import InputError, InputWarning
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
@@ -28,7 +31,8 @@ class CommandGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Exits with 2 on an expected error and with 130 on Ctrl-C."""
         try:
-            return super().invoke(ctx)
+            with _warnings_in_one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             # A command that had already written files raises it again with a message.
             _print_line(f"interrupted; {str(interrupt) or 'nothing written'}")
@@ -52,6 +56,23 @@ def error_message(error: Exception) -> str | None:
     if exhausted or isinstance(error, MemoryError):
         return "not enough memory; use fewer images at a time, a smaller area or --dtype bf16"
     return None
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print every InputWarning as one line on stderr, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        show = warnings.showwarning
+
+        def show_in_one_line(message: Any, category: type[Warning], *args: Any, **kw: Any) -> None:
+            if issubclass(category, InputWarning):
+                _print_line(f"warning: {message}")
+            else:
+                show(message, category, *args, **kw)
+
+        warnings.showwarning = show_in_one_line
+        yield
 
 
 def _print_line(message: str) -> None:

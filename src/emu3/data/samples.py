@@ -60,7 +60,7 @@ class VideoFile:
                 folder = Path(stack.enter_context(TemporaryDirectory()))
                 path = folder / self.path.name
                 path.write_bytes(self.data)
-            yield open_clip(path, fps)
+            yield open_clip(path, fps, strict=True)
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ class VideoDecoder:
 
     def _read(self, path: Path, param: str, fps: float | None) -> VideoInput:
         frames, pixels = list[Image.Image](), 0
-        clip = open_clip(path, fps, container=CONTAINERS[path.suffix])
+        clip = open_clip(path, fps, container=CONTAINERS[path.suffix], strict=True)
         deadline = time.monotonic() + self.settings.max_decode_seconds
         for frame in clip.frames:
             self._check_frame(frame.shape[1], frame.shape[0], param)
