@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emu3.errors import InputError
+from emu3.processing.image import composite_on_white
 from emu3.processing.video import (
     FORMATS,
     Frame,
     check_clip_path,
-    composite_on_white,
     is_video,
     open_clip,
     read_frames,

@@ -14,7 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from emu3.config import PreprocessorConfig
 from emu3.errors import InputError
-from emu3.processing.image import to_image, to_pixels
+from emu3.processing.image import to_image, to_pixels, to_rgb
 
 REDUNDANT_KEYS = ("image_processor_type", "processor_class", "size")  # not kept as attributes
 
@@ -49,11 +49,14 @@ class Emu3VisionVQImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
         """One or several images to `pixel_values` [B, 3, H, W].
 
-        Images are `PIL.Image` or uint8 arrays [H, W, 3]. Raises InputError if they have different
+        Images are `PIL.Image` or uint8 arrays [H, W, 3]. As in BAAI's processor, the alpha channel
+        and ICC profiles are ignored; `emu3.Emu3` puts transparent parts on white and converts to
+        sRGB. Raises InputError if they have different
         sizes after resizing, which cannot share a batch.
         """
         config = self.as_preprocessor_config()
-        pixels = [to_pixels(_to_pil(each), config).numpy() for each in _as_list(images)]
+        plain = [to_rgb(_to_pil(each), plain=True) for each in _as_list(images)]
+        pixels = [to_pixels(each, config).numpy() for each in plain]
         if len({each.shape for each in pixels}) > 1:
             sizes = [f"{each.shape[2]}x{each.shape[1]}" for each in pixels]
             raise InputError(

@@ -23,6 +23,7 @@ from PIL import Image
 
 from emu3.errors import InputError, InputWarning, MissingExtraError
 from emu3.files import atomic_write, check_writable
+from emu3.processing.image import MAX_SOURCE_PIXELS, composite_on_white, to_rgb
 from emu3.processing.tone_mapping import HLG, PQ, to_sdr
 from emu3.processing.video_report import VideoReport
 
@@ -34,7 +35,6 @@ TimedFrame = tuple[float, float, Frame]  # start and end time in seconds, and th
 
 SETTINGS_KEY = "comment"  # metadata key in MP4 and WebM
 MAX_FPS = 240
-MAX_SOURCE_PIXELS = 100_000_000  # per frame, as for images
 JITTER = 0.01  # seconds by which a timestamp may be late: the resolution of GIF
 MAX_INTERVAL = 600  # seconds that one frame may be shown; more comes from damaged timestamps
 RATE_PACKETS = 1000  # at the start of a file, whose timestamps must agree with the declared rate
@@ -140,7 +140,7 @@ def is_video(path: Path) -> bool:
         raise InputError(f"{path}: no such file") from None
     except Image.DecompressionBombError:
         return False
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except Exception:  # decoders raise anything on a damaged file
         suffix = path.suffix.lower()
         is_image = Image.registered_extensions().get(suffix, "MPEG") != "MPEG"
         return suffix in FORMATS or (not is_image and _has_video(path))
@@ -316,13 +316,11 @@ def _input_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: is a folder; give a file") from None
     except Image.DecompressionBombError:
         raise InputError(f"{path}: frames are too large; the limit is 100 megapixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (MissingExtraError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise anything: struct.error, KeyError, FFmpegError, …
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: not a video, or damaged ({reason})") from None
-    except Exception as error:
-        if not isinstance(error, _pyav().error.FFmpegError):
-            raise
-        raise InputError(f"{path}: not a video, or damaged ({error.strerror})") from None
 
 
 def _validated(path: Path, timed: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
@@ -396,7 +394,7 @@ def _pillow_frames(path: Path, *, decode: bool = True) -> Iterator[TimedFrame]:
             yield (
                 start,
                 time,
-                composite_on_white(np.asarray(opened.convert("RGBA"))) if decode else empty,
+                np.asarray(to_rgb(opened)) if decode else empty,
             )
 
 
@@ -605,10 +603,3 @@ def _apply_display_matrix(array: Frame, frame: Any) -> Frame:
     else:
         across, down = a, d
     return array[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
-
-
-def composite_on_white(rgba: NDArray[np.uint8]) -> Frame:
-    """RGBA [H, W, 4] composited on a white background: [H, W, 3]."""
-    alpha = rgba[..., 3:].astype(np.uint32)
-    composite = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return composite.astype(np.uint8)

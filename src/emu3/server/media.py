@@ -34,6 +34,7 @@ from emu3.server.url_fetch import fetch
 OUTPUT_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}  # of the API: Pillow's name
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 IMAGE_DATA_URL = re.compile(r"data:image/(png|jpe?g|webp|gif);base64,", re.IGNORECASE)
+LINE_BREAKS = re.compile(r"[ \t\r\n]+")
 VIDEO_DATA_URL = re.compile(
     r"data:(video/(mp4|webm|quicktime)|image/(gif|webp))(;codecs=[\w.,\"]{1,60})?;base64,",
     re.IGNORECASE,
@@ -85,12 +86,14 @@ def decode_image(data: bytes, param: str, settings: Settings) -> Image.Image:
                     f"{pixels} pixels, at most {settings.max_input_pixels} are allowed "
                     "(limit max_input_pixels)",
                 )
-            return open_image(Path("image"), data).convert("RGB")
+            return open_image(Path("image"), data)
     except Image.DecompressionBombError:
         raise invalid_request(param, "too many pixels (limit max_input_pixels)") from None
     except InputError as error:
         raise invalid_request(param, str(error)) from None
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except APIError:
+        raise
+    except Exception:  # decoders raise anything on a damaged file
         raise invalid_request(param, f"not an image in one of {', '.join(IMAGE_FORMATS)}") from None
 
 
@@ -164,7 +167,9 @@ class VideoDecoder:
                         )
         except Image.DecompressionBombError:
             raise invalid_request(param, "too many pixels (limit max_input_pixels)") from None
-        except (OSError, SyntaxError, ValueError, EOFError):
+        except APIError:
+            raise
+        except Exception:  # decoders raise anything on a damaged file
             raise invalid_request(param, f"not a video in one of {VIDEO_FORMATS}") from None
 
     def _check_frame(self, width: int, height: int, param: str) -> None:
@@ -264,7 +269,8 @@ def video_suffix(data: bytes) -> str | None:
 
 
 def _decode_base64(text: str, param: str) -> bytes:
+    """Decode base64; line breaks and spaces, which many encoders insert, are accepted."""
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(LINE_BREAKS.sub("", text), validate=True)
     except (binascii.Error, ValueError):
         raise invalid_request(param, "not valid base64") from None
