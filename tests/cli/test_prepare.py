@@ -64,3 +64,13 @@ def test_invalid_arguments_give_one_line(
     arguments, message = INVALID[case]
     defaults = ("--model", tiny, "-o", "data", "--workers", 1, "--device", "cpu")
     assert message in refused("prepare", *defaults, *arguments)
+
+
+def test_no_valid_sample_is_an_error_that_names_the_reasons(
+    here: Path, tiny: Path, refused: Refused
+) -> None:
+    (here / "samples.jsonl").write_text('{"txt": "a wrong key"}\n')
+    arguments = ("samples.jsonl", "--model", tiny, "-o", "data", "--workers", 1, "--device", "cpu")
+    assert "no sample is valid" in refused("prepare", *arguments)
+    (skipped,) = (here / "data" / "skipped.jsonl").read_text().splitlines()
+    assert "txt" in skipped

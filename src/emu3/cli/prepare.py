@@ -62,6 +62,7 @@ def prepare(
     from emu3.data.parquet import ColumnNames
     from emu3.data.prepare import prepare_dataset
     from emu3.data.workers import TokenizerConfig
+    from emu3.errors import InputError
 
     if workers is None:
         on_cuda = DeviceConfig.resolve(device, None).device.type == "cuda"
@@ -76,6 +77,11 @@ def prepare(
         raise KeyboardInterrupt(
             "finished shards are kept; run the same command again to resume"
         ) from None
+    if not result.samples:
+        raise InputError(
+            f"{output}: no sample is valid; {output / 'skipped.jsonl'} has the reasons of "
+            f"{result.skipped} skipped ones"
+        )
     typer.echo(output)
     if not quiet:
         typer.echo(_summary(result), err=True)

@@ -97,7 +97,7 @@ def parse_line(line: bytes, folder: Path, media: ImageFile | VideoFile | None = 
     Raises InputError if the line is not a valid sample.
     """
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 ({error})") from None
     except (ValueError, RecursionError) as error:

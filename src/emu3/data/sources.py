@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -148,13 +149,21 @@ class FolderSource:
         path = self.path / name
         if _suffix(name) in TEXT_SUFFIXES:
             return Sample(text=_read_text(path))
-        caption_file = path.with_suffix(CAPTION_SUFFIX)
-        if not caption_file.is_file():
-            raise InputError(f"no caption; expected the file {caption_file.name} beside it")
+        caption_file = _caption_file(path)
         caption = _read_text(caption_file).strip()
         if _suffix(name) in VIDEO_SUFFIXES:
             return Sample(text=caption, video=VideoFile(path))
         return Sample(text=caption, image=ImageFile(path))
+
+
+def _caption_file(path: Path) -> Path:
+    """The caption's file: `IMG_1.TXT` is the caption of `IMG_1.JPG` as well as `IMG_1.txt`."""
+    for letters in product(*((each, each.upper()) for each in CAPTION_SUFFIX[1:])):
+        file = path.with_suffix("." + "".join(letters))
+        if file.is_file():
+            return file
+    expected = path.with_suffix(CAPTION_SUFFIX).name
+    raise InputError(f"no caption; expected the file {expected} beside it")
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -176,6 +185,6 @@ def _stem(name: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name}: not UTF-8 ({error})") from None
