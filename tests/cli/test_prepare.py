@@ -67,10 +67,12 @@ def test_invalid_arguments_give_one_line(
 
 
 def test_no_valid_sample_is_an_error_that_names_the_reasons(
-    here: Path, tiny: Path, refused: Refused
+    here: Path, tiny: Path, emu3: Emu3Command
 ) -> None:
     (here / "samples.jsonl").write_text('{"txt": "a wrong key"}\n')
     arguments = ("samples.jsonl", "--model", tiny, "-o", "data", "--workers", 1, "--device", "cpu")
-    assert "no sample is valid" in refused("prepare", *arguments)
+    result = emu3("prepare", *arguments)
+    assert result.exit_code == 2
+    assert "error: data: no sample is valid" in result.stderr
     (skipped,) = (here / "data" / "skipped.jsonl").read_text().splitlines()
     assert "txt" in skipped
