@@ -57,7 +57,7 @@ def statuses(port: int) -> dict[str, float]:
 def test_disconnecting_in_the_middle_of_a_body_is_499(port: int) -> None:
     before = sum(n for name, n in statuses(port).items() if 'status="499"' in name)
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        head = b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"
+        head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
         connection.sendall(head + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
     after = before
     while after == before:
